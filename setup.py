@@ -1,0 +1,43 @@
+"""Metadata of the package; build system and tool settings are in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="tfp-realnvp",
+    version="0.1.0",
+    description="Real NVP normalizing flows for TensorFlow Probability and Keras 3",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    keywords="normalizing-flows real-nvp density-estimation tensorflow-probability keras",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    packages=find_packages(include=["tfp_realnvp", "tfp_realnvp.*"]),
+    package_data={"tfp_realnvp": ["py.typed"]},
+    python_requires=">=3.10,<3.14",
+    install_requires=[
+        "tensorflow>=2.18,<2.22",
+        "keras>=3.6",
+        "tensorflow-probability==0.25.*",
+        # TensorFlow Probability imports tf-keras, of TensorFlow's minor version, and on Python 3.12 and above distutils.
+        "tf-keras>=2.18,<2.22",
+        "setuptools; python_version >= '3.12'",
+        "numpy",
+    ],
+    extras_require={
+        "gpu": ["tensorflow[and-cuda]"],
+        "examples": ["matplotlib", "scikit-learn"],
+        "test": ["pytest", "ruff", "scikit-learn", "matplotlib"],
+    },
+)

@@ -1,0 +1,279 @@
+"""Coupling bijectors: the kept part of an event conditions how the rest is moved."""
+
+import abc
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_realnvp.bijectors.one_pass import OnePassBijector, log_det_dtype
+from tfp_realnvp.variables import all_variables
+
+__all__ = ["AffineCoupling", "Coupling", "ElementwiseAffine"]
+
+
+class Coupling(OnePassBijector):
+    """What all couplings share: the split of an event, and one call of the conditioner a pass.
+
+    A subclass says how the moved part changes, given the conditioner's two outputs, in `_move` and `_move_back`.
+    """
+
+    def __init__(
+        self,
+        conditioner: Callable,
+        mask: np.ndarray,
+        context: Any,
+        *,
+        conditioner_variables: Sequence[tf.Variable] | None,
+        validate_args: bool,
+        parameters: dict[str, Any],
+        name: str,
+    ):
+        with tf.name_scope(name) as name:
+            if not callable(conditioner):
+                raise ValueError(f"conditioner must be callable, got {conditioner!r}")
+            self._conditioner = conditioner
+            self._mask = self._no_dependency(self._checked_mask(mask))
+            self._context = context if context is None or tf.is_tensor(context) else tf.convert_to_tensor(context)
+            if self._context is not None and self._context.shape.rank == 0:
+                raise ValueError("context must have shape [..., K], got a scalar")
+
+            # Two contiguous parts are slices of the event; another mask costs one gather each way.
+            kept_first, self._order = bool(self._mask[0]), None
+            if np.count_nonzero(np.diff(self._mask)) > 1:
+                kept_first, self._order = True, np.argsort(~self._mask, kind="stable")
+            self._kept_size, self._moved_size = int(self._mask.sum()), int((~self._mask).sum())
+            self._kept_first = kept_first
+
+            if getattr(conditioner, "built", True) is False:
+                with tf.init_scope():
+                    self._call_conditioner(
+                        tf.zeros([1, self._kept_size]),
+                        None if self._context is None else tf.zeros([1, self._context.shape[-1]]),
+                    )
+            # A composite tensor shows its owners what its constructor arguments hold, and no more: as one of them,
+            # the variables are seen by every chain and distribution around this bijector.
+            self._conditioner_variables = conditioner_variables or all_variables(conditioner)
+            super().__init__(
+                forward_min_event_ndims=1, validate_args=validate_args, parameters=parameters, name=name
+            )
+
+    @staticmethod
+    def _checked_mask(mask: Any) -> np.ndarray:
+        mask = np.asarray(mask)
+        if mask.dtype != bool or mask.ndim != 1:
+            raise ValueError(f"mask must be a boolean vector [D], got dtype {mask.dtype} and shape {list(mask.shape)}")
+        if mask.all() or not mask.any():
+            raise ValueError(f"mask must keep a part of the event and move a part, got {mask.tolist()}")
+        return mask
+
+    @classmethod
+    def _parameter_properties(cls, dtype):
+        return {"context": tfp.util.ParameterProperties(event_ndims=1)}
+
+    @property
+    def conditioner(self) -> Callable:
+        return self._conditioner
+
+    @property
+    def mask(self) -> np.ndarray:
+        return self._mask
+
+    @property
+    def context(self) -> tf.Tensor | None:
+        return self._context
+
+    @abc.abstractmethod
+    def _move(self, moved: tf.Tensor, *outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Latent to data: (new values, log-derivatives), both `[..., D - d]`."""
+
+    @abc.abstractmethod
+    def _move_back(self, moved: tf.Tensor, *outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Data to latent: (new values, log-derivatives), both `[..., D - d]`."""
+
+    def _forward_and_log_det(self, x):
+        return self._transform(x, self._move)
+
+    def _inverse_and_log_det(self, y):
+        return self._transform(y, self._move_back)
+
+    def _transform(self, event: tf.Tensor, move: Callable) -> tuple[tf.Tensor, tf.Tensor]:
+        kept, moved = self._split(event)
+        kept, outputs = self._condition(kept)
+        moved, log_derivatives = move(moved, *outputs)
+        log_det = tf.reduce_sum(tf.cast(log_derivatives, log_det_dtype(event.dtype)), axis=-1)
+        return self._merge(kept, moved), log_det
+
+    def _split(self, event: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        size = self._mask.size
+        if event.shape.rank == 0 or not event.shape[-1:].is_compatible_with([size]):
+            raise ValueError(f"{self.name}: the event must have shape [..., {size}] like its mask, got {event.shape}")
+        if self._order is not None:
+            event = tf.gather(event, self._order, axis=-1)
+        sizes = [self._kept_size, self._moved_size]
+        if self._kept_first:
+            kept, moved = tf.split(event, sizes, axis=-1)
+        else:
+            moved, kept = tf.split(event, sizes[::-1], axis=-1)
+        return kept, moved
+
+    def _merge(self, kept: tf.Tensor, moved: tf.Tensor) -> tf.Tensor:
+        event = tf.concat([kept, moved] if self._kept_first else [moved, kept], axis=-1)
+        return event if self._order is None else tf.gather(event, np.argsort(self._order), axis=-1)
+
+    def _condition(self, kept: tf.Tensor) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
+        """(kept, outputs) of `kept [..., d]`, both with the batch shape of kept and context broadcast together."""
+        context = self._context
+        if context is not None:
+            context = tf.cast(context, kept.dtype)
+            batch_shape = _broadcast_batch_shape(kept, context)
+            kept = tf.broadcast_to(kept, tf.concat([batch_shape, [self._kept_size]], axis=0))
+            context = tf.broadcast_to(context, tf.concat([batch_shape, tf.shape(context)[-1:]], axis=0))
+        # Keras's functional models take matrices only.
+        outputs = self._call_conditioner(_as_matrix(kept), None if context is None else _as_matrix(context))
+        if kept.shape.rank != 2:
+            shape = tf.concat([tf.shape(kept)[:-1], [self._moved_size]], axis=0)
+            static_shape = kept.shape[:-1].concatenate([self._moved_size])
+            outputs = tuple(tf.ensure_shape(tf.reshape(output, shape), static_shape) for output in outputs)
+        return kept, tuple(tf.cast(output, kept.dtype) for output in outputs)
+
+    def _call_conditioner(self, kept: tf.Tensor, context: tf.Tensor | None) -> tuple[tf.Tensor, ...]:
+        outputs = self._conditioner(kept) if context is None else self._conditioner(kept, context)
+        expected = f"conditioner must return the pair (shift, log_scale), each [N, {self._moved_size}]"
+        if not isinstance(outputs, tuple | list) or len(outputs) != 2:
+            raise ValueError(f"{expected}, got {outputs!r}")
+        outputs = tuple(tf.convert_to_tensor(output) for output in outputs)
+        if any(not output.shape.is_compatible_with([kept.shape[0], self._moved_size]) for output in outputs):
+            shapes = " and ".join(str(output.shape) for output in outputs)
+            raise ValueError(f"{expected}, got shapes {shapes} for kept of shape {kept.shape}")
+        return outputs
+
+
+class AffineCoupling(Coupling):
+    """Affine coupling of Real NVP: the moved part is scaled and shifted by functions of the kept part.
+
+    With mask b (1 = kept), log-scale s and shift t, both computed by the conditioner from the kept part and, if there
+    is one, the context,
+
+        y = x * exp((1-b) * s(b*x)) + (1-b) * t(b*x)            log|det dy/dx| = sum((1-b) * s(b*x))
+        x = (y - (1-b) * t(b*y)) * exp(-(1-b) * s(b*y))         log|det dx/dy| = -sum((1-b) * s(b*y))
+
+    `forward` takes latent to data (sampling), `inverse` data to latent (density). Kept components come through
+    unchanged, bit for bit. The conditioner runs once for a value and its log-determinant.
+
+    Source: Dinh, Sohl-Dickstein & Bengio, "Density estimation using Real NVP", 2017, arXiv 1605.08803, section 3.
+
+    Args:
+        conditioner: `conditioner(kept)`, or `conditioner(kept, context)` with a context, returning the pair
+            (shift, log_scale). `kept` is `[N, d]`, all leading dimensions flattened into N; shift and log_scale are
+            `[N, D - d]`, in the order of the features. A Keras 3 layer or model, a tf_keras layer or model, a
+            `tf.Module`, or a plain function. A Keras conditioner that is not built yet is built here. A plain
+            function is for fixed transforms: wrap one that has variables in a `tf.Module`, since nobody can see
+            into a function.
+        mask: boolean vector `[D]`, True = kept, for instance `masks.half(D)`. Two contiguous parts are sliced, other
+            patterns gathered.
+        context: floating-point tensor `[B..., K]`, or None. Its leading dimensions are the batch shape of the
+            bijector; they broadcast with those of the events.
+        conditioner_variables: leave it None. TFP passes what it found here when it rebuilds the bijector.
+        validate_args: as in every `tfb.Bijector`; there is nothing more to validate here.
+        name: name of the ops.
+
+    Events are `[..., D]`, log-determinants `[...]`, in nats, and in float32 at least.
+
+    Raises:
+        ValueError: if mask is not a boolean vector or keeps all or nothing; if an event's last dimension is not D; if
+            the conditioner does not return two tensors `[N, D - d]`.
+
+    In eager mode nothing is cached, so TFP's own `tfb.Chain` computes the conditioner once more for the
+    log-determinant; in a `tf.function`, and in what `Flow` makes of a chain, it runs once.
+
+    >>> coupling = AffineCoupling(lambda kept: (kept, tf.zeros_like(kept)), mask=np.array([True, False]))
+    >>> coupling.forward([[1.0, 2.0]]).numpy()
+    array([[1., 3.]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        conditioner: Callable,
+        mask: np.ndarray,
+        context: Any = None,
+        *,
+        conditioner_variables: Sequence[tf.Variable] | None = None,
+        validate_args: bool = False,
+        name: str = "affine_coupling",
+    ):
+        parameters = dict(locals())
+        super().__init__(
+            conditioner,
+            mask,
+            context,
+            conditioner_variables=conditioner_variables,
+            validate_args=validate_args,
+            parameters=parameters,
+            name=name,
+        )
+
+    def _move(self, moved, shift, log_scale):
+        return moved * tf.exp(log_scale) + shift, log_scale
+
+    def _move_back(self, moved, shift, log_scale):
+        return (moved - shift) * tf.exp(-log_scale), -log_scale
+
+
+class ElementwiseAffine(AffineCoupling):
+    """Affine transform of every feature, y = x * exp(s(context)) + t(context): a coupling that keeps nothing.
+
+    The fallback for events of one feature, which no coupling can split. Arguments, shapes and errors are those of
+    `AffineCoupling`, but for `size`, the number of features D, in place of the mask; `kept` is `[N, 0]`.
+    """
+
+    def __init__(
+        self,
+        conditioner: Callable,
+        size: int,
+        context: Any = None,
+        *,
+        conditioner_variables: Sequence[tf.Variable] | None = None,
+        validate_args: bool = False,
+        name: str = "elementwise_affine",
+    ):
+        parameters = dict(locals())
+        self._size = size
+        Coupling.__init__(
+            self,
+            conditioner,
+            np.zeros(size, bool),
+            context,
+            conditioner_variables=conditioner_variables,
+            validate_args=validate_args,
+            parameters=parameters,
+            name=name,
+        )
+
+    @staticmethod
+    def _checked_mask(mask):
+        return mask
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+
+def _broadcast_batch_shape(kept: tf.Tensor, context: tf.Tensor) -> tf.Tensor:
+    static_shapes = kept.shape[:-1], context.shape[:-1]
+    try:
+        tf.broadcast_static_shape(*static_shapes)
+    except ValueError:
+        raise ValueError(
+            f"the batch shapes of context and events must broadcast, got {static_shapes[1]} and {static_shapes[0]}"
+        ) from None
+    return tf.broadcast_dynamic_shape(tf.shape(kept)[:-1], tf.shape(context)[:-1])
+
+
+def _as_matrix(tensor: tf.Tensor) -> tf.Tensor:
+    # An empty last dimension leaves reshape's -1 undefined, so the number of rows is computed.
+    if tensor.shape.rank == 2:
+        return tensor
+    return tf.reshape(tensor, [tf.reduce_prod(tf.shape(tensor)[:-1]), tensor.shape[-1]])

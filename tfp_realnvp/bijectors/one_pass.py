@@ -1,0 +1,138 @@
+"""Value and log-determinant from one computation, and none of it remembered between eager calls.
+
+TFP asks a bijector for its value and its log-determinant in two calls and relies on a cache, keyed by bijector and input
+tensor, to make them one computation. In eager mode that cache outlives the call: after a weight has changed, or when a
+`tf.GradientTape` has been opened since, it answers with stale values and no gradient. Here the pair is one method,
+`_forward_and_log_det` or `_inverse_and_log_det`. `OnePassChain` and `OnePassTransformedDistribution` call it directly;
+for TFP's own chains and distributions a cache gives the same within a graph, and in eager mode answers nothing.
+"""
+
+import abc
+
+import tensorflow as tf
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability.python.internal import cache_util
+
+__all__ = ["OnePassBijector", "OnePassChain", "forward_and_log_det", "inverse_and_log_det", "log_det_dtype"]
+
+
+class _GraphCache(cache_util.BijectorCacheWithGreedyAttrs):
+    """TFP's cache of values and log-determinants, silent in eager mode."""
+
+    def _lookup(self, input, forward_name, inverse_name, **kwargs):
+        if tf.executing_eagerly():
+            return self._invoke(input, forward_name, kwargs, attributes={})
+        return super()._lookup(input, forward_name, inverse_name, **kwargs)
+
+    def _attributes(self, input, fn_name, **kwargs):
+        return {} if tf.executing_eagerly() else super()._attributes(input, fn_name, **kwargs)
+
+
+class _OnePass:
+    """What TFP asks of a bijector, derived from `_forward_and_log_det` and `_inverse_and_log_det`."""
+
+    _cache = _GraphCache(forward_name="_augmented_forward", inverse_name="_augmented_inverse")
+
+    def _augmented_forward(self, x, **kwargs):
+        y, log_det = self._forward_and_log_det(x, **kwargs)
+        return y, {"ildj": -log_det}
+
+    def _augmented_inverse(self, y, **kwargs):
+        x, log_det = self._inverse_and_log_det(y, **kwargs)
+        return x, {"ildj": log_det}
+
+    def _forward(self, x, **kwargs):
+        return self._forward_and_log_det(x, **kwargs)[0]
+
+    def _inverse(self, y, **kwargs):
+        return self._inverse_and_log_det(y, **kwargs)[0]
+
+    def _forward_log_det_jacobian(self, x, **kwargs):
+        return self._forward_and_log_det(x, **kwargs)[1]
+
+    def _inverse_log_det_jacobian(self, y, **kwargs):
+        return self._inverse_and_log_det(y, **kwargs)[1]
+
+
+class OnePassBijector(_OnePass, tfb.AutoCompositeTensorBijector):
+    """A `tfb.Bijector` that computes its value and its log-determinant together."""
+
+    @abc.abstractmethod
+    def _forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """(y, log|det dy/dx|) of events of `forward_min_event_ndims` dimensions."""
+
+    @abc.abstractmethod
+    def _inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """(x, log|det dx/dy|) of events of `inverse_min_event_ndims` dimensions."""
+
+
+class OnePassChain(_OnePass, tfb.Chain):
+    """A `tfb.Chain` that walks its bijectors once for value and log-determinant.
+
+        y = b_1(b_2(... b_n(x))),        log|det dy/dx| = sum of the log|det| of each b_i at its own input.
+
+    Constructor and shapes are those of `tfb.Chain`: the last bijector of the list is applied first.
+
+    >>> chain = OnePassChain([tfb.Shift([1.0, 2.0]), tfb.Scale([2.0, 2.0])])
+    >>> chain.forward([0.0, 1.0]).numpy()
+    array([1., 4.], dtype=float32)
+    """
+
+    # Composition walks its parts for log-determinants; with the value at hand Bijector's own way serves.
+    _call_forward_log_det_jacobian = tfb.Bijector._call_forward_log_det_jacobian
+    _call_inverse_log_det_jacobian = tfb.Bijector._call_inverse_log_det_jacobian
+
+    def _forward_and_log_det(self, x, event_ndims=None, **kwargs):
+        event_ndims = self.forward_min_event_ndims if event_ndims is None else event_ndims
+        log_det = tf.zeros([], log_det_dtype(x.dtype))
+        for bijector in reversed(self.bijectors):
+            x, term = forward_and_log_det(bijector, x, event_ndims, **kwargs.get(bijector.name, {}))
+            event_ndims = bijector.forward_event_ndims(event_ndims)
+            log_det += tf.cast(term, log_det.dtype)
+        return x, log_det
+
+    def _inverse_and_log_det(self, y, event_ndims=None, **kwargs):
+        event_ndims = self.inverse_min_event_ndims if event_ndims is None else event_ndims
+        log_det = tf.zeros([], log_det_dtype(y.dtype))
+        for bijector in self.bijectors:
+            y, term = inverse_and_log_det(bijector, y, event_ndims, **kwargs.get(bijector.name, {}))
+            event_ndims = bijector.inverse_event_ndims(event_ndims)
+            log_det += tf.cast(term, log_det.dtype)
+        return y, log_det
+
+
+def forward_and_log_det(bijector: tfb.Bijector, x: tf.Tensor, event_ndims: int, **kwargs) -> tuple[tf.Tensor, tf.Tensor]:
+    """(y, log|det dy/dx|) of any bijector at `x`, whose last `event_ndims` dimensions are the event."""
+    with tf.name_scope(bijector.name):
+        if isinstance(bijector, OnePassChain):
+            return bijector._forward_and_log_det(x, event_ndims, **kwargs)
+        if isinstance(bijector, OnePassBijector):
+            y, log_det = bijector._forward_and_log_det(x, **kwargs)
+            return y, _sum_last(log_det, event_ndims - bijector.forward_min_event_ndims)
+        if isinstance(bijector, tfb.Invert):
+            return inverse_and_log_det(bijector.bijector, x, event_ndims, **kwargs)
+        x = tf.identity(x)  # A tensor nobody else holds: the cache of a stock bijector cannot know it.
+        return bijector.forward(x, **kwargs), bijector.forward_log_det_jacobian(x, event_ndims, **kwargs)
+
+
+def inverse_and_log_det(bijector: tfb.Bijector, y: tf.Tensor, event_ndims: int, **kwargs) -> tuple[tf.Tensor, tf.Tensor]:
+    """(x, log|det dx/dy|) of any bijector at `y`, whose last `event_ndims` dimensions are the event."""
+    with tf.name_scope(bijector.name):
+        if isinstance(bijector, OnePassChain):
+            return bijector._inverse_and_log_det(y, event_ndims, **kwargs)
+        if isinstance(bijector, OnePassBijector):
+            x, log_det = bijector._inverse_and_log_det(y, **kwargs)
+            return x, _sum_last(log_det, event_ndims - bijector.inverse_min_event_ndims)
+        if isinstance(bijector, tfb.Invert):
+            return forward_and_log_det(bijector.bijector, y, event_ndims, **kwargs)
+        y = tf.identity(y)
+        return bijector.inverse(y, **kwargs), bijector.inverse_log_det_jacobian(y, event_ndims, **kwargs)
+
+
+def log_det_dtype(dtype: tf.DType) -> tf.DType:
+    """Log-determinants of half precision events are kept in float32: they add up many small terms."""
+    return tf.float32 if dtype in (tf.float16, tf.bfloat16) else dtype
+
+
+def _sum_last(log_det: tf.Tensor, ndims: int) -> tf.Tensor:
+    return tf.reduce_sum(log_det, axis=list(range(-ndims, 0))) if ndims else log_det

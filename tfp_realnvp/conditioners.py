@@ -1,0 +1,103 @@
+"""Keras layers that compute the shift and log-scale of a coupling from the part it keeps."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+__all__ = ["MLP"]
+
+
+@keras.saving.register_keras_serializable(package="tfp_realnvp")
+class MLP(keras.layers.Layer):
+    """Multilayer perceptron `(kept[, context]) -> (shift, log_scale)`.
+
+    With h the last hidden layer and B = `log_scale_bound`,
+
+        shift = W_t h + b_t,        log_scale = B * tanh((W_s h + b_s) / B).
+
+    W and b start at zero, so that a coupling starts as the identity; `|log_scale| < B` keeps each coupling
+    invertible in floating point. The context is concatenated to the kept features.
+
+    Source: Dinh, Sohl-Dickstein & Bengio, "Density estimation using Real NVP", 2017, arXiv 1605.08803.
+
+    Args:
+        output_size: number of moved features, `D - d`; at least 1.
+        hidden_units: width of each hidden layer, each at least 1; may be empty.
+        activation: name of a Keras activation, or a callable, for the hidden layers.
+        log_scale_bound: B, the largest absolute value that `log_scale` approaches; above 0.
+        seed: integer that fixes the initial weights, or None.
+        **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
+
+    Call arguments:
+        kept: floating-point tensor `[N, d]`; d may be 0.
+        context: floating-point tensor `[N, K]`, or None.
+
+    Returns (of a call):
+        The pair (shift, log_scale), each `[N, output_size]`.
+
+    Raises:
+        ValueError: if a size is below 1 or the bound is not above 0.
+
+    >>> shift, log_scale = MLP(2, hidden_units=(16,))(keras.ops.ones((5, 3)))
+    >>> shift.shape, log_scale.shape
+    (TensorShape([5, 2]), TensorShape([5, 2]))
+    """
+
+    def __init__(
+        self,
+        output_size: int,
+        hidden_units: Sequence[int] = (128, 128),
+        *,
+        activation: str | Callable = "relu",
+        log_scale_bound: float = 3.0,
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        if output_size < 1:
+            raise ValueError(f"output_size must be at least 1, got {output_size!r}")
+        if any(units < 1 for units in hidden_units):
+            raise ValueError(f"hidden_units must all be at least 1, got {hidden_units!r}")
+        if not log_scale_bound > 0:
+            raise ValueError(f"log_scale_bound must be above 0, got {log_scale_bound!r}")
+        self.output_size = int(output_size)
+        self.hidden_units = tuple(int(units) for units in hidden_units)
+        self.activation = keras.activations.get(activation)
+        self.log_scale_bound = float(log_scale_bound)
+        self.seed = seed
+        self.hidden_layers = [
+            keras.layers.Dense(
+                units,
+                self.activation,
+                kernel_initializer=keras.initializers.GlorotUniform(None if seed is None else seed + depth),
+                dtype=self.dtype_policy,
+            )
+            for depth, units in enumerate(self.hidden_units)
+        ]
+        # One product for both outputs: half the kernel launches of two layers.
+        self.output_layer = keras.layers.Dense(2 * self.output_size, kernel_initializer="zeros", dtype=self.dtype_policy)
+
+    def build(self, kept_shape: tuple, context_shape: tuple | None = None) -> None:
+        size = kept_shape[-1] + (0 if context_shape is None else context_shape[-1])
+        for layer in [*self.hidden_layers, self.output_layer]:
+            layer.build((None, size))
+            size = layer.units
+        self.built = True
+
+    def call(self, kept: Any, context: Any = None) -> tuple[Any, Any]:
+        hidden = kept if context is None else ops.concatenate([kept, context], axis=-1)
+        for layer in self.hidden_layers:
+            hidden = layer(hidden)
+        shift, log_scale = ops.split(self.output_layer(hidden), 2, axis=-1)
+        return shift, self.log_scale_bound * ops.tanh(log_scale / self.log_scale_bound)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {
+            "output_size": self.output_size,
+            "hidden_units": self.hidden_units,
+            "activation": keras.activations.serialize(self.activation),
+            "log_scale_bound": self.log_scale_bound,
+            "seed": self.seed,
+        }

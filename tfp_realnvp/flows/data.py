@@ -1,0 +1,127 @@
+"""Checks of the data that users hand to a flow, and their moments."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+__all__ = ["Moments", "batches", "check_context", "check_rows", "check_shape", "check_weights", "split_inputs"]
+
+_CHUNK = 1 << 22  # values looked at in one go, so that a memory map larger than memory can be checked
+
+Shape = tuple[int, ...]
+
+
+def check_context(context: Any, context_shape: Shape | None, argument: str = "context") -> None:
+    """Raises a ValueError if a context is missing or unexpected."""
+    if context is None and context_shape is not None:
+        raise ValueError(f"{argument}: a context of shape [..., {context_shape[0]}] is missing; the flow depends on it")
+    if context is not None and context_shape is None:
+        raise ValueError(f"{argument}: unexpected context of shape {list(np.shape(context))}; context_shape is None")
+
+
+def split_inputs(data: Any, context_shape: Shape | None, argument: str = "x") -> tuple[Any, Any]:
+    """(x, context) of a tensor or of `{"x": ..., "context": ...}`; context is None in an unconditional flow."""
+    if not isinstance(data, Mapping):
+        data = {"x": data}
+    if "x" not in data or not set(data) <= {"x", "context"}:
+        raise ValueError(f'{argument} must have the keys "x" and, if conditional, "context"; got {sorted(data)}')
+    check_context(data.get("context"), context_shape, argument)
+    return data["x"], data.get("context")
+
+
+def check_shape(tensor: Any, shape: Shape, argument: str, leading: str = "...") -> None:
+    """Raises a ValueError unless `tensor` has shape `[..., *shape]`, or `[N, *shape]` if `leading` is "N"."""
+    actual = tuple(tensor.shape)
+    rank_is_right = len(actual) == len(shape) + 1 if leading == "N" else len(actual) >= len(shape)
+    last = actual[len(actual) - len(shape) :]
+    if not rank_is_right or any(size not in (None, wanted) for size, wanted in zip(last, shape, strict=True)):
+        raise ValueError(f"{argument} must have shape [{', '.join(map(str, (leading, *shape)))}], got {list(actual)}")
+
+
+def check_rows(data: Any, event_shape: Shape, context_shape: Shape | None, argument: str, finite: bool = True) -> None:
+    """Raises a ValueError if arrays have a wrong shape, no row, or (if `finite`) a NaN or infinity; streams pass."""
+    if isinstance(data, list | tuple | str | int | float) or data is None:
+        raise ValueError(f"{argument} must be an array, a dictionary of arrays or a tf.data.Dataset, got {data!r:.60}")
+    if not (_is_array(data) or isinstance(data, Mapping)):
+        return
+    x, context = split_inputs(data, context_shape, argument)
+    name = argument if data is x else f'{argument}["x"]'
+    _check_array(x, event_shape, name, finite)
+    if context is not None:
+        _check_array(context, context_shape, f'{argument}["context"]', finite)
+        if len(x) != len(context):
+            raise ValueError(f"{argument}: x and context must have as many rows, got {len(x)} and {len(context)}")
+
+
+def check_weights(sample_weight: Any, argument: str = "sample_weight") -> None:
+    """Raises a ValueError if an array of weights has a NaN or infinity."""
+    if _is_array(sample_weight):
+        _check_finite(sample_weight, argument)
+
+
+def batches(data: Any) -> Iterator[Any]:
+    """What `fit` sees as x, batch by batch: arrays and dictionaries of arrays are one batch."""
+    if not isinstance(data, tf.data.Dataset):
+        yield data
+        return
+    for batch in data:
+        yield batch[0] if isinstance(batch, tuple) else batch
+
+
+class Moments:
+    """Mean and standard deviation of rows that come in batches, in float64.
+
+    Batches are merged as in Chan, Golub & LeVeque, "Updating formulae and a pairwise algorithm for computing sample
+    variances", 1979: nothing cancels for data far from zero.
+    """
+
+    def __init__(self):
+        self.count, self.mean, self._squares = 0, 0.0, 0.0
+
+    def update(self, rows: Any) -> None:
+        for _, chunk in _chunks(rows):
+            chunk = chunk.astype(np.float64)
+            total = self.count + len(chunk)
+            delta = chunk.mean(axis=0) - self.mean
+            self._squares += ((chunk - chunk.mean(axis=0)) ** 2).sum(axis=0) + delta**2 * self.count * len(chunk) / total
+            self.mean += delta * len(chunk) / total
+            self.count = total
+
+    @property
+    def stddev(self) -> np.ndarray:
+        """0 where all rows are equal up to rounding."""
+        stddev = np.sqrt(self._squares / self.count)
+        return np.where(stddev > 8 * np.finfo(np.float64).eps * np.abs(self.mean), stddev, 0.0)
+
+
+def _is_array(data: Any) -> bool:
+    return hasattr(data, "__array__") and hasattr(data, "shape")
+
+
+def _check_array(array: Any, shape: Shape, name: str, finite: bool) -> None:
+    if not _is_array(array):
+        raise ValueError(f"{name} must be an array, got {type(array)}")
+    check_shape(array, shape, name, leading="N")
+    if len(array) == 0:
+        raise ValueError(f"{name} must have at least one row, got shape {list(array.shape)}")
+    if finite:
+        _check_finite(array, name)
+
+
+def _check_finite(array: Any, name: str) -> None:
+    bad: list[int] = []
+    for start, chunk in _chunks(array):
+        bad.extend((start + np.flatnonzero(~np.isfinite(chunk).reshape(len(chunk), -1).all(axis=1))).tolist())
+    if bad:
+        rows = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
+        raise ValueError(f"{name} has a NaN or infinity in {len(bad)} of its {len(array)} rows: {rows}")
+
+
+def _chunks(array: Any) -> Iterator[tuple[int, np.ndarray]]:
+    rows = max(1, _CHUNK // max(1, int(np.prod(array.shape[1:]))))
+    array = array if isinstance(array, np.ndarray) else np.asarray(array)
+    for start in range(0, len(array), rows):
+        chunk = array[start : start + rows]
+        yield start, chunk if np.issubdtype(chunk.dtype, np.number) else chunk.astype(np.float64)

@@ -1,0 +1,166 @@
+"""Real NVP for vectors: couplings and permutations, assembled."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
+
+from tfp_realnvp import masks
+from tfp_realnvp.bijectors import AffineCoupling, ElementwiseAffine
+from tfp_realnvp.conditioners import MLP
+from tfp_realnvp.flows.flow import Flow, as_vector_shape
+from tfp_realnvp.serialization import from_config, to_config
+
+__all__ = ["RealNVP"]
+
+_COUPLINGS = ("affine",)
+_PERMUTATIONS = ("reverse", "random")
+
+
+@keras.saving.register_keras_serializable(package="tfp_realnvp")
+class RealNVP(Flow):
+    """Real NVP density of vectors, unconditional p(x) or conditional p(x | context).
+
+        x = f_1(P(f_2(P(... f_L(z))))),        z ~ base_distribution,
+
+    with affine couplings f_i, each of an `MLP`, and permutations P between them. Successive couplings move
+    complementary parts of the event: two move every feature, four let every feature depend on every other.
+
+    Source: Dinh, Sohl-Dickstein & Bengio, "Density estimation using Real NVP", 2017, arXiv 1605.08803.
+
+    Args:
+        event_shape: number of features D, or `(D,)`. For D = 1, which no coupling can split, the couplings are affine
+            transforms, by constants or by functions of the context.
+        num_couplings: L, at least 1.
+        hidden_units: width of each hidden layer of each MLP.
+        context_shape: number K of context features, or `(K,)`, for a conditional density; None for none.
+        coupling: "affine".
+        permutation: "reverse" turns the features around between couplings; "random" permutes them, by `seed`, in each
+            second place such that what was kept is moved next, in the others freely.
+        base_distribution: `tfd.Distribution` of event shape `[D]` and batch shape `[]`, of the dtype of the flow;
+            its trainable variables train too. Defaults to N(0, I).
+        seed: integer that fixes initial weights and permutations; None draws one (from `numpy.random`).
+        dtype: Keras dtype policy, "float32" or "float64" as a rule. Defaults to Keras's own.
+        **kwargs: `name` and `trainable` of `keras.Model`.
+
+    Call arguments, returns and methods are those of `Flow`.
+
+    Raises:
+        ValueError: if a size is below 1, an option unknown, or the base distribution of wrong shape or dtype.
+
+    >>> flow = RealNVP(2, num_couplings=4, hidden_units=(32,), seed=1)
+    >>> flow.compile("adam")
+    >>> x = np.random.default_rng(1).normal(size=(256, 2))
+    >>> history = flow.fit(x, epochs=2, verbose=0)
+    >>> flow.log_prob(x).shape, flow.sample(5).shape
+    (TensorShape([256]), TensorShape([5, 2]))
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int] | int,
+        *,
+        num_couplings: int = 8,
+        hidden_units: Sequence[int] = (128, 128),
+        context_shape: Sequence[int] | int | None = None,
+        coupling: str = "affine",
+        permutation: str = "reverse",
+        base_distribution: tfd.Distribution | None = None,
+        seed: int | None = None,
+        dtype: Any = None,
+        **kwargs: Any,
+    ):
+        (size,) = as_vector_shape(event_shape, "event_shape")
+        context_shape = as_vector_shape(context_shape, "context_shape")
+        if isinstance(num_couplings, bool) or not isinstance(num_couplings, int | np.integer) or num_couplings < 1:
+            raise ValueError(f"num_couplings must be an integer of at least 1, got {num_couplings!r}")
+        _check_option("coupling", coupling, _COUPLINGS)
+        _check_option("permutation", permutation, _PERMUTATIONS)
+        policy = keras.dtype_policies.get(dtype)
+        seed = int(np.random.randint(2**31)) if seed is None else int(seed)  # noqa: NPY002
+
+        base = base_distribution
+        if base is None:
+            base = tfd.Independent(tfd.Normal(*np.array([[0.0] * size, [1.0] * size], policy.variable_dtype)), 1)
+        _check_base(base, size, policy.variable_dtype)
+        context = None if context_shape is None else tf.zeros(context_shape, policy.variable_dtype)
+        bijectors = list(_bijectors(size, num_couplings, hidden_units, context, permutation, seed, policy))
+        super().__init__(
+            tfd.TransformedDistribution(base, tfb.Chain(bijectors)), context_shape=context_shape, dtype=policy, **kwargs
+        )
+        self._config = {
+            "event_shape": [size],
+            "num_couplings": num_couplings,
+            "hidden_units": list(hidden_units),
+            "context_shape": context_shape,
+            "coupling": coupling,
+            "permutation": permutation,
+            "seed": seed,
+        }
+        self._base_distribution = base_distribution
+
+    def get_config(self) -> dict[str, Any]:
+        return keras.Model.get_config(self) | self._config | {
+            "base_distribution": to_config(self._base_distribution, "base_distribution")
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "RealNVP":
+        return cls(**config | {"base_distribution": from_config(config["base_distribution"])})
+
+
+def _bijectors(
+    size: int,
+    num_couplings: int,
+    hidden_units: Sequence[int],
+    context: tf.Tensor | None,
+    permutation: str,
+    seed: int,
+    policy: keras.DTypePolicy,
+) -> Iterator[tfb.Bijector]:
+    """Couplings with permutations between them, from data to latent."""
+    # The legacy generator's stream is frozen for good: a saved seed gives the same permutations in every version.
+    random = np.random.RandomState(seed)  # noqa: NPY002
+    for index in range(num_couplings):
+        mlp_seed = seed + 1000 * index
+        if size == 1:
+            yield ElementwiseAffine(
+                MLP(1, () if context is None else hidden_units, seed=mlp_seed, dtype=policy), 1, context
+            )
+            continue
+        if index and permutation == "reverse":
+            yield tfb.Permute(np.arange(size)[::-1])
+        elif index:
+            yield tfb.Permute(_random_permutation(size, random, swap=index % 2 == 1))
+        # The first of a pair keeps ceil(D/2) features, the second the other floor(D/2): with an odd D and ceil(D/2) both
+        # times, a reversal would never let the middle feature move.
+        mask = masks.half(size) if index % 2 == 0 else masks.half(size, flip=True)[::-1]
+        mlp = MLP(int((~mask).sum()), hidden_units, seed=mlp_seed, dtype=policy)
+        yield AffineCoupling(mlp, mask, context)
+
+
+def _random_permutation(size: int, random: np.random.RandomState, swap: bool) -> np.ndarray:
+    """A random permutation; with `swap`, one that brings the last floor(D/2) features, in random order, to the front."""
+    if not swap:
+        return random.permutation(size)
+    kept = (size + 1) // 2
+    return np.concatenate([kept + random.permutation(size - kept), random.permutation(kept)])
+
+
+def _check_option(argument: str, value: str, options: Sequence[str]) -> None:
+    if value not in options:
+        raise ValueError(f"{argument} must be one of {', '.join(map(repr, options))}, got {value!r}")
+
+
+def _check_base(base: tfd.Distribution, size: int, dtype: str) -> None:
+    if not isinstance(base, tfd.Distribution):
+        raise ValueError(f"base_distribution must be a tfd.Distribution, got {base!r}")
+    if base.event_shape != [size] or base.batch_shape != [] or base.dtype != dtype:
+        raise ValueError(
+            f"base_distribution must have event shape [{size}], batch shape [] and dtype {dtype}, got {base.event_shape}, "
+            f"{base.batch_shape} and {base.dtype}"
+        )

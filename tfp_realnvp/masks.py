@@ -1,0 +1,97 @@
+"""Which part of an event a coupling keeps (True) and which it moves (False).
+
+Source: Dinh, Sohl-Dickstein & Bengio, "Density estimation using Real NVP", 2017, arXiv 1605.08803, section 3.4.
+"""
+
+import numpy as np
+
+__all__ = ["alternating", "channelwise", "checkerboard", "half"]
+
+
+def half(size: int, flip: bool = False) -> np.ndarray:
+    """Keeps the first `ceil(size / 2)` features.
+
+    Args:
+        size: number of features `D`, at least 1.
+        flip: return the complement.
+
+    Returns:
+        Boolean array of shape `[D]`.
+
+    Raises:
+        ValueError: if `size` is below 1.
+
+    >>> half(5)
+    array([ True,  True,  True, False, False])
+    """
+    _check_sizes(size=size)
+    return (np.arange(size) < (size + 1) // 2) != flip
+
+
+def alternating(size: int, flip: bool = False) -> np.ndarray:
+    """Keeps the features of even index.
+
+    Args:
+        size: number of features `D`, at least 1.
+        flip: return the complement.
+
+    Returns:
+        Boolean array of shape `[D]`.
+
+    Raises:
+        ValueError: if `size` is below 1.
+
+    >>> alternating(4)
+    array([ True, False,  True, False])
+    """
+    _check_sizes(size=size)
+    return (np.arange(size) % 2 == 0) != flip
+
+
+def checkerboard(height: int, width: int, flip: bool = False) -> np.ndarray:
+    """Keeps the pixels whose row and column add up to an even number.
+
+    Args:
+        height: number of rows `H`, at least 1.
+        width: number of columns `W`, at least 1.
+        flip: return the complement.
+
+    Returns:
+        Boolean array of shape `[H, W, 1]`.
+
+    Raises:
+        ValueError: if a size is below 1.
+
+    >>> checkerboard(2, 2)[..., 0]
+    array([[ True, False],
+           [False,  True]])
+    """
+    _check_sizes(height=height, width=width)
+    rows, columns = np.indices((height, width))
+    return ((rows + columns) % 2 == 0)[..., np.newaxis] != flip
+
+
+def channelwise(channels: int, flip: bool = False) -> np.ndarray:
+    """Keeps the first `ceil(channels / 2)` channels of an image.
+
+    Args:
+        channels: number of channels `C`, at least 1.
+        flip: return the complement.
+
+    Returns:
+        Boolean array of shape `[1, 1, C]`.
+
+    Raises:
+        ValueError: if `channels` is below 1.
+
+    >>> channelwise(3)[0, 0]
+    array([ True,  True, False])
+    """
+    _check_sizes(channels=channels)
+    return half(channels, flip)[np.newaxis, np.newaxis]
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
+            raise ValueError(f"{name} must be an integer of at least 1, got {size!r}")
