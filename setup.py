@@ -30,7 +30,7 @@ setup(
         "tensorflow>=2.18,<2.22",
         "keras>=3.6",
         "tensorflow-probability==0.25.*",
-        # TensorFlow Probability imports tf-keras, of TensorFlow's minor version, and on Python 3.12 and above distutils.
+        # What TensorFlow Probability needs besides: tf-keras of TensorFlow's minor version, and distutils.
         "tf-keras>=2.18,<2.22",
         "setuptools; python_version >= '3.12'",
         "numpy",

@@ -77,7 +77,9 @@ class MLP(keras.layers.Layer):
             for depth, units in enumerate(self.hidden_units)
         ]
         # One product for both outputs: half the kernel launches of two layers.
-        self.output_layer = keras.layers.Dense(2 * self.output_size, kernel_initializer="zeros", dtype=self.dtype_policy)
+        self.output_layer = keras.layers.Dense(
+            2 * self.output_size, kernel_initializer="zeros", dtype=self.dtype_policy
+        )
 
     def build(self, kept_shape: tuple, context_shape: tuple | None = None) -> None:
         size = kept_shape[-1] + (0 if context_shape is None else context_shape[-1])

@@ -70,37 +70,39 @@ class _Writer:
 
     def _object(self, value: Any, path: str) -> dict[str, Any]:
         if isinstance(value, tf.Variable):
-            return {"variable": self._array(value, path), "trainable": value.trainable, "name": value.name.split(":")[0]}
+            name = value.name.split(":")[0]
+            return {"variable": self._array(value, path), "trainable": value.trainable, "name": name}
         if isinstance(value, keras.layers.Layer):
             try:
                 return {"keras": keras.saving.serialize_keras_object(value)}
             except NotImplementedError as error:
-                raise ValueError(f"{path} cannot be saved: {type(value).__name__} has no get_config(). {_REMEDY}") from error
-        if isinstance(value, tfp.util.DeferredTensor):
+                reason = f"{type(value).__name__} has no get_config()"
+                raise ValueError(f"{path} cannot be saved: {reason}. {_REMEDY}") from error
+        if isinstance(value, tfp.util.DeferredTensor) and hasattr(value.transform_fn, "__self__"):
             return {
                 "deferred": self.write(value.pretransformed_input, f"{path}.pretransformed_input"),
-                "transform": self.write(value.transform_fn, f"{path}.transform_fn"),
+                "transform": self.write(value.transform_fn.__self__, f"{path}.transform_fn"),
             }
         if isinstance(value, tfp.distributions.Distribution | tfp.bijectors.Bijector):
             return self._tfp_object(value, path)
         raise ValueError(
-            f"{path} cannot be saved: {value!r:.100} is no TFP distribution or bijector, no array and no Keras 3 layer. "
-            + _REMEDY
+            f"{path} cannot be saved: {value!r:.100} is no TFP distribution or bijector, no array and no Keras 3 "
+            f"layer. {_REMEDY}"
         )
 
     def _tfp_object(self, value: Any, path: str) -> dict[str, Any]:
-        name = type(value).__name__.lstrip("_")  # TFP makes _Chain of a Chain whose parts are no composite tensors.
         for namespace, module in _NAMESPACES.items():
+            # TFP makes a _Chain of a Chain whose parts are no composite tensors; likewise _TransformedDistribution.
+            name = type(value).__name__.lstrip("_")
             found = getattr(module, name, None)
-            if inspect.isclass(found) and (isinstance(value, found) or type(value) in found.__mro__):
-                break
-        else:
-            raise ValueError(
-                f"{path} cannot be saved: {type(value)} is no class of {', '.join(_NAMESPACES)}. {_REMEDY}"
-            )
+            if inspect.isclass(found) and type(value) in (found, *found.__mro__):
+                return self._tfp_parameters(value, path, found, f"{namespace}.{name}")
+        raise ValueError(f"{path} cannot be saved: {type(value)} is no class of {', '.join(_NAMESPACES)}. {_REMEDY}")
+
+    def _tfp_parameters(self, value: Any, path: str, found: type, name: str) -> dict[str, Any]:
         defaults = {key: item.default for key, item in inspect.signature(found.__init__).parameters.items()}
         return {
-            "class": f"{namespace}.{name}",
+            "class": name,
             "parameters": {
                 key: self.write(item, f"{path}.{key}")
                 for key, item in value.parameters.items()

@@ -56,9 +56,7 @@ class Coupling(OnePassBijector):
             # A composite tensor shows its owners what its constructor arguments hold, and no more: as one of them,
             # the variables are seen by every chain and distribution around this bijector.
             self._conditioner_variables = conditioner_variables or all_variables(conditioner)
-            super().__init__(
-                forward_min_event_ndims=1, validate_args=validate_args, parameters=parameters, name=name
-            )
+            super().__init__(forward_min_event_ndims=1, validate_args=validate_args, parameters=parameters, name=name)
 
     @staticmethod
     def _checked_mask(mask: Any) -> np.ndarray:

@@ -1,19 +1,22 @@
 """Value and log-determinant from one computation, and none of it remembered between eager calls.
 
-TFP asks a bijector for its value and its log-determinant in two calls and relies on a cache, keyed by bijector and input
-tensor, to make them one computation. In eager mode that cache outlives the call: after a weight has changed, or when a
-`tf.GradientTape` has been opened since, it answers with stale values and no gradient. Here the pair is one method,
-`_forward_and_log_det` or `_inverse_and_log_det`. `OnePassChain` and `OnePassTransformedDistribution` call it directly;
-for TFP's own chains and distributions a cache gives the same within a graph, and in eager mode answers nothing.
+TFP asks a bijector for its value and its log-determinant in two calls, and relies on a cache, keyed by bijector and
+input tensor, to make them one computation. In eager mode that cache outlives the call: after a weight has changed, or
+when a `tf.GradientTape` has been opened since, it answers with stale values and no gradient. Here the pair is one
+method, `_forward_and_log_det` or `_inverse_and_log_det`. `OnePassChain` and `OnePassTransformedDistribution` call it
+directly; for TFP's own chains and distributions a cache does the same within a graph, and in eager mode is silent.
 """
 
 import abc
+from typing import Any
 
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability.python.internal import cache_util
 
 __all__ = ["OnePassBijector", "OnePassChain", "forward_and_log_det", "inverse_and_log_det", "log_det_dtype"]
+
+ValueAndLogDet = tuple[tf.Tensor, tf.Tensor]
 
 
 class _GraphCache(cache_util.BijectorCacheWithGreedyAttrs):
@@ -58,11 +61,11 @@ class OnePassBijector(_OnePass, tfb.AutoCompositeTensorBijector):
     """A `tfb.Bijector` that computes its value and its log-determinant together."""
 
     @abc.abstractmethod
-    def _forward_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _forward_and_log_det(self, x: tf.Tensor) -> ValueAndLogDet:
         """(y, log|det dy/dx|) of events of `forward_min_event_ndims` dimensions."""
 
     @abc.abstractmethod
-    def _inverse_and_log_det(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _inverse_and_log_det(self, y: tf.Tensor) -> ValueAndLogDet:
         """(x, log|det dx/dy|) of events of `inverse_min_event_ndims` dimensions."""
 
 
@@ -101,7 +104,7 @@ class OnePassChain(_OnePass, tfb.Chain):
         return y, log_det
 
 
-def forward_and_log_det(bijector: tfb.Bijector, x: tf.Tensor, event_ndims: int, **kwargs) -> tuple[tf.Tensor, tf.Tensor]:
+def forward_and_log_det(bijector: tfb.Bijector, x: tf.Tensor, event_ndims: int, **kwargs: Any) -> ValueAndLogDet:
     """(y, log|det dy/dx|) of any bijector at `x`, whose last `event_ndims` dimensions are the event."""
     with tf.name_scope(bijector.name):
         if isinstance(bijector, OnePassChain):
@@ -115,7 +118,7 @@ def forward_and_log_det(bijector: tfb.Bijector, x: tf.Tensor, event_ndims: int, 
         return bijector.forward(x, **kwargs), bijector.forward_log_det_jacobian(x, event_ndims, **kwargs)
 
 
-def inverse_and_log_det(bijector: tfb.Bijector, y: tf.Tensor, event_ndims: int, **kwargs) -> tuple[tf.Tensor, tf.Tensor]:
+def inverse_and_log_det(bijector: tfb.Bijector, y: tf.Tensor, event_ndims: int, **kwargs: Any) -> ValueAndLogDet:
     """(x, log|det dx/dy|) of any bijector at `y`, whose last `event_ndims` dimensions are the event."""
     with tf.name_scope(bijector.name):
         if isinstance(bijector, OnePassChain):

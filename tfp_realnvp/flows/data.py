@@ -83,11 +83,11 @@ class Moments:
     def update(self, rows: Any) -> None:
         for _, chunk in _chunks(rows):
             chunk = chunk.astype(np.float64)
-            total = self.count + len(chunk)
-            delta = chunk.mean(axis=0) - self.mean
-            self._squares += ((chunk - chunk.mean(axis=0)) ** 2).sum(axis=0) + delta**2 * self.count * len(chunk) / total
-            self.mean += delta * len(chunk) / total
-            self.count = total
+            mean = chunk.mean(axis=0)
+            weight = len(chunk) / (self.count + len(chunk))
+            self._squares += ((chunk - mean) ** 2).sum(axis=0) + self.count * weight * (mean - self.mean) ** 2
+            self.mean += weight * (mean - self.mean)
+            self.count += len(chunk)
 
     @property
     def stddev(self) -> np.ndarray:

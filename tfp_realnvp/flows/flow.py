@@ -1,8 +1,7 @@
 """The Keras model around a distribution: training, densities, samples, files."""
 
-import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -12,18 +11,11 @@ from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp.bijectors import Coupling, OnePassChain
-from tfp_realnvp.bijectors.one_pass import forward_and_log_det, inverse_and_log_det
 from tfp_realnvp.distributions import OnePassTransformedDistribution, one_pass
-from tfp_realnvp.flows.data import (
-    Moments,
-    batches,
-    check_context,
-    check_rows,
-    check_shape,
-    check_weights,
-    split_inputs,
-)
-from tfp_realnvp.flows.export import save_signatures
+from tfp_realnvp.flows.arguments import as_vector_shape, check_distribution, stateless_seed
+from tfp_realnvp.flows.data import Moments, batches, check_context, check_rows, check_shape, split_inputs
+from tfp_realnvp.flows.rows import RowFunctions
+from tfp_realnvp.flows.training import LikelihoodModel
 from tfp_realnvp.serialization import from_config, to_config
 from tfp_realnvp.variables import all_variables, keras_layers, raw_variable
 
@@ -31,7 +23,7 @@ __all__ = ["Flow"]
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
-class Flow(keras.Model):
+class Flow(LikelihoodModel):
     """A Keras model of the density of a TFP distribution, trained by maximum likelihood.
 
     With data x, latent z = inverse(x) and base density p_base,
@@ -79,11 +71,11 @@ class Flow(keras.Model):
         dtype: Any = None,
         **kwargs: Any,
     ):
-        _check_distribution(distribution)
+        check_distribution(distribution)
         # Data stay in the dtype of the variables under a mixed precision policy; networks cast for themselves.
         super().__init__(dtype=dtype or distribution.dtype.name, autocast=False, **kwargs)
         if self.variable_dtype != distribution.dtype.name:
-            raise ValueError(f"dtype {dtype} has {self.variable_dtype} variables, distribution {distribution.dtype.name}")
+            raise ValueError(f"dtype must have {distribution.dtype.name} variables like the distribution, got {dtype}")
         self._event_shape = tuple(distribution.event_shape)
         self._context_shape = as_vector_shape(context_shape, "context_shape")
         self._given_distribution = distribution
@@ -115,7 +107,7 @@ class Flow(keras.Model):
             for variable in variables
             if id(variable) not in in_layers
         ]
-        self._compile_row_functions()
+        self._rows = RowFunctions(self.distribution, self._event_shape, self._context_shape, self.variable_dtype)
         self.built = True
 
     @property
@@ -149,8 +141,8 @@ class Flow(keras.Model):
         check_shape(context, self._context_shape, "context")
         context = (context - self._context_shift) / self._context_scale
         bijectors = [
-            bijector.copy(context=context) if isinstance(bijector, Coupling) and bijector.context is not None else bijector
-            for bijector in self._distribution.bijector.bijectors
+            part.copy(context=context) if isinstance(part, Coupling) and part.context is not None else part
+            for part in self._distribution.bijector.bijectors
         ]
         return self._distribution.copy(bijector=OnePassChain(bijectors, name="flow"))
 
@@ -192,7 +184,7 @@ class Flow(keras.Model):
             x = tf.broadcast_to(x, tf.concat([batch_shape, self._event_shape], axis=0))
             context = tf.broadcast_to(context, tf.concat([batch_shape, self._context_shape], axis=0))
             context = tf.reshape(context, [-1, *self._context_shape])
-        log_prob = self._log_prob_rows(tf.reshape(x, [-1, *self._event_shape]), context)
+        log_prob = self._rows.log_prob(tf.reshape(x, [-1, *self._event_shape]), context)
         return tf.reshape(log_prob, batch_shape)
 
     def sample(self, sample_shape: Any = (), context: Any = None, seed: Any = None) -> tf.Tensor:
@@ -209,7 +201,7 @@ class Flow(keras.Model):
         Raises:
             ValueError: if the context is missing, unexpected or of wrong shape, or the seed neither of these.
         """
-        return self._sample(self._sample_rows, sample_shape, context, seed)[0]
+        return self._sample(self._rows.sample, sample_shape, context, seed)[0]
 
     def sample_and_log_prob(
         self, sample_shape: Any = (), context: Any = None, seed: Any = None
@@ -219,7 +211,7 @@ class Flow(keras.Model):
         Returns:
             The pair of tensors `[S..., B..., *event_shape]` and `[S..., B...]`.
         """
-        return self._sample(self._sample_and_log_prob_rows, sample_shape, context, seed)
+        return self._sample(self._rows.sample_and_log_prob, sample_shape, context, seed)
 
     def _sample(self, function, sample_shape, context, seed):
         check_context(context, self._context_shape)
@@ -230,46 +222,15 @@ class Flow(keras.Model):
             check_shape(context, self._context_shape, "context")
             shape = tf.concat([shape, tf.shape(context)[:-1]], axis=0)
             context = tf.reshape(context, [-1, *self._context_shape])
-        results = tf.nest.flatten(function(number, _stateless_seed(seed), context))
+        results = tf.nest.flatten(function(number, stateless_seed(seed), context))
         event_shapes = self._event_shape, ()
         return tuple(
             tf.reshape(result, tf.concat([shape, tf.constant(event_shape, tf.int32)], axis=0))
             for result, event_shape in zip(results, event_shapes, strict=False)
         )
 
-    def _compile_row_functions(self) -> None:
-        """The densities on rows: x and z are `[N, *event_shape]`, context `[N, K]`. Traced once, for any N."""
-        dtype = self.variable_dtype
-        rows = tf.TensorSpec([None, *self._event_shape], dtype)
-        number, seed = tf.TensorSpec([], tf.int32), tf.TensorSpec([2], tf.int32)
-        context = [] if self._context_shape is None else [tf.TensorSpec([None, *self._context_shape], dtype)]
-
-        def log_prob(x, context=None):
-            return self.distribution(context).log_prob(x)
-
-        def sample(number, seed, context=None):
-            return self.distribution(context).sample(number, seed=seed)
-
-        def sample_and_log_prob(number, seed, context=None):
-            return self.distribution(context).experimental_sample_and_log_prob(number, seed=seed)
-
-        def forward(z, context=None):
-            x, log_det = forward_and_log_det(self.bijector(context), z, len(self._event_shape))
-            return x, tf.broadcast_to(log_det, tf.shape(z)[:1])
-
-        def inverse(x, context=None):
-            z, log_det = inverse_and_log_det(self.bijector(context), x, len(self._event_shape))
-            return z, tf.broadcast_to(log_det, tf.shape(x)[:1])
-
-        self._log_prob_rows = tf.function(log_prob, input_signature=[rows, *context])
-        self._sample_rows = tf.function(sample, input_signature=[number, seed, *context])
-        self._sample_and_log_prob_rows = tf.function(sample_and_log_prob, input_signature=[number, seed, *context])
-        self._forward_rows = tf.function(forward, input_signature=[rows, *context])
-        self._inverse_rows = tf.function(inverse, input_signature=[rows, *context])
-
     def _as_tensor(self, value: Any) -> tf.Tensor:
-        value = tf.convert_to_tensor(value)
-        return tf.cast(value, self.variable_dtype)
+        return tf.cast(tf.convert_to_tensor(value), self.variable_dtype)
 
     # Training
 
@@ -318,99 +279,12 @@ class Flow(keras.Model):
             check_shape(context, self._context_shape, "context", leading="N")
         if training:
             return self.distribution(context).log_prob(x)
-        return self._log_prob_rows(x, context)
-
-    def compute_loss(
-        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
-    ) -> tf.Tensor:
-        """Mean negative log-likelihood in nats, each row times its weight, plus the losses of the layers."""
-        if self._compile_loss is not None:
-            raise ValueError("compile() takes no loss: the loss of a flow is its negative log-likelihood")
-        if y is not None and sample_weight is None:
-            raise ValueError('a flow has no targets y; pass a context as {"x": x, "context": context}')
-        nll = -y_pred
-        if sample_weight is not None:
-            nll *= tf.cast(tf.reshape(sample_weight, [-1]), nll.dtype)
-        loss = tf.add_n([tf.reduce_mean(nll), *(tf.cast(extra, nll.dtype) for extra in self.losses)])
-        # As Keras's own losses do: the replicas' gradients and losses are summed.
-        return loss / tf.distribute.get_strategy().num_replicas_in_sync
-
-    def fit(
-        self,
-        x: Any = None,
-        y: Any = None,
-        batch_size: int | None = None,
-        epochs: int = 1,
-        verbose: Any = "auto",
-        callbacks: Any = None,
-        validation_split: float = 0.0,
-        validation_data: Any = None,
-        **kwargs: Any,
-    ) -> keras.callbacks.History:
-        """Trains by maximum likelihood; arguments are those of `keras.Model.fit`, without targets.
-
-        Args:
-            x: `x [N, *event_shape]`, `{"x": x, "context": context [N, K]}`, or a `tf.data.Dataset` of batches of
-                either (`(x, x, sample_weight)` to have weights).
-            validation_data: like x, or `(x, None, sample_weight)`.
-            **kwargs: `sample_weight [N]`, `shuffle`, `initial_epoch`, `steps_per_epoch`, ...
-
-        Returns:
-            The history; "loss" is the mean negative log-likelihood in nats.
-
-        Raises:
-            ValueError: if arrays have a wrong shape, a NaN or infinity (the rows are named), if targets are given, or
-                if the distribution has variables that the model cannot see or none to train.
-        """
-        self._check_fit_data(x, y, kwargs.get("sample_weight"), "x")
-        if validation_data is not None:
-            x_val, y_val, weight_val = keras.utils.unpack_x_y_sample_weight(validation_data)
-            self._check_fit_data(x_val, y_val, weight_val, "validation_data")
-        self._check_variables()
-        with self._keras_floatx():
-            return super().fit(
-                x,
-                y,
-                batch_size=batch_size,
-                epochs=epochs,
-                verbose=verbose,
-                callbacks=callbacks,
-                validation_split=validation_split,
-                validation_data=validation_data,
-                **kwargs,
-            )
-
-    def evaluate(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
-        """Mean negative log-likelihood in nats; arguments are those of `keras.Model.evaluate`, without targets.
-
-        Raises:
-            ValueError: as `fit`.
-        """
-        if not kwargs.get("_use_cached_eval_dataset"):  # `fit` has checked its validation data once.
-            self._check_fit_data(x, y, kwargs.get("sample_weight"), "x")
-        with self._keras_floatx():
-            return super().evaluate(x, y, **kwargs)
-
-    def predict(self, x: Any, **kwargs: Any) -> np.ndarray:
-        """Log-densities `[N]` in nats, batch by batch; arguments are those of `keras.Model.predict`.
-
-        Raises:
-            ValueError: if a shape is wrong, or the context missing or unexpected.
-        """
-        check_rows(x, self._event_shape, self._context_shape, "x", finite=False)
-        with self._keras_floatx():
-            return super().predict(x, **kwargs)
-
-    def _check_fit_data(self, x: Any, y: Any, sample_weight: Any, argument: str) -> None:
-        if y is not None and sample_weight is None:
-            raise ValueError(f'{argument}: a flow has no targets y; pass a context as {{"x": x, "context": context}}')
-        check_rows(x, self._event_shape, self._context_shape, argument)
-        check_weights(sample_weight, "sample_weight" if argument == "x" else f"{argument}: sample_weight")
+        return self._rows.log_prob(x, context)
 
     def _check_variables(self) -> None:
         """Raises if the density reads variables that the model does not hold, or if there is nothing to train."""
         known = {id(raw_variable(variable)) for variable in self.variables}
-        used = self._log_prob_rows.get_concrete_function().variables
+        used = self._rows.log_prob.get_concrete_function().variables
         hidden = [variable.name for variable in used if id(variable) not in known]
         if hidden:
             raise ValueError(
@@ -420,16 +294,6 @@ class Flow(keras.Model):
             )
         if not self.trainable_variables:
             raise ValueError("nothing to train: the distribution has no trainable variables")
-
-    @contextlib.contextmanager
-    def _keras_floatx(self) -> Iterator[None]:
-        """Keras casts the arrays it is given to `floatx`: here, to the dtype of this model."""
-        floatx = keras.config.floatx()
-        keras.config.set_floatx(self.variable_dtype)
-        try:
-            yield
-        finally:
-            keras.config.set_floatx(floatx)
 
     # Files
 
@@ -456,17 +320,7 @@ class Flow(keras.Model):
         Args:
             filepath: the folder to write.
         """
-        save_signatures(self, filepath)
-
-
-def as_vector_shape(shape: Sequence[int] | int | None, argument: str) -> tuple[int, ...] | None:
-    """`(size,)` from `size` or `(size,)`; None stays None."""
-    if shape is None:
-        return None
-    sizes = tuple(np.atleast_1d(shape).tolist())
-    if len(sizes) != 1 or not isinstance(sizes[0], int) or sizes[0] < 1:
-        raise ValueError(f"{argument} must be one integer of at least 1, or a tuple of one, got {shape!r}")
-    return sizes
+        self._rows.export(filepath, [raw_variable(variable) for variable in self.variables])
 
 
 def _identity_standardization(shape: tuple[int, ...], dtype: str) -> tuple[tf.Variable, tf.Variable]:
@@ -474,26 +328,3 @@ def _identity_standardization(shape: tuple[int, ...], dtype: str) -> tuple[tf.Va
         tf.Variable(tf.zeros(shape, dtype), trainable=False, name="standardization_shift"),
         tf.Variable(tf.ones(shape, dtype), trainable=False, name="standardization_scale"),
     )
-
-
-def _check_distribution(distribution: Any) -> None:
-    if not isinstance(distribution, tfd.Distribution):
-        raise ValueError(f"distribution must be a tfd.Distribution, got {distribution!r}")
-    if tf.nest.is_nested(distribution.dtype) or not distribution.dtype.is_floating:
-        raise ValueError(f"distribution must have floating-point events in one part, got dtype {distribution.dtype}")
-    if not distribution.event_shape.is_fully_defined():
-        raise ValueError(f"distribution must have events of known shape, got {distribution.event_shape}")
-    if distribution.batch_shape.rank != 0:
-        raise ValueError(f"distribution must have batch shape [], got {distribution.batch_shape}")
-
-
-def _stateless_seed(seed: Any) -> tf.Tensor:
-    if seed is None:
-        return tf.random.uniform([2], tf.int32.min, tf.int32.max, tf.int32)
-    if isinstance(seed, int | np.integer):
-        words = [int(seed) & 0xFFFFFFFF, int(seed) >> 32 & 0xFFFFFFFF]
-        return tf.constant(np.array(words, np.uint32).view(np.int32))
-    seed = tf.convert_to_tensor(seed)
-    if seed.dtype != tf.int32 or seed.shape != [2]:
-        raise ValueError(f"seed must be an integer or an int32 tensor [2], got {seed.dtype.name} of shape {seed.shape}")
-    return seed

@@ -12,7 +12,8 @@ from tensorflow_probability import distributions as tfd
 from tfp_realnvp import masks
 from tfp_realnvp.bijectors import AffineCoupling, ElementwiseAffine
 from tfp_realnvp.conditioners import MLP
-from tfp_realnvp.flows.flow import Flow, as_vector_shape
+from tfp_realnvp.flows.arguments import as_vector_shape, check_option, check_size
+from tfp_realnvp.flows.flow import Flow
 from tfp_realnvp.serialization import from_config, to_config
 
 __all__ = ["RealNVP"]
@@ -76,10 +77,9 @@ class RealNVP(Flow):
     ):
         (size,) = as_vector_shape(event_shape, "event_shape")
         context_shape = as_vector_shape(context_shape, "context_shape")
-        if isinstance(num_couplings, bool) or not isinstance(num_couplings, int | np.integer) or num_couplings < 1:
-            raise ValueError(f"num_couplings must be an integer of at least 1, got {num_couplings!r}")
-        _check_option("coupling", coupling, _COUPLINGS)
-        _check_option("permutation", permutation, _PERMUTATIONS)
+        check_size("num_couplings", num_couplings)
+        check_option("coupling", coupling, _COUPLINGS)
+        check_option("permutation", permutation, _PERMUTATIONS)
         policy = keras.dtype_policies.get(dtype)
         seed = int(np.random.randint(2**31)) if seed is None else int(seed)  # noqa: NPY002
 
@@ -92,7 +92,7 @@ class RealNVP(Flow):
         super().__init__(
             tfd.TransformedDistribution(base, tfb.Chain(bijectors)), context_shape=context_shape, dtype=policy, **kwargs
         )
-        self._config = {
+        self._options = {
             "event_shape": [size],
             "num_couplings": num_couplings,
             "hidden_units": list(hidden_units),
@@ -104,9 +104,8 @@ class RealNVP(Flow):
         self._base_distribution = base_distribution
 
     def get_config(self) -> dict[str, Any]:
-        return keras.Model.get_config(self) | self._config | {
-            "base_distribution": to_config(self._base_distribution, "base_distribution")
-        }
+        base_distribution = to_config(self._base_distribution, "base_distribution")
+        return keras.Model.get_config(self) | self._options | {"base_distribution": base_distribution}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "RealNVP":
@@ -124,7 +123,7 @@ def _bijectors(
 ) -> Iterator[tfb.Bijector]:
     """Couplings with permutations between them, from data to latent."""
     # The legacy generator's stream is frozen for good: a saved seed gives the same permutations in every version.
-    random = np.random.RandomState(seed)  # noqa: NPY002
+    random = np.random.RandomState(seed)
     for index in range(num_couplings):
         mlp_seed = seed + 1000 * index
         if size == 1:
@@ -136,24 +135,19 @@ def _bijectors(
             yield tfb.Permute(np.arange(size)[::-1])
         elif index:
             yield tfb.Permute(_random_permutation(size, random, swap=index % 2 == 1))
-        # The first of a pair keeps ceil(D/2) features, the second the other floor(D/2): with an odd D and ceil(D/2) both
-        # times, a reversal would never let the middle feature move.
+        # The first of a pair keeps ceil(D/2) features, the second the other floor(D/2): with ceil(D/2) both times and
+        # an odd D, a reversal would never let the middle feature move.
         mask = masks.half(size) if index % 2 == 0 else masks.half(size, flip=True)[::-1]
         mlp = MLP(int((~mask).sum()), hidden_units, seed=mlp_seed, dtype=policy)
         yield AffineCoupling(mlp, mask, context)
 
 
 def _random_permutation(size: int, random: np.random.RandomState, swap: bool) -> np.ndarray:
-    """A random permutation; with `swap`, one that brings the last floor(D/2) features, in random order, to the front."""
+    """A random permutation; with `swap`, one that brings the last floor(D/2) features to the front, in any order."""
     if not swap:
         return random.permutation(size)
     kept = (size + 1) // 2
     return np.concatenate([kept + random.permutation(size - kept), random.permutation(kept)])
-
-
-def _check_option(argument: str, value: str, options: Sequence[str]) -> None:
-    if value not in options:
-        raise ValueError(f"{argument} must be one of {', '.join(map(repr, options))}, got {value!r}")
 
 
 def _check_base(base: tfd.Distribution, size: int, dtype: str) -> None:
@@ -161,6 +155,6 @@ def _check_base(base: tfd.Distribution, size: int, dtype: str) -> None:
         raise ValueError(f"base_distribution must be a tfd.Distribution, got {base!r}")
     if base.event_shape != [size] or base.batch_shape != [] or base.dtype != dtype:
         raise ValueError(
-            f"base_distribution must have event shape [{size}], batch shape [] and dtype {dtype}, got {base.event_shape}, "
-            f"{base.batch_shape} and {base.dtype}"
+            f"base_distribution must have event shape [{size}], batch shape [] and dtype {dtype}, "
+            f"got {base.event_shape}, {base.batch_shape} and {base.dtype}"
         )

@@ -1,0 +1,82 @@
+"""The densities of a flow as compiled functions of rows, for calls and for export."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+from tensorflow_probability import distributions as tfd
+
+from tfp_realnvp.bijectors.one_pass import forward_and_log_det, inverse_and_log_det
+
+__all__ = ["RowFunctions"]
+
+
+class RowFunctions:
+    """`log_prob`, `sample`, `sample_and_log_prob`, `forward` and `inverse`, each traced once, for any number of rows.
+
+    x and z are `[N, *event_shape]`, context is `[N, K]`, log-densities and log-determinants are `[N]`, in nats.
+
+    Args:
+        distribution: gives the distribution for a context, or for None.
+        event_shape: shape of one event.
+        context_shape: shape of one context, or None.
+        dtype: of events and contexts.
+    """
+
+    def __init__(
+        self,
+        distribution: Callable[[Any], tfd.TransformedDistribution],
+        event_shape: tuple[int, ...],
+        context_shape: tuple[int, ...] | None,
+        dtype: str,
+    ):
+        def log_prob(x, context=None):
+            return distribution(context).log_prob(x)
+
+        def sample(num_samples, seed, context=None):
+            return distribution(context).sample(num_samples, seed=seed)
+
+        def sample_and_log_prob(num_samples, seed, context=None):
+            return distribution(context).experimental_sample_and_log_prob(num_samples, seed=seed)
+
+        def forward(z, context=None):
+            x, log_det = forward_and_log_det(distribution(context).bijector, z, len(event_shape))
+            return x, tf.broadcast_to(log_det, tf.shape(z)[:1])
+
+        def inverse(x, context=None):
+            z, log_det = inverse_and_log_det(distribution(context).bijector, x, len(event_shape))
+            return z, tf.broadcast_to(log_det, tf.shape(x)[:1])
+
+        def compiled(function: Callable, **specs: tf.TensorSpec) -> Callable:
+            if context_shape is not None:
+                specs["context"] = tf.TensorSpec([None, *context_shape], dtype)
+            signature = [tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in specs.items()]
+            return tf.function(function, input_signature=signature, autograph=False)
+
+        rows = tf.TensorSpec([None, *event_shape], dtype)
+        number_and_seed = {"num_samples": tf.TensorSpec([], tf.int32), "seed": tf.TensorSpec([2], tf.int32)}
+        self.log_prob = compiled(log_prob, x=rows)
+        self.sample = compiled(sample, **number_and_seed)
+        self.sample_and_log_prob = compiled(sample_and_log_prob, **number_and_seed)
+        self.forward = compiled(forward, z=rows)
+        self.inverse = compiled(inverse, x=rows)
+
+    def export(self, directory: str | os.PathLike, variables: Sequence[tf.Variable]) -> None:
+        """Writes a SavedModel whose signatures return dictionaries; `variables` are those that the functions read."""
+
+        def signature(function: Callable, *names: str) -> Callable:
+            def named(*args):
+                return dict(zip(names, tf.nest.flatten(function(*args)), strict=True))
+
+            return tf.function(named, input_signature=function.input_signature, autograph=False)
+
+        module = tf.Module()
+        module.exported_variables = list(variables)
+        signatures = {
+            "serving_default": signature(self.log_prob, "log_prob"),
+            "sample": signature(self.sample, "x"),
+            "forward": signature(self.forward, "x", "log_det"),
+            "inverse": signature(self.inverse, "z", "log_det"),
+        }
+        tf.saved_model.save(module, os.fspath(directory), signatures=signatures)

@@ -1,0 +1,132 @@
+"""Maximum likelihood through plain Keras `fit`, `evaluate` and `predict`."""
+
+import abc
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfp_realnvp.flows.data import check_rows, check_weights
+
+__all__ = ["LikelihoodModel"]
+
+
+class LikelihoodModel(keras.Model):
+    """A Keras model whose call returns log-densities, and whose loss is their negative mean.
+
+    Subclasses give `call`, `event_shape`, `context_shape` and `_check_variables`.
+    """
+
+    @property
+    @abc.abstractmethod
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one event."""
+
+    @property
+    @abc.abstractmethod
+    def context_shape(self) -> tuple[int, ...] | None:
+        """Shape of one context, or None."""
+
+    @abc.abstractmethod
+    def _check_variables(self) -> None:
+        """Raises a ValueError if training would miss variables, or has none."""
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> tf.Tensor:
+        """Mean negative log-likelihood in nats, each row times its weight, plus the losses of the layers."""
+        if self._compile_loss is not None:
+            raise ValueError("compile() takes no loss: the loss of a flow is its negative log-likelihood")
+        if y is not None and sample_weight is None:
+            raise ValueError('a flow has no targets y; pass a context as {"x": x, "context": context}')
+        nll = -y_pred
+        if sample_weight is not None:
+            nll *= tf.cast(tf.reshape(sample_weight, [-1]), nll.dtype)
+        loss = tf.add_n([tf.reduce_mean(nll), *(tf.cast(extra, nll.dtype) for extra in self.losses)])
+        # As Keras's own losses do: the replicas' gradients and losses are summed.
+        return loss / tf.distribute.get_strategy().num_replicas_in_sync
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
+        """Trains by maximum likelihood; arguments are those of `keras.Model.fit`, without targets.
+
+        Args:
+            x: `x [N, *event_shape]`, `{"x": x, "context": context [N, K]}`, or a `tf.data.Dataset` of batches of
+                either (`(x, x, sample_weight)` to have weights).
+            validation_data: like x, or `(x, None, sample_weight)`.
+            **kwargs: `sample_weight [N]`, `shuffle`, `initial_epoch`, `steps_per_epoch`, ...
+
+        Returns:
+            The history; "loss" is the mean negative log-likelihood in nats.
+
+        Raises:
+            ValueError: if arrays have a wrong shape, a NaN or infinity (the rows are named), if targets are given, or
+                if the distribution has variables that the model cannot see or none to train.
+        """
+        self._check_fit_data(x, y, kwargs.get("sample_weight"), "x")
+        if validation_data is not None:
+            x_val, y_val, weight_val = keras.utils.unpack_x_y_sample_weight(validation_data)
+            self._check_fit_data(x_val, y_val, weight_val, "validation_data")
+        self._check_variables()
+        with self._keras_floatx():
+            return super().fit(
+                x,
+                y,
+                batch_size=batch_size,
+                epochs=epochs,
+                verbose=verbose,
+                callbacks=callbacks,
+                validation_split=validation_split,
+                validation_data=validation_data,
+                **kwargs,
+            )
+
+    def evaluate(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
+        """Mean negative log-likelihood in nats; arguments are those of `keras.Model.evaluate`, without targets.
+
+        Raises:
+            ValueError: as `fit`.
+        """
+        if not kwargs.get("_use_cached_eval_dataset"):  # `fit` has checked its validation data once.
+            self._check_fit_data(x, y, kwargs.get("sample_weight"), "x")
+        with self._keras_floatx():
+            return super().evaluate(x, y, **kwargs)
+
+    def predict(self, x: Any, **kwargs: Any) -> np.ndarray:
+        """Log-densities `[N]` in nats, batch by batch; arguments are those of `keras.Model.predict`.
+
+        Raises:
+            ValueError: if a shape is wrong, or the context missing or unexpected.
+        """
+        check_rows(x, self.event_shape, self.context_shape, "x", finite=False)
+        with self._keras_floatx():
+            return super().predict(x, **kwargs)
+
+    def _check_fit_data(self, x: Any, y: Any, sample_weight: Any, argument: str) -> None:
+        if y is not None and sample_weight is None:
+            raise ValueError(f'{argument}: a flow has no targets y; pass a context as {{"x": x, "context": context}}')
+        check_rows(x, self.event_shape, self.context_shape, argument)
+        check_weights(sample_weight, "sample_weight" if argument == "x" else f"{argument}: sample_weight")
+
+    @contextlib.contextmanager
+    def _keras_floatx(self) -> Iterator[None]:
+        """Keras casts the arrays it is given to `floatx`: here, to the dtype of this model."""
+        floatx = keras.config.floatx()
+        keras.config.set_floatx(self.variable_dtype)
+        try:
+            yield
+        finally:
+            keras.config.set_floatx(floatx)
