@@ -1,9 +1,14 @@
-"""Which variables a TFP object depends on, be they of Keras 3, tf_keras or TensorFlow."""
+"""Which layers and variables a TFP object depends on, be they of Keras 3, tf_keras or TensorFlow."""
+
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-__all__ = ["all_variables", "keras_layers", "raw_variable"]
+__all__ = ["all_variables", "keras_layers", "raw_variable", "tf_keras_layers", "tf_keras_training"]
 
 
 def raw_variable(variable: keras.Variable) -> tf.Variable:
@@ -14,12 +19,13 @@ def raw_variable(variable: keras.Variable) -> tf.Variable:
 
 def keras_layers(module: object) -> tuple[keras.layers.Layer, ...]:
     """The outermost Keras 3 layers in `module`: itself, or what a `tf.Module` such as a bijector holds."""
-    if isinstance(module, keras.layers.Layer):
-        return (module,)
-    if not isinstance(module, tf.Module):
-        return ()
-    # `tf.Module` documents `_flatten` for collecting one's own kind of part.
-    return tuple(module._flatten(predicate=lambda part: isinstance(part, keras.layers.Layer)))
+    return _layers(module, keras.layers.Layer)
+
+
+def tf_keras_layers(module: object) -> tuple[Any, ...]:
+    """The outermost tf_keras layers in `module`; none if nobody has imported tf_keras."""
+    tf_keras = sys.modules.get("tf_keras")
+    return () if tf_keras is None else _layers(module, tf_keras.layers.Layer)
 
 
 def all_variables(module: object) -> tuple[tf.Variable, ...]:
@@ -28,3 +34,27 @@ def all_variables(module: object) -> tuple[tf.Variable, ...]:
     if isinstance(module, tf.Module):
         variables.extend(module.variables)
     return tuple({id(variable): variable for variable in variables}.values())
+
+
+@contextlib.contextmanager
+def tf_keras_training(layers: Sequence[Any]) -> Iterator[None]:
+    """Training mode for tf_keras layers: Keras 3 tells its own layers of it, and knows nothing of these."""
+    if not layers:
+        yield
+        return
+    from tf_keras.src import backend  # tf_keras's public name for this warns of its removal.
+
+    with backend.deprecated_internal_learning_phase_scope(1):
+        yield
+
+
+def _layers(module: object, layer_type: type) -> tuple[Any, ...]:
+    if isinstance(module, layer_type):
+        return (module,)
+    if not isinstance(module, tf.Module):
+        return ()
+    # `tf.Module` documents `_flatten` for collecting one's own kind of part; it goes on into parts that are modules,
+    # as tf_keras layers are.
+    layers = tuple(module._flatten(predicate=lambda part: isinstance(part, layer_type)))
+    inner = {id(part) for layer in layers if isinstance(layer, tf.Module) for part in layer.submodules}
+    return tuple(layer for layer in layers if id(layer) not in inner)

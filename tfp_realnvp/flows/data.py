@@ -83,17 +83,18 @@ class Moments:
     def update(self, rows: Any) -> None:
         for _, chunk in _chunks(rows):
             chunk = chunk.astype(np.float64)
-            mean = chunk.mean(axis=0)
             weight = len(chunk) / (self.count + len(chunk))
-            self._squares += ((chunk - mean) ** 2).sum(axis=0) + self.count * weight * (mean - self.mean) ** 2
-            self.mean += weight * (mean - self.mean)
+            with np.errstate(invalid="ignore"):
+                mean = chunk.mean(axis=0)
+                self._squares += ((chunk - mean) ** 2).sum(axis=0) + self.count * weight * (mean - self.mean) ** 2
+                self.mean += weight * (mean - self.mean)
             self.count += len(chunk)
 
     @property
     def stddev(self) -> np.ndarray:
-        """0 where all rows are equal up to rounding."""
+        """0 where all rows are equal up to rounding, NaN where one is not finite."""
         stddev = np.sqrt(self._squares / self.count)
-        return np.where(stddev > 8 * np.finfo(np.float64).eps * np.abs(self.mean), stddev, 0.0)
+        return np.where(stddev <= 8 * np.finfo(np.float64).eps * np.abs(self.mean), 0.0, stddev)
 
 
 def _is_array(data: Any) -> bool:

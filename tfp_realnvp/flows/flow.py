@@ -17,7 +17,7 @@ from tfp_realnvp.flows.data import Moments, batches, check_context, check_rows, 
 from tfp_realnvp.flows.rows import RowFunctions
 from tfp_realnvp.flows.training import LikelihoodModel
 from tfp_realnvp.serialization import from_config, to_config
-from tfp_realnvp.variables import all_variables, keras_layers, raw_variable
+from tfp_realnvp.variables import all_variables, keras_layers, raw_variable, tf_keras_layers, tf_keras_training
 
 __all__ = ["Flow"]
 
@@ -94,6 +94,7 @@ class Flow(LikelihoodModel):
             self._context_shift, self._context_scale = standardization
             variables.extend(standardization)
 
+        self._tf_keras_layers = tf_keras_layers(distribution)
         # What Keras tracks: the layers, and a Keras variable around each other variable.
         self.conditioners = list(keras_layers(self._distribution))
         in_layers = {id(raw_variable(variable)) for layer in self.conditioners for variable in layer.variables}
@@ -278,8 +279,14 @@ class Flow(LikelihoodModel):
             context = self._as_tensor(context)
             check_shape(context, self._context_shape, "context", leading="N")
         if training:
-            return self.distribution(context).log_prob(x)
+            with tf_keras_training(self._tf_keras_layers):
+                return self.distribution(context).log_prob(x)
         return self._rows.log_prob(x, context)
+
+    @property
+    def losses(self) -> list[Any]:
+        """Regularisation losses of all layers, those of tf_keras too."""
+        return super().losses + [loss for layer in self._tf_keras_layers for loss in layer.losses]
 
     def _check_variables(self) -> None:
         """Raises if the density reads variables that the model does not hold, or if there is nothing to train."""

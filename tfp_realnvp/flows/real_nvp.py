@@ -143,11 +143,11 @@ def _bijectors(
 
 
 def _random_permutation(size: int, random: np.random.RandomState, swap: bool) -> np.ndarray:
-    """A random permutation; with `swap`, one that brings the last floor(D/2) features to the front, in any order."""
+    """A random permutation; with `swap`, one that moves the first floor(D/2) features to the end, in any order."""
     if not swap:
         return random.permutation(size)
-    kept = (size + 1) // 2
-    return np.concatenate([kept + random.permutation(size - kept), random.permutation(kept)])
+    first = size // 2
+    return np.concatenate([first + random.permutation(size - first), random.permutation(first)])
 
 
 def _check_base(base: tfd.Distribution, size: int, dtype: str) -> None:

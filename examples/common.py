@@ -1,0 +1,129 @@
+"""What the examples share: a quiet start, a progress bar, and files that other programs can read."""
+
+import contextlib
+import logging
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Holds back what C++ writes to the terminal, which no Python setting reaches; an exception lets it through."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as caught, contextlib.ExitStack() as stack:
+        terminal = os.dup(2)
+        stack.callback(os.close, terminal)
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(terminal, 2)
+            caught.seek(0)
+            os.write(2, caught.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it as it is imported
+with _quiet_stderr():
+    import keras
+    import matplotlib
+
+    import tfp_realnvp as nvp
+
+matplotlib.use("Agg")  # pictures go to files; no display is needed
+logging.getLogger("tensorflow").setLevel(logging.ERROR)
+logging.getLogger("absl").setLevel(logging.ERROR)
+
+# Colours that stay apart for colour-blind readers and in print.
+DATA, MODEL, ACCENT = "#4c566a", "#0072b2", "#d55e00"
+
+matplotlib.rcParams.update(
+    {
+        "figure.dpi": 110,
+        "font.size": 9,
+        "axes.titlesize": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.frameon": False,
+    }
+)
+
+
+class ProgressBar(keras.callbacks.Callback):
+    """One line that is drawn anew as epochs pass; where output is no terminal, only the last state is printed."""
+
+    width = 24
+    interval = 0.1  # seconds between two drawings
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        self._start = self._drawn = time.monotonic()
+        self._epoch, self._line = 0, ""
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        logs = logs or {}
+        self._epoch = epoch + 1
+        total = self.params["epochs"]
+        filled = self.width * self._epoch // total
+        losses = f"loss {logs['loss']:.3f}" + (f", validation {logs['val_loss']:.3f}" if "val_loss" in logs else "")
+        self._line = f"[{'#' * filled}{'.' * (self.width - filled)}] epoch {self._epoch}/{total}  {losses} nats"
+        now = time.monotonic()
+        if sys.stdout.isatty() and now - self._drawn >= self.interval:
+            self._drawn = now
+            print(f"\r{self._line}\x1b[K", end="", flush=True)
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        stopped = ", stopped early" if self._epoch < self.params["epochs"] else ""
+        redraw = "\r" if sys.stdout.isatty() else ""
+        print(f"{redraw}{self._line}{stopped} ({time.monotonic() - self._start:.0f} s)", flush=True)
+
+
+def nll(log_prob: np.ndarray) -> str:
+    """Mean negative log-density in nats, with its standard error."""
+    log_prob = np.asarray(log_prob, np.float64)
+    return f"{-log_prob.mean():8.3f} +- {log_prob.std() / np.sqrt(len(log_prob)):.3f}"
+
+
+def print_scores(title: str, scores: dict[str, np.ndarray]) -> None:
+    """Prints a table of mean negative log-densities: one row a model."""
+    print(f"\n{title}")
+    width = max(map(len, scores))
+    for name, log_prob in scores.items():
+        print(f"  {name:{width}}  {nll(log_prob)}")
+
+
+def save(flow: nvp.Flow, folder: Path, name: str) -> tuple[Path, Path]:
+    """Writes the model for Keras (`NAME.keras`) and for TensorFlow alone (the folder `NAME_export`)."""
+    model, export = folder / f"{name}.keras", folder / f"{name}_export"
+    flow.save(model)
+    with contextlib.redirect_stdout(None):  # Keras describes the export at length
+        flow.export(export)
+    return model, export
+
+
+_SCORE = """
+import sys
+import numpy as np
+import tensorflow as tf
+
+export, points, log_prob = sys.argv[1:]
+served = tf.saved_model.load(export).signatures["serving_default"]
+np.save(log_prob, served(x=tf.constant(np.load(points)))["log_prob"].numpy())
+"""
+
+
+def score_elsewhere(export: Path, x: np.ndarray) -> np.ndarray:
+    """Log-densities [N] from the export, loaded by a process that imports TensorFlow and NumPy, not this package."""
+    with tempfile.TemporaryDirectory() as folder:
+        points, log_prob = Path(folder, "points.npy"), Path(folder, "log_prob.npy")
+        np.save(points, x)
+        command = [sys.executable, "-c", _SCORE, export, points, log_prob]
+        subprocess.run(command, check=True, capture_output=True)
+        return np.load(log_prob)

@@ -1,0 +1,56 @@
+"""What all tests share: quiet TensorFlow, fixed seeds, a few trained flows."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import pytest
+
+import tfp_realnvp as nvp
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    keras.utils.set_random_seed(0)
+
+
+def correlated_data(rows: int, seed: int) -> np.ndarray:
+    """Rows of a correlated Gaussian, far from zero and of unequal scales."""
+    normal = np.random.default_rng(seed).normal(size=(rows, 2))
+    return normal @ np.array([[2.0, 1.0], [0.0, 0.5]]) + [10.0, -3.0]
+
+
+@pytest.fixture(scope="session")
+def data():
+    return correlated_data(2048, seed=1)
+
+
+@pytest.fixture(scope="session")
+def flow(data):
+    """A small trained flow. Tests leave its weights as they are."""
+    keras.utils.set_random_seed(1)
+    flow = nvp.RealNVP(2, num_couplings=4, hidden_units=(16,), permutation="random", seed=1)
+    flow.adapt(data)
+    flow.compile(keras.optimizers.Adam(1e-2))
+    flow.fit(data, epochs=4, batch_size=128, verbose=0)
+    return flow
+
+
+@pytest.fixture(scope="session")
+def conditional_data():
+    """x given a context c: x ~ N(c, diag(exp(c)))."""
+    random = np.random.default_rng(2)
+    context = random.normal(size=(1024, 2))
+    return {"x": context + np.exp(context / 2) * random.normal(size=(1024, 2)), "context": context}
+
+
+@pytest.fixture(scope="session")
+def conditional_flow(conditional_data):
+    keras.utils.set_random_seed(2)
+    flow = nvp.RealNVP(2, num_couplings=3, hidden_units=(16,), context_shape=2, seed=2, dtype="float64")
+    flow.adapt(conditional_data)
+    flow.compile(keras.optimizers.Adam(1e-2))
+    flow.fit(conditional_data, epochs=3, batch_size=128, verbose=0)
+    return flow

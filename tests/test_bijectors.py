@@ -1,0 +1,166 @@
+"""Properties of every bijector in the registry."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from registry import REGISTRY, events, make
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
+
+from tfp_realnvp.bijectors import OnePassChain
+
+TOLERANCE = {"float32": (1e-4, 1e-3), "float64": (1e-10, 1e-8)}  # of the round trip, of log-determinants
+
+everywhere = pytest.mark.parametrize("name", REGISTRY)
+in_each_dtype = pytest.mark.parametrize("dtype", TOLERANCE)
+
+
+@everywhere
+@in_each_dtype
+def test_round_trip(name, dtype):
+    bijector, x = make(name, dtype), events(name, dtype)
+    y = bijector.forward(x)
+    assert y.dtype == dtype
+    assert np.max(np.abs(y - x)) > 0.1
+    np.testing.assert_allclose(bijector.inverse(tf.identity(y)), x, atol=TOLERANCE[dtype][0])
+    np.testing.assert_allclose(bijector.forward(bijector.inverse(tf.identity(x))), x, atol=TOLERANCE[dtype][0])
+
+
+@everywhere
+@in_each_dtype
+def test_log_det_is_that_of_the_autodiff_jacobian(name, dtype):
+    bijector, x = make(name, dtype), events(name, dtype)
+    for transform, log_det in (
+        (bijector.forward, bijector.forward_log_det_jacobian),
+        (bijector.inverse, bijector.inverse_log_det_jacobian),
+    ):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = transform(x)
+        expected = np.linalg.slogdet(tape.batch_jacobian(y, x))[1]
+        assert np.std(expected) > 0.01 or name == "elementwise"
+        actual = np.broadcast_to(log_det(tf.identity(x), event_ndims=1), expected.shape)
+        np.testing.assert_allclose(actual, expected, atol=TOLERANCE[dtype][1])
+
+
+@everywhere
+def test_every_variable_has_a_gradient(name):
+    bijector, x = make(name), events(name)
+    assert bijector.trainable_variables
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(tf.square(bijector.inverse(x)))
+        loss += tf.reduce_sum(bijector.inverse_log_det_jacobian(tf.identity(x), event_ndims=1))
+    for variable, gradient in zip(
+        bijector.trainable_variables, tape.gradient(loss, bijector.trainable_variables), strict=True
+    ):
+        assert gradient is not None, variable.name
+        assert not tf.size(gradient) or np.max(np.abs(gradient)) > 0, variable.name
+
+
+@everywhere
+def test_eager_graph_and_xla_agree(name):
+    bijector, x = make(name), events(name)
+
+    def both_ways(x):
+        y = bijector.forward(x)
+        return (
+            y,
+            bijector.forward_log_det_jacobian(x, event_ndims=1),
+            bijector.inverse(x),
+            bijector.inverse_log_det_jacobian(x, event_ndims=1),
+        )
+
+    eager = both_ways(x)
+    for jit_compile in (False, True):
+        compiled = tf.function(both_ways, jit_compile=jit_compile)(x)
+        for one, other in zip(eager, compiled, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
+
+
+@everywhere
+@pytest.mark.parametrize("leading", [(), (6,), (4, 6), (2, 3, 6)])
+def test_leading_dimensions_are_those_of_single_events(name, leading):
+    bijector, case = make(name), REGISTRY[name]
+    x = events(name, leading=leading)
+    batch_shape = np.broadcast_shapes(leading, case.batch_shape)
+    y, log_det = bijector.forward(x), bijector.forward_log_det_jacobian(tf.identity(x), event_ndims=1)
+    assert y.shape == (*batch_shape, case.size)
+    x = np.broadcast_to(x, y.shape)
+    log_det = np.broadcast_to(log_det, batch_shape)
+    if not case.batch_shape:
+        for index in np.ndindex(*batch_shape):
+            np.testing.assert_allclose(y[index], bijector.forward(x[index]), atol=1e-12)
+            alone = bijector.forward_log_det_jacobian(x[index], event_ndims=1)
+            np.testing.assert_allclose(log_det[index], alone, atol=1e-12)
+
+
+@everywhere
+def test_unknown_batch_size(name):
+    bijector, x = make(name), events(name)
+    size = REGISTRY[name].size
+    compiled = tf.function(lambda x: bijector.forward(x), input_signature=[tf.TensorSpec([None, size], x.dtype)])
+    np.testing.assert_allclose(compiled(x), bijector.forward(x), atol=1e-12)
+
+
+@everywhere
+def test_distribution_of_it_is_a_transformed_distribution(name):
+    case, bijector = REGISTRY[name], make(name)
+    base = tfd.MultivariateNormalDiag(tf.zeros(case.size, tf.float64))
+    distribution = tfd.TransformedDistribution(base, bijector)
+    assert isinstance(distribution, tfd.TransformedDistribution)
+    assert distribution.batch_shape == case.batch_shape
+    assert distribution.event_shape == (case.size,)
+    x = distribution.sample(3, seed=[0, 1])
+    assert x.shape == (3, *case.batch_shape, case.size)
+    expected = base.log_prob(bijector.inverse(x)) + bijector.inverse_log_det_jacobian(tf.identity(x), event_ndims=1)
+    np.testing.assert_allclose(distribution.log_prob(tf.identity(x)), expected, atol=1e-10)
+    assert {id(v) for v in distribution.trainable_variables} == {id(v) for v in bijector.trainable_variables}
+
+
+@everywhere
+def test_passes_into_and_out_of_a_function(name):
+    bijector, x = make(name), events(name)
+    np.testing.assert_allclose(tf.function(lambda b, x: b.inverse(x))(bijector, x), bijector.inverse(x), atol=1e-12)
+    returned = tf.function(lambda: bijector)()
+    np.testing.assert_allclose(returned.inverse(x), bijector.inverse(x), atol=1e-12)
+
+
+@everywhere
+def test_checkpoint(name, tmp_path):
+    bijector, x = make(name), events(name)
+    path = tf.train.Checkpoint(bijector=bijector).save(str(tmp_path / "checkpoint"))
+    other = REGISTRY[name].make("float64")
+    assert np.max(np.abs(other.forward(x) - bijector.forward(x))) > 0.01
+    tf.train.Checkpoint(bijector=other).restore(path).assert_existing_objects_matched()
+    np.testing.assert_array_equal(other.forward(x), bijector.forward(x))
+
+
+@everywhere
+def test_is_not_declared_affine(name):
+    """TFP reads a constant Jacobian as "affine" and would return a wrong mean."""
+    assert make(name).is_constant_jacobian is False
+
+
+@pytest.mark.parametrize("name", ["half", "context_batch", "one_pass_chain"])
+def test_copies_share_variables_and_are_equal(name):
+    bijector, x = make(name), events(name)
+    copy = bijector.copy()
+    assert [id(v) for v in copy.trainable_variables] == [id(v) for v in bijector.trainable_variables]
+    assert copy == bijector
+    np.testing.assert_array_equal(copy.forward(x), bijector.forward(x))
+
+
+def test_event_ndims_beyond_the_minimum():
+    """Independent events add up, in every kind of chain; a constant scale counts once an event."""
+    x = events("one_pass_chain", leading=(4, 6))
+    for name in ("one_pass_chain", "tfb_chain"):
+        bijector = make(name)
+        each = bijector.forward_log_det_jacobian(x, event_ndims=1)
+        together = bijector.forward_log_det_jacobian(tf.identity(x), event_ndims=2)
+        np.testing.assert_allclose(together, tf.reduce_sum(each, axis=-1), rtol=1e-10)
+
+
+def test_chain_without_couplings_counts_constant_jacobians():
+    chain = OnePassChain([tfb.Scale(2.0), tfb.Shift([1.0, 2.0])])
+    x = tf.ones([5, 2])
+    np.testing.assert_allclose(chain.forward_log_det_jacobian(x, event_ndims=1), 2 * np.log(2.0), rtol=1e-6)

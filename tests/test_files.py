@@ -1,0 +1,214 @@
+"""Saving, loading and exporting: what a fresh process computes is what was trained."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
+from test_flow import UserNet, everything
+
+import tfp_realnvp as nvp
+from tfp_realnvp.serialization import from_config, to_config
+
+
+def run(script: str, *arguments) -> str:
+    """The output of a script in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+LOAD_MODELS = """
+import sys, numpy as np, keras, tfp_realnvp
+folder = sys.argv[1]
+data = dict(np.load(folder + "/data.npz"))
+flow = keras.models.load_model(folder + "/flow.keras")
+conditional = keras.models.load_model(folder + "/conditional.keras")
+np.savez(
+    folder + "/loaded.npz",
+    log_prob=flow.log_prob(data["x"]),
+    sample=flow.sample(5, seed=3),
+    evaluated=flow.evaluate(data["x"], verbose=0),
+    conditional_log_prob=conditional.log_prob(data["y"], data["context"]),
+    conditional_sample=conditional.sample(5, data["context"], seed=3),
+)
+history = flow.fit(data["x"], epochs=1, verbose=0)
+"""
+
+LOAD_EXPORTS = """
+import sys, numpy as np, tensorflow as tf
+folder = sys.argv[1]
+data = dict(np.load(folder + "/data.npz"))
+flow = tf.saved_model.load(folder + "/flow").signatures
+conditional = tf.saved_model.load(folder + "/conditional").signatures
+x = tf.constant(data["x"], tf.float32)
+y, context = tf.constant(data["y"]), tf.constant(data["context"])
+number, seed = tf.constant(5), tf.constant([3, 0])
+inverse = flow["inverse"](x=x)
+forward = flow["forward"](z=inverse["z"])
+conditional_inverse = conditional["inverse"](x=y, context=context)
+conditional_forward = conditional["forward"](z=conditional_inverse["z"], context=context)
+np.savez(
+    folder + "/exported.npz",
+    log_prob=flow["serving_default"](x=x)["log_prob"],
+    sample=flow["sample"](num_samples=number, seed=seed)["x"],
+    z=inverse["z"], log_det=inverse["log_det"], x=forward["x"], forward_log_det=forward["log_det"],
+    conditional_log_prob=conditional["serving_default"](x=y, context=context)["log_prob"],
+    conditional_sample=conditional["sample"](num_samples=number, seed=seed, context=context)["x"],
+    conditional_x=conditional_forward["x"], conditional_log_det=conditional_forward["log_det"],
+)
+print(sorted(name for name in sys.modules if name.split(".")[0] in ("keras", "tensorflow_probability", "tfp_realnvp")))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, flow, data, conditional_flow, conditional_data):
+    folder = tmp_path_factory.mktemp("models")
+    flow.save(folder / "flow.keras")
+    flow.export(folder / "flow")
+    conditional_flow.save(folder / "conditional.keras")
+    conditional_flow.export(str(folder / "conditional"))
+    y, context = conditional_data["x"][:20], conditional_data["context"][:20]
+    np.savez(folder / "data.npz", x=data[:20], y=y, context=context)
+    return folder
+
+
+def test_a_fresh_process_loads_the_same_model(folder, flow, data, conditional_flow, conditional_data):
+    run(LOAD_MODELS, folder)
+    loaded = np.load(folder / "loaded.npz")
+    y, context = conditional_data["x"][:20], conditional_data["context"][:20]
+    np.testing.assert_allclose(loaded["log_prob"], flow.log_prob(data[:20]), rtol=1e-5)
+    np.testing.assert_allclose(loaded["sample"], flow.sample(5, seed=3), rtol=1e-5)
+    np.testing.assert_allclose(loaded["evaluated"], flow.evaluate(data[:20], verbose=0), rtol=1e-5)
+    np.testing.assert_allclose(loaded["conditional_log_prob"], conditional_flow.log_prob(y, context), rtol=1e-12)
+    np.testing.assert_allclose(loaded["conditional_sample"], conditional_flow.sample(5, context, seed=3), rtol=1e-12)
+
+
+def test_a_process_with_only_tensorflow_serves_the_export(folder, flow, data, conditional_flow, conditional_data):
+    modules = run(LOAD_EXPORTS, folder)
+    assert "tfp_realnvp" not in modules and "tensorflow_probability" not in modules
+    exported = np.load(folder / "exported.npz")
+    x = data[:20].astype("float32")
+    y, context = conditional_data["x"][:20], conditional_data["context"][:20]
+    np.testing.assert_allclose(exported["log_prob"], flow.log_prob(x), rtol=1e-5)
+    np.testing.assert_allclose(exported["sample"], flow.sample(5, seed=3), rtol=1e-5)
+    np.testing.assert_allclose(exported["z"], flow.bijector().inverse(x), rtol=1e-4, atol=1e-5)
+    log_det = flow.bijector().inverse_log_det_jacobian(x, event_ndims=1)
+    np.testing.assert_allclose(exported["log_det"], log_det, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(exported["forward_log_det"], -log_det, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(exported["x"], x, rtol=1e-4)
+    np.testing.assert_allclose(exported["conditional_log_prob"], conditional_flow.log_prob(y, context), rtol=1e-10)
+    assert exported["conditional_sample"].shape == (5, 20, 2)
+    np.testing.assert_allclose(exported["conditional_sample"], conditional_flow.sample(5, context, seed=3), rtol=1e-10)
+    np.testing.assert_allclose(exported["conditional_x"], y, rtol=1e-8)
+    assert exported["conditional_log_det"].shape == (20,)
+
+
+def test_loading_keeps_the_optimizer_and_goes_on_training(folder, data):
+    flow = keras.models.load_model(folder / "flow.keras")
+    assert flow.optimizer.iterations == 4 * 2048 // 128
+    assert np.isfinite(flow.fit(data, verbose=0).history["loss"][0])
+
+
+@pytest.mark.parametrize("permutation", ["reverse", "random"])
+@pytest.mark.parametrize("event_shape", [1, 5])
+def test_config_round_trip(event_shape, permutation, tmp_path):
+    flow = nvp.RealNVP(event_shape, num_couplings=3, hidden_units=(4,), permutation=permutation, context_shape=(2,))
+    other = nvp.RealNVP.from_config(flow.get_config())
+    assert other.get_config() == flow.get_config()
+    flow.save(tmp_path / "flow.keras")
+    loaded = keras.models.load_model(tmp_path / "flow.keras")
+    x, context = np.ones((3, event_shape)), np.ones((3, 2))
+    np.testing.assert_array_equal(loaded.log_prob(x, context), flow.log_prob(x, context))
+    np.testing.assert_array_equal(other.bijector(context).forward(x), flow.bijector(context).forward(x))
+
+
+BASES = {
+    "arrays": lambda: tfd.MultivariateNormalDiag(np.float32([1.0, 2.0]), np.float32([1.0, 3.0])),
+    "student": lambda: tfd.Independent(tfd.StudentT(df=3.0, loc=[0.0, 1.0], scale=1.0), 1),
+    "sample": lambda: tfd.Sample(tfd.Logistic(0.0, 1.0), sample_shape=2),
+    "mixture": lambda: tfd.MixtureSameFamily(
+        tfd.Categorical(logits=[0.0, 1.0]), tfd.MultivariateNormalDiag([[0.0, 0.0], [1.0, 1.0]], [[1.0, 1.0]])
+    ),
+    "trainable": lambda: tfd.MultivariateNormalDiag(
+        tf.Variable([0.5, 0.0]), tfp.util.TransformedVariable([1.0, 2.0], tfb.Softplus())
+    ),
+    "transformed": lambda: tfd.TransformedDistribution(
+        tfd.MultivariateNormalDiag([0.0, 0.0]),
+        tfb.Chain([tfb.Shift(tf.Variable([1.0, 2.0])), tfb.ScaleMatvecTriL([[1.0, 0.0], [0.5, 2.0]])]),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_base_distributions_are_saved_by_class_name(name, tmp_path):
+    base = BASES[name]()
+    flow = nvp.RealNVP(2, num_couplings=2, hidden_units=(4,), base_distribution=base)
+    assert {id(v) for v in base.trainable_variables} <= {id(v._value) for v in flow.trainable_variables}
+    for variable in flow.trainable_variables:
+        variable.assign_add(0.1 * tf.ones(variable.shape))
+    flow.save(tmp_path / "flow.keras")
+    loaded = keras.models.load_model(tmp_path / "flow.keras")
+    x = np.array([[0.3, 0.4], [2.0, -1.0]], "float32")
+    np.testing.assert_array_equal(loaded.log_prob(x), flow.log_prob(x))
+    assert len(loaded.trainable_variables) == len(flow.trainable_variables)
+
+
+def test_flow_of_a_users_distribution_is_saved_where_it_can_be_rebuilt(tmp_path):
+    half, net = nvp.masks.half(2), UserNet(dropout=0.1)
+    parts = [nvp.AffineCoupling(net, half), tfb.Permute([1, 0]), nvp.AffineCoupling(nvp.MLP(1, (4,)), half)]
+    chain = tfb.Chain([*parts, tfb.Permute([1, 0]), nvp.AffineCoupling(net, half)])  # one network used twice
+    flow = nvp.Flow(tfd.TransformedDistribution(BASES["trainable"](), chain))
+    for variable in flow.trainable_variables:
+        variable.assign_add(0.1 * tf.ones(variable.shape))
+    flow.save(tmp_path / "flow.keras")
+    loaded = keras.models.load_model(tmp_path / "flow.keras")
+    x = np.array([[0.3, 0.4], [2.0, -1.0]], "float32")
+    np.testing.assert_array_equal(loaded.log_prob(x), flow.log_prob(x))
+    assert len(loaded.trainable_variables) == len(flow.trainable_variables)
+
+
+def test_weights_and_export_of_what_cannot_be_rebuilt(tmp_path):
+    flow, other = nvp.Flow(everything()), nvp.Flow(everything())
+    x = np.array([[0.3, 0.4], [2.0, -1.0]], "float32")
+    with pytest.raises(ValueError, match=r"bijectors\[3\].conditioner cannot be saved: .*save_weights.*export"):
+        flow.save(tmp_path / "flow.keras")
+    flow.save_weights(tmp_path / "flow.weights.h5")
+    assert np.all(other.log_prob(x) != flow.log_prob(x))
+    other.load_weights(tmp_path / "flow.weights.h5")
+    np.testing.assert_array_equal(other.log_prob(x), flow.log_prob(x))
+    flow.export(tmp_path / "export")
+    served = tf.saved_model.load(str(tmp_path / "export")).signatures["serving_default"](x=tf.constant(x))
+    np.testing.assert_allclose(served["log_prob"], flow.log_prob(x), rtol=1e-5)
+
+
+def test_what_cannot_be_saved_is_named():
+    class Unknown(tfd.Normal):
+        pass
+
+    coupling = nvp.AffineCoupling(lambda kept: (kept, kept), nvp.masks.half(2))
+    for value, message in (
+        (Unknown(0.0, 1.0), "base cannot be saved: .*Unknown.* is no class of"),
+        (coupling, r"base.conditioner cannot be saved: <function"),
+        (
+            tfd.TransformedDistribution(
+                tfd.Normal(0.0, 1.0), tfb.Inline(tf.exp, tf.math.log, forward_min_event_ndims=0)
+            ),
+            "base.bijector",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            to_config(value, "base")
+
+
+def test_config_names_only_distributions_and_bijectors():
+    for name in ("tfp.distributions.Nothing", "os.system", "tfp.bijectors.np", "tfp.distributions.kl_divergence"):
+        with pytest.raises(ValueError, match="unknown distribution or bijector"):
+            from_config({"class": name, "parameters": {}})

@@ -1,0 +1,240 @@
+"""Flow(distribution): a user's own distribution becomes a model that trains and keeps all of its variables."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+import tf_keras
+from registry import random_tensor
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
+
+import tfp_realnvp as nvp
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class UserNet(keras.Model):
+    """What users write: a subclassed model with dropout and a regulariser."""
+
+    def __init__(self, moved=1, dropout=0.5, **kwargs):
+        super().__init__(**kwargs)
+        self.moved, self.dropout_rate = moved, dropout
+        self.hidden = keras.layers.Dense(8, "tanh", kernel_regularizer=keras.regularizers.L2(0.1))
+        self.dropout = keras.layers.Dropout(dropout)
+        self.out = keras.layers.Dense(2 * moved)
+
+    def call(self, kept):
+        shift, log_scale = keras.ops.split(self.out(self.dropout(self.hidden(kept))), 2, axis=-1)
+        return shift, keras.ops.tanh(log_scale)
+
+    def get_config(self):
+        return super().get_config() | {"moved": self.moved, "dropout": self.dropout_rate}
+
+
+class TfKerasNet(tf_keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.hidden = tf_keras.layers.Dense(8, "tanh", kernel_regularizer=tf_keras.regularizers.L2(0.1))
+        self.norm = tf_keras.layers.BatchNormalization()
+        self.dropout = tf_keras.layers.Dropout(0.5)
+        self.out = tf_keras.layers.Dense(2)
+
+    def call(self, kept):
+        shift, log_scale = tf.split(self.out(self.dropout(self.norm(self.hidden(kept)))), 2, axis=-1)
+        return shift, tf.tanh(log_scale)
+
+
+def base(trainable=True):
+    if not trainable:
+        return tfd.MultivariateNormalDiag(tf.zeros(2))
+    scale = tfp.util.TransformedVariable([1.0, 2.0], tfb.Softplus(), name="base_scale")
+    return tfd.MultivariateNormalDiag(tf.Variable([0.5, 0.0], name="base_loc"), scale)
+
+
+def everything():
+    """One of each: a Keras 3 model, a tf_keras model, our layer, TFP bijectors with variables, a trainable base."""
+    half = nvp.masks.half(2)
+    chain = tfb.Chain(
+        [
+            tfb.Shift(tf.Variable([0.1, 0.2], name="shift")),
+            nvp.AffineCoupling(UserNet(), half),
+            tfb.Permute([1, 0]),
+            nvp.AffineCoupling(TfKerasNet(), half),
+            tfb.Chain([tfb.Permute([1, 0]), nvp.AffineCoupling(nvp.MLP(1, (8,)), half)]),
+        ]
+    )
+    return tfd.TransformedDistribution(base(), chain)
+
+
+X = np.random.default_rng(0).normal(size=(256, 2)).astype("float32")
+
+
+def test_fit_trains_every_variable_and_the_model_counts_them():
+    distribution = everything()
+    flow = nvp.Flow(distribution)
+    trainable = distribution.trainable_variables
+    assert len(trainable) == 4 + (4 + 2) + 4 + 1 + 2
+    assert {id(variable._value) for variable in flow.trainable_variables} == {id(variable) for variable in trainable}
+    standardization = 4
+    expected = sum(int(tf.size(variable)) for variable in distribution.variables) + standardization
+    seeds = sum(int(np.prod(v.shape)) for v in flow.variables if "seed" in v.name)
+    assert flow.count_params() in (expected, expected - seeds)
+    before = [variable.numpy() for variable in trainable]
+    flow.compile(keras.optimizers.Adam(1e-2))
+    flow.fit(X, epochs=2, verbose=0)
+    for variable, old in zip(trainable, before, strict=True):
+        assert np.any(variable.numpy() != old), variable.name
+
+
+def test_training_and_inference_modes_reach_both_kinds_of_keras():
+    for net in (UserNet(), TfKerasNet()):
+        coupling = nvp.AffineCoupling(net, nvp.masks.half(2))
+        flow = nvp.Flow(tfd.TransformedDistribution(base(trainable=False), coupling))
+        np.testing.assert_array_equal(flow(X), flow(X))
+        np.testing.assert_array_equal(flow.log_prob(X), flow(X, training=False))
+        assert np.std([flow(X, training=True)[0] for _ in range(8)]) > 0
+        flow.compile("sgd")
+        plain = -np.mean(flow.log_prob(X))
+        assert flow.evaluate(X, verbose=0) > plain + 1e-3  # the regulariser counts
+        if isinstance(net, TfKerasNet):
+            flow.fit(X, verbose=0)
+            assert np.any(net.norm.moving_mean != 0)
+
+
+def test_the_density_is_the_users():
+    distribution = everything()
+    flow = nvp.Flow(distribution)
+    expected = distribution.log_prob(tf.identity(X))
+    for actual in (flow.log_prob(X), flow.distribution().log_prob(X), flow(X)):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+    assert isinstance(flow.distribution(), tfd.TransformedDistribution)
+    assert isinstance(flow.bijector(), tfb.Chain)
+    np.testing.assert_allclose(flow.sample(5, seed=3).shape, (5, 2))
+
+
+@pytest.mark.parametrize(
+    "distribution",
+    [
+        lambda: tfd.MixtureSameFamily(
+            tfd.Categorical(tf.Variable([0.0, 1.0])), tfd.MultivariateNormalDiag(tf.Variable(X[:2]), tf.ones([2, 2]))
+        ),
+        lambda: tfd.TransformedDistribution(tfd.Sample(tfd.Normal(0.0, 1.0), 2), tfb.Shift(tf.Variable([1.0, 2.0]))),
+        lambda: tfd.MultivariateNormalTriL(tf.Variable([0.0, 0.0]), tf.eye(2)),
+        lambda: tfb.Sigmoid()(tfd.MultivariateNormalDiag(tf.Variable([0.0, 0.0]))),
+    ],
+    ids=["mixture", "no chain", "no bijector", "bounded"],
+)
+def test_any_distribution_of_vectors(distribution):
+    distribution = distribution()
+    flow = nvp.Flow(distribution)
+    x = np.clip(X, 0.1, 0.9)
+    np.testing.assert_allclose(flow.log_prob(x), distribution.log_prob(x), rtol=1e-5)
+    z = flow.bijector().inverse(x)
+    np.testing.assert_allclose(flow.bijector().forward(tf.identity(z)), x, atol=1e-5)
+    flow.compile(keras.optimizers.Adam(0.1))
+    losses = flow.fit(x, epochs=3, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+
+
+def test_events_of_other_ranks():
+    scalar = nvp.Flow(tfd.Normal(tf.Variable(0.0), 1.0))
+    np.testing.assert_allclose(scalar.log_prob([[0.0, 1.0]]), tfd.Normal(0.0, 1.0).log_prob([[0.0, 1.0]]))
+    assert scalar.sample(3).shape == (3,)
+    matrix = nvp.Flow(tfd.Independent(tfd.Normal(tf.Variable(tf.zeros([2, 3])), 1.0), 2))
+    assert matrix.log_prob(tf.zeros([4, 5, 2, 3])).shape == (4, 5)
+    assert matrix.sample(4).shape == (4, 2, 3)
+    for flow, shape in ((scalar, (64,)), (matrix, (64, 2, 3))):
+        x = 3.0 + 2.0 * np.random.default_rng(0).normal(size=shape)
+        flow.adapt(x)
+        flow.compile("adam")
+        assert flow.evaluate(x, verbose=0) == pytest.approx(
+            np.prod(shape[1:]) * (np.log(2 * np.pi * 4) + 1) / 2, rel=0.1
+        )
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_adapt_counts_the_log_determinant(adapted):
+    x = 100.0 + 5.0 * X
+    flow = nvp.Flow(base(trainable=False))
+    expected = base(trainable=False).log_prob(x)
+    if adapted:
+        flow.adapt(x)
+        expected = tfd.MultivariateNormalDiag(np.mean(x, 0), np.std(x, 0)).log_prob(x)
+    np.testing.assert_allclose(flow.log_prob(x), expected, rtol=1e-4)
+
+
+def test_conditional_flow_of_the_users_own_couplings():
+    net = nvp.MLP(1, (8,))
+    coupling = nvp.AffineCoupling(net, nvp.masks.half(2), context=tf.zeros(3))
+    flow = nvp.Flow(tfd.TransformedDistribution(base(trainable=False), coupling), context_shape=3)
+    context = random_tensor((256, 3), "float32", seed=1)
+    flow.compile("adam")
+    flow.fit({"x": X, "context": context}, verbose=0)
+    assert flow.sample(5, context=context).shape == (5, 256, 2)
+    assert np.any(flow.log_prob(X, context) != flow.log_prob(X, context[::-1]))
+
+
+def test_a_hidden_variable_is_named():
+    net = nvp.MLP(1, (8,), name="hidden_net")
+    net.build((None, 1))
+    coupling = nvp.AffineCoupling(lambda kept: net(kept), nvp.masks.half(2))
+    flow = nvp.Flow(tfd.TransformedDistribution(base(), coupling))
+    flow.compile("adam")
+    with pytest.raises(ValueError, match=r"cannot see.*would never train.*kernel.*tf.Module"):
+        flow.fit(X)
+
+
+def test_a_flow_with_nothing_to_train_says_so():
+    flow = nvp.Flow(base(trainable=False))
+    flow.compile("adam")
+    assert np.isfinite(flow.evaluate(X, verbose=0))
+    with pytest.raises(ValueError, match="nothing to train"):
+        flow.fit(X)
+
+
+@pytest.mark.parametrize(
+    ("distribution", "message"),
+    [
+        (None, "must be a tfd.Distribution, got None"),
+        (tfb.Exp(), "must be a tfd.Distribution"),
+        (tfd.Poisson(1.0), None),
+        (tfd.Categorical([0.0, 0.0]), "floating-point .*int32"),
+        (tfd.JointDistributionSequential([tfd.Normal(0.0, 1.0)]), "in one part"),
+        (tfd.Normal([0.0, 1.0], 1.0), r"batch shape \[\], got \(2,\)"),
+    ],
+)
+def test_bad_distribution(distribution, message):
+    if message is None:  # TFP's Poisson has floating-point events
+        assert nvp.Flow(distribution).log_prob(1.0) == distribution.log_prob(1.0)
+        return
+    with pytest.raises(ValueError, match=message):
+        nvp.Flow(distribution)
+
+
+def test_bad_dtype():
+    with pytest.raises(ValueError, match="dtype must have float32 variables"):
+        nvp.Flow(base(), dtype="float64")
+
+
+@pytest.mark.parametrize("method", ["minimize", "tape", "vi"])
+def test_other_trainers_reach_the_variables_too(method):
+    flow = nvp.Flow(everything())
+    distribution = flow.distribution()
+    before = [variable.numpy() for variable in distribution.trainable_variables]
+    if method == "minimize":
+        tfp.math.minimize(lambda: -tf.reduce_mean(distribution.log_prob(X)), 3, tf_keras.optimizers.legacy.Adam(0.01))
+    elif method == "vi":
+        target = tfd.MultivariateNormalDiag([1.0, 2.0])
+        tfp.vi.fit_surrogate_posterior(
+            target.log_prob, distribution, tf_keras.optimizers.legacy.Adam(0.01), num_steps=3, seed=1
+        )
+    else:
+        optimizer = keras.optimizers.Adam(0.01)
+        variables = distribution.trainable_variables
+        for _ in range(3):
+            with tf.GradientTape() as tape:
+                loss = -tf.reduce_mean(distribution.log_prob(X))
+            optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+    for variable, old in zip(distribution.trainable_variables, before, strict=True):
+        assert np.any(variable.numpy() != old), variable.name

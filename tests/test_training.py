@@ -1,0 +1,201 @@
+"""Plain Keras `fit`, `evaluate` and `predict` on every kind of data."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import correlated_data
+
+import tfp_realnvp as nvp
+
+
+def small_flow(**options):
+    flow = nvp.RealNVP(2, **{"num_couplings": 2, "hidden_units": (8,), "seed": 0} | options)
+    flow.compile(keras.optimizers.SGD(0.01))
+    return flow
+
+
+def weights(flow):
+    return np.concatenate([np.ravel(weight) for weight in flow.get_weights()])
+
+
+def test_fit_reaches_the_entropy_of_a_gaussian():
+    x, x_test = correlated_data(8192, seed=3), correlated_data(8192, seed=4)
+    covariance = np.array([[2.0, 1.0], [0.0, 0.5]]).T @ np.array([[2.0, 1.0], [0.0, 0.5]])
+    entropy = 0.5 * np.linalg.slogdet(2 * np.pi * np.e * covariance)[1]
+    flow = nvp.RealNVP(2, num_couplings=4, hidden_units=(16,), seed=0)
+    flow.adapt(x)
+    flow.compile(keras.optimizers.Adam(1e-2))
+    history = flow.fit(x, epochs=8, batch_size=256, validation_data=x_test, verbose=0).history
+    assert history["loss"][-1] < history["loss"][0]
+    assert flow.evaluate(x_test, verbose=0) == pytest.approx(entropy, abs=0.04)
+    assert history["val_loss"][-1] == pytest.approx(flow.evaluate(x_test, verbose=0), abs=1e-4)
+
+
+def test_the_loss_is_the_mean_negative_log_likelihood(flow, data):
+    expected = -np.mean(flow.log_prob(data))
+    assert flow.evaluate(data, verbose=0) == pytest.approx(expected, rel=1e-5)
+    assert flow.evaluate(data, batch_size=100, verbose=0, return_dict=True) == {
+        "loss": pytest.approx(expected, rel=1e-5)
+    }
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("steps_per_execution", [1, 4])
+def test_arrays_and_datasets_give_the_same_weights(data, jit_compile, steps_per_execution):
+    x = data[:500]
+    results = []
+    for source in ("array", "dataset", "dictionary", "weights of one", "dataset with weights"):
+        flow = small_flow()
+        flow.adapt(x)
+        flow.compile(keras.optimizers.SGD(0.01), jit_compile=jit_compile, steps_per_execution=steps_per_execution)
+        options = {"epochs": 2, "verbose": 0}
+        if source.startswith("dataset"):
+            parts = x if source == "dataset" else (x, x, np.ones(len(x)))
+            flow.fit(tf.data.Dataset.from_tensor_slices(parts).batch(50), **options)
+        else:
+            sample_weight = np.ones(len(x)) if source == "weights of one" else None
+            inputs = {"x": x} if source == "dictionary" else x
+            flow.fit(inputs, batch_size=50, shuffle=False, sample_weight=sample_weight, **options)
+        results.append(weights(flow))
+    for other in results[1:]:
+        np.testing.assert_allclose(other, results[0], rtol=1e-4, atol=1e-6)
+
+
+def test_sample_weights_are_keras_weights():
+    """A weight of 2 counts as having the row twice; Keras divides by the number of rows."""
+    x = correlated_data(64, seed=0)
+    sample_weight = np.array([2.0, 0.0] * 32)
+    flow = small_flow()
+    flow.adapt(x)
+    assert flow.evaluate(x, sample_weight=sample_weight, verbose=0) == pytest.approx(
+        flow.evaluate(x[::2], verbose=0), rel=1e-5
+    )
+    weighted, doubled = small_flow(), small_flow()
+    for each in (weighted, doubled):
+        each.adapt(x)
+    weighted.fit(x, sample_weight=sample_weight, batch_size=64, verbose=0)
+    doubled.fit(np.repeat(x[::2], 2, axis=0), batch_size=64, verbose=0)
+    np.testing.assert_allclose(weights(weighted), weights(doubled), rtol=1e-4, atol=1e-6)
+
+
+def test_conditional_datasets(conditional_flow, conditional_data):
+    dataset = tf.data.Dataset.from_tensor_slices(conditional_data).batch(100)
+    expected = -np.mean(conditional_flow.log_prob(**conditional_data))
+    assert conditional_flow.evaluate(dataset, verbose=0) == pytest.approx(expected, rel=1e-6)
+    assert conditional_flow.evaluate(conditional_data, verbose=0) == pytest.approx(expected, rel=1e-6)
+    fresh = nvp.RealNVP(2, num_couplings=1, hidden_units=(4,), context_shape=2, dtype="float64")
+    fresh.adapt(dataset)
+    for name in ("_shift", "_scale", "_context_shift", "_context_scale"):
+        np.testing.assert_allclose(getattr(fresh, name), getattr(conditional_flow, name), rtol=1e-12)
+
+
+def test_float64_data_lose_nothing_in_a_float64_flow(conditional_flow, conditional_data):
+    offset = {"x": conditional_data["x"] + 1e-10, "context": conditional_data["context"]}
+    one, other = (conditional_flow.predict(data, verbose=0) for data in (conditional_data, offset))
+    assert one.dtype == np.float64 and np.all(one != other)
+    assert keras.config.floatx() == "float32"
+
+
+def test_callbacks_see_what_keras_shows(data, tmp_path):
+    flow = small_flow()
+    flow.adapt(data)
+    callbacks = [
+        keras.callbacks.EarlyStopping(patience=1, min_delta=100.0, restore_best_weights=True),
+        keras.callbacks.ReduceLROnPlateau(patience=1),
+        keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", save_best_only=True),
+        keras.callbacks.CSVLogger(tmp_path / "log.csv"),
+        keras.callbacks.TerminateOnNaN(),
+    ]
+    history = flow.fit(data, epochs=10, validation_split=0.2, callbacks=callbacks, verbose=0).history
+    assert len(history["val_loss"]) == 2
+    best = keras.models.load_model(tmp_path / "best.keras")
+    assert best.evaluate(data[-409:], verbose=0) == pytest.approx(min(history["val_loss"]), rel=1e-3)
+
+
+def test_validation_data_of_every_form(data):
+    flow = small_flow()
+    flow.adapt(data)
+    x = data[:100]
+    for validation_data in (x, (x,), {"x": x}, (x, None, np.ones(100)), tf.data.Dataset.from_tensors(x)):
+        history = flow.fit(data[:64], validation_data=validation_data, verbose=0).history
+        assert history["val_loss"][0] == pytest.approx(flow.evaluate(x, verbose=0), rel=1e-5)
+
+
+def test_mixed_precision_keeps_densities_in_float32(data):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        flow = small_flow()
+        flow.adapt(data)
+        flow.compile(keras.optimizers.Adam(1e-2))
+        losses = flow.fit(data, epochs=3, verbose=0).history["loss"]
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert losses[-1] < losses[0]
+    assert flow.log_prob(data).dtype == tf.float32 and flow.sample(2).dtype == tf.float32
+    assert all(variable.dtype == "float32" for variable in flow.trainable_variables)
+    assert len(flow.distribution().trainable_variables) == len(flow.trainable_variables)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_rows_that_are_not_finite_are_named(value):
+    x = np.zeros((40, 2))
+    x[[3, 17], 1] = value
+    flow = small_flow()
+    good = np.random.default_rng(0).normal(size=(40, 2))
+    for call in (
+        lambda: flow.adapt(x),
+        lambda: flow.fit(x),
+        lambda: flow.evaluate(x),
+        lambda: flow.fit(good, validation_data=x),
+        lambda: flow.fit(good, validation_data=(x, None, np.ones(40))),
+        lambda: flow.fit(tf.constant(x)),
+    ):
+        with pytest.raises(ValueError, match="NaN or infinity in 2 of its 40 rows: 3, 17"):
+            call()
+    with pytest.raises(ValueError, match="sample_weight has a NaN or infinity in 1 of its 40 rows: 5"):
+        flow.fit(good, sample_weight=np.where(np.arange(40) == 5, value, 1.0))
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        flow.adapt(tf.data.Dataset.from_tensors(x))
+
+
+def test_rows_of_a_context_that_are_not_finite_are_named():
+    flow = nvp.RealNVP(2, num_couplings=1, hidden_units=(4,), context_shape=1)
+    context = np.ones((30, 1))
+    context[7] = np.nan
+    with pytest.raises(ValueError, match=r'x\["context"\] has a NaN or infinity in 1 of its 30 rows: 7'):
+        flow.fit({"x": np.zeros((30, 2)), "context": context})
+
+
+def test_other_bad_data():
+    flow = small_flow()
+    x = np.random.default_rng(0).normal(size=(10, 2))
+    with pytest.raises(ValueError, match="at least one row"):
+        flow.fit(x[:0])
+    with pytest.raises(ValueError, match=r"constant in the features \[1\]"):
+        flow.adapt(np.stack([x[:, 0], np.full(10, 0.1)], axis=1))
+    with pytest.raises(ValueError, match="no targets y"):
+        flow.fit(x, x)
+    with pytest.raises(ValueError, match="no targets y"):
+        flow.fit(tf.data.Dataset.from_tensors((x, x)))
+    with pytest.raises(ValueError, match="must be an array"):
+        flow.fit([[1.0, 2.0]])
+    flow.compile("adam", loss="mse")
+    with pytest.raises(ValueError, match="takes no loss"):
+        flow.fit(x, verbose=0)
+
+
+def test_a_constant_context_is_fine():
+    flow = nvp.RealNVP(2, num_couplings=1, hidden_units=(4,), context_shape=1)
+    flow.adapt({"x": np.random.default_rng(0).normal(size=(10, 2)), "context": np.ones((10, 1))})
+    assert np.all(np.isfinite(flow.log_prob(np.zeros((3, 2)), np.ones((3, 1)))))
+
+
+def test_adapt_far_from_zero_and_in_batches():
+    x = 1e6 + np.random.default_rng(0).normal(size=(1000, 2)) * [1.0, 1e-3]
+    whole, batched = small_flow(dtype="float64"), small_flow(dtype="float64")
+    whole.adapt(x)
+    batched.adapt(tf.data.Dataset.from_tensor_slices(x).batch(64))
+    for flow in (whole, batched):
+        np.testing.assert_allclose(flow._shift, x.mean(axis=0), rtol=1e-12)
+        np.testing.assert_allclose(flow._scale, x.std(axis=0), rtol=1e-6)
