@@ -43,18 +43,18 @@ def test_the_loss_is_the_mean_negative_log_likelihood(flow, data):
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("steps_per_execution", [1, 4])
 def test_arrays_and_datasets_give_the_same_weights(data, jit_compile, steps_per_execution):
-    x = data[:500]
+    x, ones = data[:500], np.ones(500)
     results = []
-    for source in ("array", "dataset", "dictionary", "weights of one", "dataset with weights"):
+    for source in ("array", "dataset", "dictionary", "weights", "dataset of weights"):
         flow = small_flow()
         flow.adapt(x)
         flow.compile(keras.optimizers.SGD(0.01), jit_compile=jit_compile, steps_per_execution=steps_per_execution)
         options = {"epochs": 2, "verbose": 0}
         if source.startswith("dataset"):
-            parts = x if source == "dataset" else (x, x, np.ones(len(x)))
+            parts = x if source == "dataset" else (x, x, ones)
             flow.fit(tf.data.Dataset.from_tensor_slices(parts).batch(50), **options)
         else:
-            sample_weight = np.ones(len(x)) if source == "weights of one" else None
+            sample_weight = ones if source == "weights" else None
             inputs = {"x": x} if source == "dictionary" else x
             flow.fit(inputs, batch_size=50, shuffle=False, sample_weight=sample_weight, **options)
         results.append(weights(flow))
@@ -71,12 +71,20 @@ def test_sample_weights_are_keras_weights():
     assert flow.evaluate(x, sample_weight=sample_weight, verbose=0) == pytest.approx(
         flow.evaluate(x[::2], verbose=0), rel=1e-5
     )
-    weighted, doubled = small_flow(), small_flow()
-    for each in (weighted, doubled):
-        each.adapt(x)
-    weighted.fit(x, sample_weight=sample_weight, batch_size=64, verbose=0)
-    doubled.fit(np.repeat(x[::2], 2, axis=0), batch_size=64, verbose=0)
-    np.testing.assert_allclose(weights(weighted), weights(doubled), rtol=1e-4, atol=1e-6)
+    dataset = tf.data.Dataset.from_tensor_slices((x, x, sample_weight)).batch(64)
+    fits = [
+        lambda flow, **options: flow.fit(np.repeat(x[::2], 2, axis=0), batch_size=64, **options),
+        lambda flow, **options: flow.fit(x, sample_weight=sample_weight, batch_size=64, **options),
+        lambda flow, **options: flow.fit(dataset, **options),
+    ]
+    results = []
+    for fit in fits:
+        flow = small_flow()
+        flow.adapt(x)
+        history = fit(flow, validation_data=(x, None, sample_weight), verbose=0).history
+        results.append(np.append(weights(flow), history["val_loss"]))
+    np.testing.assert_allclose(results[1], results[0], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(results[2], results[0], rtol=1e-4, atol=1e-6)
 
 
 def test_conditional_datasets(conditional_flow, conditional_data):

@@ -76,10 +76,11 @@ class LikelihoodModel(keras.Model):
             ValueError: if arrays have a wrong shape, a NaN or infinity (the rows are named), if targets are given, or
                 if the distribution has variables that the model cannot see or none to train.
         """
-        self._check_fit_data(x, y, kwargs.get("sample_weight"), "x")
+        y = self._check_data(x, y, kwargs.get("sample_weight"), "x")
         if validation_data is not None:
             x_val, y_val, weight_val = keras.utils.unpack_x_y_sample_weight(validation_data)
-            self._check_fit_data(x_val, y_val, weight_val, "validation_data")
+            y_val = self._check_data(x_val, y_val, weight_val, "validation_data")
+            validation_data = keras.utils.pack_x_y_sample_weight(x_val, y_val, weight_val)
         self._check_variables()
         with self._keras_floatx():
             return super().fit(
@@ -101,7 +102,7 @@ class LikelihoodModel(keras.Model):
             ValueError: as `fit`.
         """
         if not kwargs.get("_use_cached_eval_dataset"):  # `fit` has checked its validation data once.
-            self._check_fit_data(x, y, kwargs.get("sample_weight"), "x")
+            y = self._check_data(x, y, kwargs.get("sample_weight"), "x")
         with self._keras_floatx():
             return super().evaluate(x, y, **kwargs)
 
@@ -115,11 +116,13 @@ class LikelihoodModel(keras.Model):
         with self._keras_floatx():
             return super().predict(x, **kwargs)
 
-    def _check_fit_data(self, x: Any, y: Any, sample_weight: Any, argument: str) -> None:
+    def _check_data(self, x: Any, y: Any, sample_weight: Any, argument: str) -> Any:
+        """The targets for Keras: it drops sample weights where there are none, so the weights stand in for them."""
         if y is not None and sample_weight is None:
             raise ValueError(f'{argument}: a flow has no targets y; pass a context as {{"x": x, "context": context}}')
         check_rows(x, self.event_shape, self.context_shape, argument)
         check_weights(sample_weight, "sample_weight" if argument == "x" else f"{argument}: sample_weight")
+        return sample_weight
 
     @contextlib.contextmanager
     def _keras_floatx(self) -> Iterator[None]:
