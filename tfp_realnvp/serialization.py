@@ -35,7 +35,7 @@ def to_config(value: Any, path: str) -> Any:
     Raises:
         ValueError: if a part cannot be described; it names the part by its path.
 
-    >>> from_config(to_config(tfp.distributions.Normal(0.0, 2.0), "base")).scale
+    >>> float(from_config(to_config(tfp.distributions.Normal(0.0, 2.0), "base")).scale)
     2.0
     """
     return _Writer().write(value, path)
