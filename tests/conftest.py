@@ -1,6 +1,8 @@
 """What all tests share: quiet TensorFlow, fixed seeds, a few trained flows."""
 
 import os
+import subprocess
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -54,3 +56,12 @@ def conditional_flow(conditional_data):
     flow.compile(keras.optimizers.Adam(1e-2))
     flow.fit(conditional_data, epochs=3, batch_size=128, verbose=0)
     return flow
+
+
+def run(script: str, *arguments) -> str:
+    """The output of a script in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

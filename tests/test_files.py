@@ -1,29 +1,17 @@
 """Saving, loading and exporting: what a fresh process computes is what was trained."""
 
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from conftest import run
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 from test_flow import UserNet, everything
 
 import tfp_realnvp as nvp
 from tfp_realnvp.serialization import from_config, to_config
-
-
-def run(script: str, *arguments) -> str:
-    """The output of a script in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
 
 LOAD_MODELS = """
 import sys, numpy as np, keras, tfp_realnvp

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import correlated_data
+from conftest import correlated_data, run
 
 import tfp_realnvp as nvp
 
@@ -207,3 +207,24 @@ def test_adapt_far_from_zero_and_in_batches():
     for flow in (whole, batched):
         np.testing.assert_allclose(flow._shift, x.mean(axis=0), rtol=1e-12)
         np.testing.assert_allclose(flow._scale, x.std(axis=0), rtol=1e-6)
+
+
+MIRRORED = """
+import numpy as np, tensorflow as tf, keras, tfp_realnvp as nvp
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+x = 1.0 + 3.0 * np.random.default_rng(0).normal(size=(100, 3))
+results = []
+for strategy in (tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])):
+    with strategy.scope():
+        flow = nvp.RealNVP(3, num_couplings=2, hidden_units=(8,), seed=0)
+        flow.adapt(x)
+        flow.compile(keras.optimizers.SGD(0.01))
+    history = flow.fit(x, batch_size=40, epochs=2, shuffle=False, verbose=0).history["loss"]
+    results.append(np.concatenate([history, *map(np.ravel, flow.get_weights())]))
+print(np.max(np.abs(results[0] - results[1])))
+"""
+
+
+def test_two_replicas_train_as_one_device():
+    assert float(run(MIRRORED).split()[-1]) < 1e-5

@@ -290,7 +290,9 @@ class Flow(LikelihoodModel):
 
     def _check_variables(self) -> None:
         """Raises if the density reads variables that the model does not hold, or if there is nothing to train."""
-        known = {id(raw_variable(variable)) for variable in self.variables}
+        held = [raw_variable(variable) for variable in self.variables]
+        # A distributed variable stands for one in each replica.
+        known = {id(part) for variable in held for part in (variable, *getattr(variable, "values", ()))}
         used = self._rows.log_prob.get_concrete_function().variables
         hidden = [variable.name for variable in used if id(variable) not in known]
         if hidden:

@@ -95,18 +95,26 @@ class LikelihoodModel(keras.Model):
                 **kwargs,
             )
 
-    def evaluate(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        sample_weight: Any = None,
+        **kwargs: Any,
+    ) -> Any:
         """Mean negative log-likelihood in nats; arguments are those of `keras.Model.evaluate`, without targets.
 
         Raises:
             ValueError: as `fit`.
         """
         if not kwargs.get("_use_cached_eval_dataset"):  # `fit` has checked its validation data once.
-            y = self._check_data(x, y, kwargs.get("sample_weight"), "x")
+            y = self._check_data(x, y, sample_weight, "x")
         with self._keras_floatx():
-            return super().evaluate(x, y, **kwargs)
+            return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
 
-    def predict(self, x: Any, **kwargs: Any) -> np.ndarray:
+    def predict(self, x: Any, batch_size: int | None = None, verbose: Any = "auto", **kwargs: Any) -> np.ndarray:
         """Log-densities `[N]` in nats, batch by batch; arguments are those of `keras.Model.predict`.
 
         Raises:
@@ -114,7 +122,7 @@ class LikelihoodModel(keras.Model):
         """
         check_rows(x, self.event_shape, self.context_shape, "x", finite=False)
         with self._keras_floatx():
-            return super().predict(x, **kwargs)
+            return super().predict(x, batch_size, verbose, **kwargs)
 
     def _check_data(self, x: Any, y: Any, sample_weight: Any, argument: str) -> Any:
         """The targets for Keras: it drops sample weights where there are none, so the weights stand in for them."""
