@@ -82,6 +82,10 @@ class LikelihoodModel(keras.Model):
             y_val = self._check_data(x_val, y_val, weight_val, "validation_data")
             validation_data = keras.utils.pack_x_y_sample_weight(x_val, y_val, weight_val)
         self._check_variables()
+        if self.compiled and not self.optimizer.built:
+            # Variables made while Keras traces its step would have it traced twice.
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
         with self._keras_floatx():
             return super().fit(
                 x,
