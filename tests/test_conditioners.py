@@ -51,7 +51,9 @@ def test_config_round_trip():
     ("options", "message"),
     [
         ({"output_size": 0}, "output_size .* got 0"),
-        ({"hidden_units": (4, 0)}, r"hidden_units .* got \(4, 0\)"),
+        ({"hidden_units": (4, 0)}, r"hidden_units\[1\] .* got 0"),
+        ({"hidden_units": (4.5,)}, r"hidden_units\[0\] .* got 4.5"),
+        ({"hidden_units": 4}, "hidden_units must be a sequence of integers, got 4"),
         ({"log_scale_bound": 0.0}, "log_scale_bound .* got 0.0"),
         ({"activation": "no such"}, "no such"),
     ],

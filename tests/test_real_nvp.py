@@ -207,7 +207,11 @@ def test_conditional_flow_in_a_joint_distribution(conditional_flow):
         ({"event_shape": (2, 3)}, r"event_shape .* got \(2, 3\)"),
         ({"event_shape": 2.5}, "event_shape .* got 2.5"),
         ({"num_couplings": 0}, "num_couplings .* got 0"),
-        ({"hidden_units": (8, 0)}, r"hidden_units .* got \(8, 0\)"),
+        ({"hidden_units": (8, 0)}, r"hidden_units\[1\] .* got 0"),
+        ({"hidden_units": 8}, "hidden_units must be a sequence of integers, got 8"),
+        ({"event_shape": 1, "hidden_units": 8}, "hidden_units must be a sequence"),
+        ({"seed": -1}, "seed must be .* got -1"),
+        ({"seed": "x"}, "seed must be .* got 'x'"),
         ({"context_shape": (0,)}, r"context_shape .* got \(0,\)"),
         ({"coupling": "cubic"}, "coupling must be one of 'affine', got 'cubic'"),
         ({"permutation": "none"}, "permutation must be one of 'reverse', 'random', got 'none'"),
@@ -224,9 +228,11 @@ def test_bad_options(options, message):
 
 def test_wrong_shapes_and_contexts(flow, conditional_flow):
     x, context = np.zeros((4, 2)), np.zeros((4, 2))
-    for call in (flow.log_prob, flow, flow.predict, flow.evaluate, flow.fit, flow.adapt):
+    distribution, bijector = flow.distribution(), flow.bijector()
+    on_tensors = [distribution.log_prob, bijector.forward, bijector.inverse, bijector.inverse_log_det_jacobian]
+    for call in (flow.log_prob, flow, flow.predict, flow.evaluate, flow.fit, flow.adapt, *on_tensors):
         with pytest.raises(ValueError, match=r"must have shape \[(\.\.\.|N), 2\], got \[4, 3\]"):
-            call(np.zeros((4, 3)))
+            call(np.zeros((4, 3), "float32"))
     for call in (flow.log_prob, flow.distribution, flow.bijector, flow.sample, flow.sample_and_log_prob):
         arguments = (x,) if call == flow.log_prob else ()
         with pytest.raises(ValueError, match=r"unexpected context of shape \[4, 2\]"):

@@ -6,6 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from tfp_realnvp.checks import check_size, check_sizes
+
 __all__ = ["MLP"]
 
 
@@ -56,10 +58,8 @@ class MLP(keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        if output_size < 1:
-            raise ValueError(f"output_size must be at least 1, got {output_size!r}")
-        if any(units < 1 for units in hidden_units):
-            raise ValueError(f"hidden_units must all be at least 1, got {hidden_units!r}")
+        check_size("output_size", output_size)
+        check_sizes("hidden_units", hidden_units)
         if not log_scale_bound > 0:
             raise ValueError(f"log_scale_bound must be above 0, got {log_scale_bound!r}")
         self.output_size = int(output_size)

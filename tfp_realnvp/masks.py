@@ -5,6 +5,8 @@ Source: Dinh, Sohl-Dickstein & Bengio, "Density estimation using Real NVP", 2017
 
 import numpy as np
 
+from tfp_realnvp.checks import check_size
+
 __all__ = ["alternating", "channelwise", "checkerboard", "half"]
 
 
@@ -24,7 +26,7 @@ def half(size: int, flip: bool = False) -> np.ndarray:
     >>> half(5)
     array([ True,  True,  True, False, False])
     """
-    _check_sizes(size=size)
+    check_size("size", size)
     return (np.arange(size) < (size + 1) // 2) != flip
 
 
@@ -44,7 +46,7 @@ def alternating(size: int, flip: bool = False) -> np.ndarray:
     >>> alternating(4)
     array([ True, False,  True, False])
     """
-    _check_sizes(size=size)
+    check_size("size", size)
     return (np.arange(size) % 2 == 0) != flip
 
 
@@ -66,7 +68,8 @@ def checkerboard(height: int, width: int, flip: bool = False) -> np.ndarray:
     array([[ True, False],
            [False,  True]])
     """
-    _check_sizes(height=height, width=width)
+    check_size("height", height)
+    check_size("width", width)
     rows, columns = np.indices((height, width))
     return ((rows + columns) % 2 == 0)[..., np.newaxis] != flip
 
@@ -87,11 +90,5 @@ def channelwise(channels: int, flip: bool = False) -> np.ndarray:
     >>> channelwise(3)[0, 0]
     array([ True,  True, False])
     """
-    _check_sizes(channels=channels)
+    check_size("channels", channels)
     return half(channels, flip)[np.newaxis, np.newaxis]
-
-
-def _check_sizes(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {size!r}")

@@ -9,6 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors.one_pass import OnePassBijector, log_det_dtype
+from tfp_realnvp.checks import check_shape
 from tfp_realnvp.variables import all_variables
 
 __all__ = ["AffineCoupling", "Coupling", "ElementwiseAffine"]
@@ -105,9 +106,7 @@ class Coupling(OnePassBijector):
         return self._merge(kept, moved), log_det
 
     def _split(self, event: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        size = self._mask.size
-        if event.shape.rank == 0 or not event.shape[-1:].is_compatible_with([size]):
-            raise ValueError(f"{self.name}: the event must have shape [..., {size}] like its mask, got {event.shape}")
+        check_shape(f"event of {self.name}", event, self._mask.shape)
         if self._order is not None:
             event = tf.gather(event, self._order, axis=-1)
         sizes = [self._kept_size, self._moved_size]

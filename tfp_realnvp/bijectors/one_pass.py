@@ -8,11 +8,14 @@ directly; for TFP's own chains and distributions a cache does the same within a 
 """
 
 import abc
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability.python.internal import cache_util
+
+from tfp_realnvp.checks import check_shape
 
 __all__ = ["OnePassBijector", "OnePassChain", "forward_and_log_det", "inverse_and_log_det", "log_det_dtype"]
 
@@ -74,12 +77,30 @@ class OnePassChain(_OnePass, tfb.Chain):
 
         y = b_1(b_2(... b_n(x))),        log|det dy/dx| = sum of the log|det| of each b_i at its own input.
 
-    Constructor and shapes are those of `tfb.Chain`: the last bijector of the list is applied first.
+    Args:
+        bijectors: list of bijectors; the last one is applied first.
+        event_shape: shape of an event of y, the data side, or None if any will do.
+        validate_args: as in `tfb.Chain`.
+        name: name of the ops.
+
+    Raises:
+        ValueError: if an event of y does not have that shape.
 
     >>> chain = OnePassChain([tfb.Shift([1.0, 2.0]), tfb.Scale([2.0, 2.0])])
     >>> chain.forward([0.0, 1.0]).numpy()
     array([1., 4.], dtype=float32)
     """
+
+    def __init__(
+        self,
+        bijectors: Sequence[tfb.Bijector],
+        event_shape: Sequence[int] | None = None,
+        validate_args: bool = False,
+        name: str | None = None,
+    ):
+        parameters = dict(locals())
+        self._event_shape = self._no_dependency(None if event_shape is None else tuple(event_shape))
+        super().__init__(bijectors, validate_args=validate_args, parameters=parameters, name=name)
 
     # Composition walks its parts for log-determinants; with the value at hand Bijector's own way serves.
     _call_forward_log_det_jacobian = tfb.Bijector._call_forward_log_det_jacobian
@@ -96,6 +117,8 @@ class OnePassChain(_OnePass, tfb.Chain):
 
     def _inverse_and_log_det(self, y, event_ndims=None, **kwargs):
         event_ndims = self.inverse_min_event_ndims if event_ndims is None else event_ndims
+        if self._event_shape is not None:
+            check_shape(f"event of {self.name}", y, self._event_shape)
         log_det = tf.zeros([], log_det_dtype(y.dtype))
         for bijector in self.bijectors:
             y, term = inverse_and_log_det(bijector, y, event_ndims, **kwargs.get(bijector.name, {}))

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
-__all__ = ["as_vector_shape", "check_distribution", "check_option", "check_size", "stateless_seed"]
+__all__ = ["as_vector_shape", "check_distribution", "stateless_seed"]
 
 
 def as_vector_shape(shape: Sequence[int] | int | None, argument: str) -> tuple[int, ...] | None:
@@ -41,13 +41,3 @@ def stateless_seed(seed: Any) -> tf.Tensor:
     if seed.dtype != tf.int32 or seed.shape != [2]:
         raise ValueError(f"seed must be an integer or an int32 tensor [2], got {seed.dtype.name} of shape {seed.shape}")
     return seed
-
-
-def check_size(argument: str, size: Any) -> None:
-    if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
-        raise ValueError(f"{argument} must be an integer of at least 1, got {size!r}")
-
-
-def check_option(argument: str, value: Any, options: Sequence[str]) -> None:
-    if value not in options:
-        raise ValueError(f"{argument} must be one of {', '.join(map(repr, options))}, got {value!r}")

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["Moments", "batches", "check_context", "check_rows", "check_shape", "check_weights", "split_inputs"]
+from tfp_realnvp.checks import check_shape
+
+__all__ = ["Moments", "batches", "check_context", "check_rows", "check_weights", "split_inputs"]
 
 _CHUNK = 1 << 22  # values looked at in one go, so that a memory map larger than memory can be checked
 
@@ -29,15 +31,6 @@ def split_inputs(data: Any, context_shape: Shape | None, argument: str = "x") ->
         raise ValueError(f'{argument} must have the keys "x" and, if conditional, "context"; got {sorted(data)}')
     check_context(data.get("context"), context_shape, argument)
     return data["x"], data.get("context")
-
-
-def check_shape(tensor: Any, shape: Shape, argument: str, leading: str = "...") -> None:
-    """Raises a ValueError unless `tensor` has shape `[..., *shape]`, or `[N, *shape]` if `leading` is "N"."""
-    actual = tuple(tensor.shape)
-    rank_is_right = len(actual) == len(shape) + 1 if leading == "N" else len(actual) >= len(shape)
-    last = actual[len(actual) - len(shape) :]
-    if not rank_is_right or any(size not in (None, wanted) for size, wanted in zip(last, shape, strict=True)):
-        raise ValueError(f"{argument} must have shape [{', '.join(map(str, (leading, *shape)))}], got {list(actual)}")
 
 
 def check_rows(data: Any, event_shape: Shape, context_shape: Shape | None, argument: str, finite: bool = True) -> None:
@@ -104,7 +97,7 @@ def _is_array(data: Any) -> bool:
 def _check_array(array: Any, shape: Shape, name: str, finite: bool) -> None:
     if not _is_array(array):
         raise ValueError(f"{name} must be an array, got {type(array)}")
-    check_shape(array, shape, name, leading="N")
+    check_shape(name, array, shape, leading="N")
     if len(array) == 0:
         raise ValueError(f"{name} must have at least one row, got shape {list(array.shape)}")
     if finite:

@@ -11,9 +11,10 @@ from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp.bijectors import Coupling, OnePassChain
+from tfp_realnvp.checks import check_shape
 from tfp_realnvp.distributions import OnePassTransformedDistribution, one_pass
 from tfp_realnvp.flows.arguments import as_vector_shape, check_distribution, stateless_seed
-from tfp_realnvp.flows.data import Moments, batches, check_context, check_rows, check_shape, split_inputs
+from tfp_realnvp.flows.data import Moments, batches, check_context, check_rows, split_inputs
 from tfp_realnvp.flows.rows import RowFunctions
 from tfp_realnvp.flows.training import LikelihoodModel
 from tfp_realnvp.serialization import from_config, to_config
@@ -86,7 +87,8 @@ class Flow(LikelihoodModel):
         if isinstance(transformed, OnePassTransformedDistribution):
             base, bijectors = transformed.distribution, transformed.bijector.bijectors
         self._distribution = OnePassTransformedDistribution(
-            base, OnePassChain([tfb.Shift(self._shift), tfb.Scale(self._scale), *bijectors], name="flow")
+            base,
+            OnePassChain([tfb.Shift(self._shift), tfb.Scale(self._scale), *bijectors], self._event_shape, name="flow"),
         )
         variables = list(all_variables(self._distribution))
         if self._context_shape is not None:
@@ -139,13 +141,13 @@ class Flow(LikelihoodModel):
         if context is None:
             return self._distribution
         context = self._as_tensor(context)
-        check_shape(context, self._context_shape, "context")
+        check_shape("context", context, self._context_shape)
         context = (context - self._context_shift) / self._context_scale
         bijectors = [
             part.copy(context=context) if isinstance(part, Coupling) and part.context is not None else part
             for part in self._distribution.bijector.bijectors
         ]
-        return self._distribution.copy(bijector=OnePassChain(bijectors, name="flow"))
+        return self._distribution.copy(bijector=OnePassChain(bijectors, self._event_shape, name="flow"))
 
     def bijector(self, context: Any = None) -> tfb.Chain:
         """The map from latent to data (`forward`) and back (`inverse`), with networks in inference mode.
@@ -176,11 +178,11 @@ class Flow(LikelihoodModel):
         """
         check_context(context, self._context_shape)
         x = self._as_tensor(x)
-        check_shape(x, self._event_shape, "x")
+        check_shape("x", x, self._event_shape)
         batch_shape = tf.shape(x)[: x.shape.rank - len(self._event_shape)]
         if context is not None:
             context = self._as_tensor(context)
-            check_shape(context, self._context_shape, "context")
+            check_shape("context", context, self._context_shape)
             batch_shape = tf.broadcast_dynamic_shape(batch_shape, tf.shape(context)[:-1])
             x = tf.broadcast_to(x, tf.concat([batch_shape, self._event_shape], axis=0))
             context = tf.broadcast_to(context, tf.concat([batch_shape, self._context_shape], axis=0))
@@ -220,7 +222,7 @@ class Flow(LikelihoodModel):
         number = tf.reduce_prod(shape)
         if context is not None:
             context = self._as_tensor(context)
-            check_shape(context, self._context_shape, "context")
+            check_shape("context", context, self._context_shape)
             shape = tf.concat([shape, tf.shape(context)[:-1]], axis=0)
             context = tf.reshape(context, [-1, *self._context_shape])
         results = tf.nest.flatten(function(number, stateless_seed(seed), context))
@@ -251,10 +253,10 @@ class Flow(LikelihoodModel):
         x_moments, context_moments = Moments(), Moments()
         for batch in batches(data):
             x, context = split_inputs(batch, self._context_shape, "data")
-            check_shape(x, self._event_shape, "data", leading="N")
+            check_shape("data", x, self._event_shape, leading="N")
             x_moments.update(x)
             if context is not None:
-                check_shape(context, self._context_shape, 'data["context"]', leading="N")
+                check_shape('data["context"]', context, self._context_shape, leading="N")
                 context_moments.update(context)
         if x_moments.count == 0:
             raise ValueError("data must have at least one row, got none")
@@ -274,10 +276,10 @@ class Flow(LikelihoodModel):
     def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
         x, context = split_inputs(inputs, self._context_shape, "inputs")
         x = self._as_tensor(x)
-        check_shape(x, self._event_shape, "x", leading="N")
+        check_shape("x", x, self._event_shape, leading="N")
         if context is not None:
             context = self._as_tensor(context)
-            check_shape(context, self._context_shape, "context", leading="N")
+            check_shape("context", context, self._context_shape, leading="N")
         if training:
             with tf_keras_training(self._tf_keras_layers):
                 return self.distribution(context).log_prob(x)

@@ -11,8 +11,9 @@ from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp import masks
 from tfp_realnvp.bijectors import AffineCoupling, ElementwiseAffine
+from tfp_realnvp.checks import check_option, check_size, check_sizes
 from tfp_realnvp.conditioners import MLP
-from tfp_realnvp.flows.arguments import as_vector_shape, check_option, check_size
+from tfp_realnvp.flows.arguments import as_vector_shape
 from tfp_realnvp.flows.flow import Flow
 from tfp_realnvp.serialization import from_config, to_config
 
@@ -78,10 +79,14 @@ class RealNVP(Flow):
         (size,) = as_vector_shape(event_shape, "event_shape")
         context_shape = as_vector_shape(context_shape, "context_shape")
         check_size("num_couplings", num_couplings)
+        check_sizes("hidden_units", hidden_units)
         check_option("coupling", coupling, _COUPLINGS)
         check_option("permutation", permutation, _PERMUTATIONS)
         policy = keras.dtype_policies.get(dtype)
-        seed = int(np.random.randint(2**31)) if seed is None else int(seed)  # noqa: NPY002
+        if seed is None:
+            seed = int(np.random.randint(2**31))  # noqa: NPY002
+        if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
+            raise ValueError(f"seed must be None or an integer from 0 to 2**32 - 1, got {seed!r}")
 
         base = base_distribution
         if base is None:
@@ -94,12 +99,12 @@ class RealNVP(Flow):
         )
         self._options = {
             "event_shape": [size],
-            "num_couplings": num_couplings,
-            "hidden_units": list(hidden_units),
+            "num_couplings": int(num_couplings),
+            "hidden_units": [int(units) for units in hidden_units],
             "context_shape": context_shape,
             "coupling": coupling,
             "permutation": permutation,
-            "seed": seed,
+            "seed": int(seed),
         }
         self._base_distribution = base_distribution
 
@@ -125,7 +130,7 @@ def _bijectors(
     # The legacy generator's stream is frozen for good: a saved seed gives the same permutations in every version.
     random = np.random.RandomState(seed)
     for index in range(num_couplings):
-        mlp_seed = seed + 1000 * index
+        mlp_seed = int(random.randint(2**31))
         if size == 1:
             yield ElementwiseAffine(
                 MLP(1, () if context is None else hidden_units, seed=mlp_seed, dtype=policy), 1, context

@@ -1,0 +1,39 @@
+"""Checks of arguments that raise a ValueError naming the argument and what it got."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+__all__ = ["check_option", "check_shape", "check_size", "check_sizes"]
+
+
+def check_size(argument: str, size: Any) -> None:
+    """Raises a ValueError unless `size` is an integer of at least 1."""
+    if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
+        raise ValueError(f"{argument} must be an integer of at least 1, got {size!r}")
+
+
+def check_sizes(argument: str, sizes: Any) -> None:
+    """Raises a ValueError unless `sizes` is a sequence, maybe empty, of integers of at least 1."""
+    if not isinstance(sizes, Sequence | np.ndarray) or isinstance(sizes, str):
+        raise ValueError(f"{argument} must be a sequence of integers, got {sizes!r}")
+    for index, size in enumerate(sizes):
+        check_size(f"{argument}[{index}]", size)
+
+
+def check_option(argument: str, value: Any, options: Sequence[str]) -> None:
+    """Raises a ValueError unless `value` is one of `options`."""
+    if value not in options:
+        raise ValueError(f"{argument} must be one of {', '.join(map(repr, options))}, got {value!r}")
+
+
+def check_shape(argument: str, tensor: Any, shape: Sequence[int], leading: str = "...") -> None:
+    """Raises a ValueError unless `tensor` has shape `[..., *shape]`, or `[N, *shape]` if `leading` is "N"."""
+    if getattr(tensor.shape, "rank", 0) is None:  # a tensor in a graph, of which nothing is known yet
+        return
+    actual = tuple(tensor.shape)
+    rank_is_right = len(actual) == len(shape) + 1 if leading == "N" else len(actual) >= len(shape)
+    last = actual[len(actual) - len(shape) :]
+    if not rank_is_right or any(size not in (None, wanted) for size, wanted in zip(last, shape, strict=True)):
+        raise ValueError(f"{argument} must have shape [{', '.join(map(str, (leading, *shape)))}], got {list(actual)}")
