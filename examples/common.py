@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -10,6 +11,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+
+__all__ = [
+    "ACCENT",
+    "DATA",
+    "MODEL",
+    "ProgressBar",
+    "keras",
+    "nvp",
+    "print_scores",
+    "save",
+    "score_elsewhere",
+    "tf",
+    "tfd",
+]
 
 
 @contextlib.contextmanager
@@ -35,6 +50,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it as it 
 with _quiet_stderr():
     import keras
     import matplotlib
+    import tensorflow as tf
+    from tensorflow_probability import distributions as tfd
 
     import tfp_realnvp as nvp
 

@@ -26,7 +26,7 @@ def two_moons(rows: int, seed: int) -> np.ndarray:
     return make_moons(rows, noise=NOISE, random_state=seed)[0].astype("float32")
 
 
-def true_log_prob(x: np.ndarray, angles: int = 1000) -> np.ndarray:
+def true_log_prob(x: np.ndarray, angles: int = 200) -> np.ndarray:
     """Log-density of the generating process: points spread evenly over two half circles, plus Gaussian noise.
 
         p(x) = 1/2 sum_moons integral_0^pi N(x; centre(angle), NOISE^2 I) d(angle) / pi,
@@ -43,7 +43,7 @@ def true_log_prob(x: np.ndarray, angles: int = 1000) -> np.ndarray:
 
 def kernel_density(train: np.ndarray, validation: np.ndarray) -> KernelDensity:
     """A kernel density estimate of the bandwidth that suits the validation data best."""
-    estimates = [KernelDensity(bandwidth=bandwidth).fit(train) for bandwidth in np.geomspace(0.03, 0.2, 9)]
+    estimates = [KernelDensity(bandwidth=bandwidth).fit(train) for bandwidth in np.geomspace(0.03, 0.1, 6)]
     return max(estimates, key=lambda estimate: estimate.score(validation))
 
 
@@ -52,8 +52,9 @@ def train_flow(train: np.ndarray, validation: np.ndarray, epochs: int, seed: int
     steps_per_epoch = -(-len(train) // BATCH_SIZE)
     flow = nvp.RealNVP(2, num_couplings=8, hidden_units=(64, 64), seed=seed)
     flow.adapt(train)
+    schedule = keras.optimizers.schedules.CosineDecay(4e-3, epochs * steps_per_epoch)
     flow.compile(
-        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(2e-3, epochs * steps_per_epoch)),
+        keras.optimizers.Adam(schedule, clipnorm=1.0),  # clipped: one odd batch may not undo an epoch
         steps_per_execution=steps_per_epoch,  # an epoch in one call of TensorFlow
     )
     history = flow.fit(
@@ -75,23 +76,23 @@ def draw(flow: nvp.RealNVP, x: np.ndarray, history: dict, path: Path, seed: int)
 
     # The colour of a point follows its angle, so that the latent picture shows where it went.
     colour = np.arctan2(x[:, 1] - 0.25, x[:, 0] - 0.5)
-    axes["a"].scatter(*x.T, c=colour, cmap="twilight_shifted", **dots)
+    axes["a"].scatter(*x.T, c=colour, cmap="hsv", **dots)
     axes["a"].set_title("data (held out)")
     axes["b"].scatter(*flow.sample(len(x), seed=seed).numpy().T, color=MODEL, **dots)
     axes["b"].set_title("samples of the flow")
 
-    across, up = (np.linspace(*limit, 300) for limit in limits)
+    across, up = (np.linspace(*limit, 200) for limit in limits)
     grid = np.stack(np.meshgrid(across, up), axis=-1)
     density = np.exp(flow.log_prob(grid))
-    image = axes["c"].pcolormesh(across, up, density, cmap="Blues", shading="gouraud", rasterized=True)
+    image = axes["c"].pcolormesh(across, up, density, cmap="Blues", shading="gouraud")
     figure.colorbar(image, ax=axes["c"], shrink=0.8)
     truth = np.exp(true_log_prob(grid.reshape(-1, 2))).reshape(density.shape)
     axes["c"].contour(across, up, truth, levels=[0.05, 0.2], colors=ACCENT, linewidths=0.7)
-    axes["c"].set_title("learned density, contours of the true one")
+    axes["c"].set_title("learned density; true contours")
     for name in "abc":
         axes[name].set(xlim=limits[0], ylim=limits[1], aspect="equal")
 
-    axes["d"].scatter(*flow.bijector().inverse(x).numpy().T, c=colour, cmap="twilight_shifted", **dots)
+    axes["d"].scatter(*flow.bijector().inverse(x).numpy().T, c=colour, cmap="hsv", **dots)
     turn = np.linspace(0, 2 * np.pi, 200)
     for radius in (1, 2, 3):
         axes["d"].plot(radius * np.cos(turn), radius * np.sin(turn), color=DATA, linewidth=0.6, alpha=0.7)
@@ -109,14 +110,16 @@ def draw(flow: nvp.RealNVP, x: np.ndarray, history: dict, path: Path, seed: int)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=150, help="passes over the training data (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=80, help="passes over the training data (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder to write to (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of data, weights and samples (default: %(default)s)")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(options.seed)
 
-    train, validation, test = (two_moons(rows, 3 * options.seed + part) for part, rows in enumerate((8000, 2000, 4000)))
+    train, validation, test = (
+        two_moons(rows, 3 * options.seed + part) for part, rows in enumerate((16000, 4000, 4000))
+    )
     print(f"Two moons: {len(train)} points to train on, {len(validation)} to validate, {len(test)} held out")
     flow, history = train_flow(train, validation, options.epochs, options.seed)
 

@@ -1,0 +1,56 @@
+# `make demo` and `make test` need Python 3.10 to 3.13 and nothing else: they set up $(VENV) themselves, once.
+# Another interpreter: `make test PYTHON=python3.13`.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+# Its name holds the interpreter's version, its date is compared with setup.py's: a change of either installs anew.
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+STAMP := $(VENV)/installed-$(VERSION)
+LOG := $(VENV)/install.log
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint format clean
+
+help:
+	@echo "make demo    train two examples; pictures, models and exports go to demo/"
+	@echo "make test    ruff, then all tests"
+	@echo "make lint    ruff alone"
+	@echo "make format  let ruff put the code in order"
+	@echo "make clean   remove what these made, the environment included"
+
+$(STAMP): setup.py
+	@case "$(VERSION)" in \
+	3.10|3.11|3.12|3.13) ;; \
+	*) echo "Python 3.10 to 3.13 is needed, but $(PYTHON) is $(or $(VERSION),not there);" \
+		"choose another one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1 ;; \
+	esac
+	@echo "Setting up $(VENV) with Python $(VERSION) (once, some minutes) ..."
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(RUN) -m pip install -e '.[examples,test]' > $(LOG) 2>&1 || \
+		{ cat $(LOG) >&2; echo "Setting up $(VENV) failed; the messages above are in $(LOG)." >&2; exit 1; }
+	@touch $@
+
+demo: $(STAMP)
+	@$(RUN) examples/tabular.py --out demo/tabular
+	@echo
+	@$(RUN) examples/two_moons.py --out demo/two_moons
+	@echo
+	@echo "Pictures:     demo/tabular/*.png, demo/two_moons/*.png"
+	@echo "Saved models: demo/tabular/*.keras, demo/two_moons/*.keras"
+	@echo "Exports:      demo/tabular/*_export/, demo/two_moons/*_export/"
+
+test: lint
+	@$(RUN) -m pytest
+
+lint: $(STAMP)
+	@$(RUN) -m ruff check
+	@$(RUN) -m ruff format --check
+
+format: $(STAMP)
+	@$(RUN) -m ruff check --fix
+	@$(RUN) -m ruff format
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

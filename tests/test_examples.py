@@ -1,0 +1,95 @@
+"""The examples run, write what they say, and tell a user plainly what is wrong with a file."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+sys.path.insert(0, str(EXAMPLES))
+
+from table import TableError, read_table  # noqa: E402
+
+
+def run(example, *arguments):
+    command = [sys.executable, EXAMPLES / f"{example}.py", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("example", ["two_moons", "tabular", "conditional"])
+def test_example(example, tmp_path):
+    done = run(example, "--epochs", 2, "--out", tmp_path, "--seed", 1)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""  # nothing of TensorFlow's start-up chatter
+    assert "Real NVP" in done.stdout and "negative log-likelihood" in done.stdout
+    kinds = sorted(path.suffix or path.name.rpartition("_")[2] for path in tmp_path.iterdir())
+    assert kinds == ([".csv"] if example == "tabular" else []) + [".keras", ".png", "export"]
+
+
+def test_a_users_table(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(80, 3)) * [1.0, 10.0, 100.0]
+    file = tmp_path / "mine.csv"
+    np.savetxt(file, rows, delimiter=",", header="a,b,c", comments="")
+    done = run("tabular", file, "--epochs", 1, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "out" / "mine_anomalies.csv").open() as scores:
+        scores = list(csv.DictReader(scores))
+    assert [int(score["row"]) for score in scores] == list(range(80))
+    assert {score["part"] for score in scores} == {"train", "validation", "test"}
+    assert np.all(np.isfinite([float(score["anomaly_score"]) for score in scores]))
+
+
+def test_a_bad_table_ends_in_one_line(tmp_path):
+    file = tmp_path / "ragged.csv"
+    file.write_text("a,b\n" + "1,2\n" * 60 + "3\n")
+    done = run("tabular", file)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and "line 62 has 1 cells" in done.stderr
+
+
+GOOD = "".join(f"{row},{row * row}\n" for row in range(60))
+
+
+@pytest.mark.parametrize("header", ["", "first,second\n"])
+def test_csv(header, tmp_path):
+    file = tmp_path / "table.csv"
+    file.write_text(header + GOOD)
+    rows, names = read_table(file)
+    assert rows.shape == (60, 2) and rows[7].tolist() == [7, 49]
+    assert names == (["first", "second"] if header else ["column 1", "column 2"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (GOOD + "1,2,3\n", "line 61 has 3 cells"),
+        (GOOD + "1,two\n", r"line 61, column 2 \(column 2\): 'two' is not a number"),
+        ("a,b\n" + GOOD + "1,\n", r"line 62, column 2 \(b\): the cell is empty"),
+        (GOOD + "nan,1\n", r"line 61, column 1 .*: nan is not finite"),
+        ("1,2\n3,4\n", "2 rows are too few"),
+        ("", "empty"),
+        (None, "No such file"),
+    ],
+)
+def test_bad_csv(content, message, tmp_path):
+    file = tmp_path / "table.csv"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(TableError, match=message):
+        read_table(file)
+
+
+def test_npy(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(60, 3))
+    np.save(tmp_path / "table.npy", rows)
+    np.testing.assert_array_equal(read_table(tmp_path / "table.npy")[0], rows)
+    rows[5, 1] = np.inf
+    np.save(tmp_path / "bad.npy", rows)
+    with pytest.raises(TableError, match=r"row 5, column 1 \(from 0\) is inf"):
+        read_table(tmp_path / "bad.npy")
+    np.save(tmp_path / "vector.npy", rows[0])
+    with pytest.raises(TableError, match=r"matrix .* got shape \[3\]"):
+        read_table(tmp_path / "vector.npy")
