@@ -196,6 +196,14 @@ def test_what_cannot_be_saved_is_named():
             to_config(value, "base")
 
 
+def test_a_variable_in_two_places_stays_one():
+    variable = tf.Variable([1.0, 2.0])
+    distribution = tfd.TransformedDistribution(tfd.MultivariateNormalDiag(variable), tfb.Shift(variable))
+    rebuilt = from_config(to_config(distribution, "distribution"))
+    assert rebuilt.distribution.loc is rebuilt.bijector.shift
+    assert len(nvp.Flow(rebuilt).trainable_variables) == 1
+
+
 def test_config_names_only_distributions_and_bijectors():
     for name in ("tfp.distributions.Nothing", "os.system", "tfp.bijectors.np", "tfp.distributions.kl_divergence"):
         with pytest.raises(ValueError, match="unknown distribution or bijector"):

@@ -193,6 +193,12 @@ def test_other_bad_data():
         flow.fit(x, verbose=0)
 
 
+def test_adapt_standardises_the_context_too(conditional_flow, conditional_data):
+    context = conditional_data["context"]
+    (seen, *_) = [part.context for part in conditional_flow.bijector(context).bijectors if hasattr(part, "conditioner")]
+    np.testing.assert_allclose(seen, (context - context.mean(axis=0)) / context.std(axis=0), rtol=1e-9)
+
+
 def test_a_constant_context_is_fine():
     flow = nvp.RealNVP(2, num_couplings=1, hidden_units=(4,), context_shape=1)
     flow.adapt({"x": np.random.default_rng(0).normal(size=(10, 2)), "context": np.ones((10, 1))})
