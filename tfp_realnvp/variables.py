@@ -8,13 +8,21 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-__all__ = ["all_variables", "keras_layers", "raw_variable", "tf_keras_layers", "tf_keras_training"]
+__all__ = ["all_variables", "keras_layers", "keras_variable", "raw_variable", "tf_keras_layers", "tf_keras_training"]
 
 
 def raw_variable(variable: keras.Variable) -> tf.Variable:
     """The `tf.Variable` under a Keras 3 variable: `tf.Module`s, tapes and checkpoints know only that one."""
     # Not `variable.value`: inside a Keras call under a mixed precision policy, that is a cast tensor.
     return variable._value
+
+
+def keras_variable(variable: tf.Variable) -> keras.Variable:
+    """A Keras 3 variable around `variable` itself, so that a Keras model can hold, train and save it."""
+    name = variable.name.split(":")[0].replace("/", "_")
+    wrapper = keras.Variable(variable, dtype=variable.dtype.name, trainable=variable.trainable, name=name)
+    wrapper._value = variable  # The first Keras 3 releases put a copy of it there.
+    return wrapper
 
 
 def keras_layers(module: object) -> tuple[keras.layers.Layer, ...]:

@@ -18,7 +18,14 @@ from tfp_realnvp.flows.data import Moments, batches, check_context, check_rows, 
 from tfp_realnvp.flows.rows import RowFunctions
 from tfp_realnvp.flows.training import LikelihoodModel
 from tfp_realnvp.serialization import from_config, to_config
-from tfp_realnvp.variables import all_variables, keras_layers, raw_variable, tf_keras_layers, tf_keras_training
+from tfp_realnvp.variables import (
+    all_variables,
+    keras_layers,
+    keras_variable,
+    raw_variable,
+    tf_keras_layers,
+    tf_keras_training,
+)
 
 __all__ = ["Flow"]
 
@@ -100,16 +107,7 @@ class Flow(LikelihoodModel):
         # What Keras tracks: the layers, and a Keras variable around each other variable.
         self.conditioners = list(keras_layers(self._distribution))
         in_layers = {id(raw_variable(variable)) for layer in self.conditioners for variable in layer.variables}
-        self.bare_variables = [
-            keras.Variable(
-                variable,
-                dtype=variable.dtype.name,
-                trainable=variable.trainable,
-                name=variable.name.split(":")[0].replace("/", "_"),
-            )
-            for variable in variables
-            if id(variable) not in in_layers
-        ]
+        self.bare_variables = [keras_variable(variable) for variable in variables if id(variable) not in in_layers]
         self._rows = RowFunctions(self.distribution, self._event_shape, self._context_shape, self.variable_dtype)
         self.built = True
 
