@@ -52,6 +52,8 @@ def one_pass(distribution: tfd.Distribution) -> tfd.Distribution:
 
 def _flat_bijectors(bijector: tfb.Bijector) -> list[tfb.Bijector]:
     """The bijectors of nested chains in one list; a chain that splits its events into parts stays whole."""
+    if isinstance(bijector, tfb.Invert):
+        return [tfb.Invert(part) for part in reversed(_flat_bijectors(bijector.bijector))]
     is_chain = type(bijector).__name__ in ("Chain", "_Chain", "OnePassChain")
     if not is_chain or any(_has_parts(part) for part in bijector.bijectors):
         return [bijector]

@@ -7,8 +7,18 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.backend.common import global_state
 
-__all__ = ["all_variables", "keras_layers", "keras_variable", "raw_variable", "tf_keras_layers", "tf_keras_training"]
+__all__ = [
+    "all_variables",
+    "frozen_variables",
+    "keras_inference",
+    "keras_layers",
+    "keras_variable",
+    "raw_variable",
+    "tf_keras_layers",
+    "tf_keras_training",
+]
 
 
 def raw_variable(variable: keras.Variable) -> tf.Variable:
@@ -17,10 +27,10 @@ def raw_variable(variable: keras.Variable) -> tf.Variable:
     return variable._value
 
 
-def keras_variable(variable: tf.Variable) -> keras.Variable:
+def keras_variable(variable: tf.Variable, trainable: bool) -> keras.Variable:
     """A Keras 3 variable around `variable` itself, so that a Keras model can hold, train and save it."""
     name = variable.name.split(":")[0].replace("/", "_")
-    wrapper = keras.Variable(variable, dtype=variable.dtype.name, trainable=variable.trainable, name=name)
+    wrapper = keras.Variable(variable, dtype=variable.dtype.name, trainable=trainable, name=name)
     wrapper._value = variable  # The first Keras 3 releases put a copy of it there.
     return wrapper
 
@@ -42,6 +52,22 @@ def all_variables(module: object) -> tuple[tf.Variable, ...]:
     if isinstance(module, tf.Module):
         variables.extend(module.variables)
     return tuple({id(variable): variable for variable in variables}.values())
+
+
+def frozen_variables(layers: Sequence[Any]) -> tuple[tf.Variable, ...]:
+    """The variables of tf_keras layers that these do not train; a frozen layer's say themselves that they train."""
+    return tuple(variable for layer in layers for variable in layer.non_trainable_variables)
+
+
+@contextlib.contextmanager
+def keras_inference() -> Iterator[None]:
+    """Keras 3 layers called in here do not take the training mode over from a layer that is being called."""
+    outer = global_state.get_global_attribute("current_call_ctx")
+    global_state.set_global_attribute("current_call_ctx", None)
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute("current_call_ctx", outer)
 
 
 @contextlib.contextmanager

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
 
 from tfp_realnvp.bijectors.one_pass import OnePassBijector, log_det_dtype
 from tfp_realnvp.checks import check_shape
-from tfp_realnvp.variables import all_variables
+from tfp_realnvp.variables import all_variables, keras_layers, tf_keras_layers
 
 __all__ = ["AffineCoupling", "Coupling", "ElementwiseAffine"]
 
@@ -48,7 +49,7 @@ class Coupling(OnePassBijector):
             self._kept_size, self._moved_size = int(self._mask.sum()), int((~self._mask).sum())
             self._kept_first = kept_first
 
-            if getattr(conditioner, "built", True) is False:
+            if any(not layer.built for layer in (*keras_layers(conditioner), *tf_keras_layers(conditioner))):
                 with tf.init_scope():
                     self._call_conditioner(
                         tf.zeros([1, self._kept_size]),
@@ -61,7 +62,7 @@ class Coupling(OnePassBijector):
 
     @staticmethod
     def _checked_mask(mask: Any) -> np.ndarray:
-        mask = np.asarray(mask)
+        mask = np.array(mask)  # a copy: the caller's array may change
         if mask.dtype != bool or mask.ndim != 1:
             raise ValueError(f"mask must be a boolean vector [D], got dtype {mask.dtype} and shape {list(mask.shape)}")
         if mask.all() or not mask.any():
@@ -125,7 +126,7 @@ class Coupling(OnePassBijector):
         context = self._context
         if context is not None:
             context = tf.cast(context, kept.dtype)
-            batch_shape = _broadcast_batch_shape(kept, context)
+            batch_shape = broadcast_batch_shape(kept, 1, context)
             kept = tf.broadcast_to(kept, tf.concat([batch_shape, [self._kept_size]], axis=0))
             context = tf.broadcast_to(context, tf.concat([batch_shape, tf.shape(context)[-1:]], axis=0))
         # Keras's functional models take matrices only.
@@ -137,7 +138,12 @@ class Coupling(OnePassBijector):
         return kept, tuple(tf.cast(output, kept.dtype) for output in outputs)
 
     def _call_conditioner(self, kept: tf.Tensor, context: tf.Tensor | None) -> tuple[tf.Tensor, ...]:
-        outputs = self._conditioner(kept) if context is None else self._conditioner(kept, context)
+        if context is None:
+            outputs = self._conditioner(kept)
+        elif len(getattr(self._conditioner, "inputs", None) or ()) == 2:
+            outputs = self._conditioner([kept, context])  # as functional models of Keras want it
+        else:
+            outputs = self._conditioner(kept, context)
         expected = f"conditioner must return the pair (shift, log_scale), each [N, {self._moved_size}]"
         if not isinstance(outputs, tuple | list) or len(outputs) != 2:
             raise ValueError(f"{expected}, got {outputs!r}")
@@ -165,10 +171,10 @@ class AffineCoupling(Coupling):
     Args:
         conditioner: `conditioner(kept)`, or `conditioner(kept, context)` with a context, returning the pair
             (shift, log_scale). `kept` is `[N, d]`, all leading dimensions flattened into N; shift and log_scale are
-            `[N, D - d]`, in the order of the features. A Keras 3 layer or model, a tf_keras layer or model, a
-            `tf.Module`, or a plain function. A Keras conditioner that is not built yet is built here. A plain
-            function is for fixed transforms: wrap one that has variables in a `tf.Module`, since nobody can see
-            into a function.
+            `[N, D - d]`, in the order of the features. A Keras 3 layer or model, a tf_keras layer or model (a
+            functional one has two inputs, in that order), a `tf.Module`, or a plain function. A Keras conditioner
+            that is not built yet is built here. A plain function is for fixed transforms: wrap one that has variables
+            in a `tf.Module`, since nobody can see into a function.
         mask: boolean vector `[D]`, True = kept, for instance `masks.half(D)`. Two contiguous parts are sliced, other
             patterns gathered.
         context: floating-point tensor `[B..., K]`, or None. Its leading dimensions are the batch shape of the
@@ -258,15 +264,26 @@ class ElementwiseAffine(AffineCoupling):
         return self._size
 
 
-def _broadcast_batch_shape(kept: tf.Tensor, context: tf.Tensor) -> tf.Tensor:
-    static_shapes = kept.shape[:-1], context.shape[:-1]
+def with_context(bijector: tfb.Bijector, context: tf.Tensor) -> tfb.Bijector:
+    """The same bijector with `context` in place of its own, if it is a coupling that has one, or the inverse of one."""
+    if isinstance(bijector, tfb.Invert):
+        return tfb.Invert(with_context(bijector.bijector, context))
+    if isinstance(bijector, Coupling) and bijector.context is not None:
+        return bijector.copy(context=context)
+    return bijector
+
+
+def broadcast_batch_shape(event: tf.Tensor, event_ndims: int, context: tf.Tensor) -> tf.Tensor:
+    """The common batch shape of events and contexts `[..., K]`; a ValueError if it is known that there is none."""
     try:
-        tf.broadcast_static_shape(*static_shapes)
+        batch_ndims = event.shape.rank - event_ndims
+        tf.broadcast_static_shape(event.shape[:batch_ndims], context.shape[:-1])
     except ValueError:
         raise ValueError(
-            f"the batch shapes of context and events must broadcast, got {static_shapes[1]} and {static_shapes[0]}"
+            "the batch shapes of context and events must broadcast, "
+            f"got {context.shape[:-1]} and {event.shape[:batch_ndims]}"
         ) from None
-    return tf.broadcast_dynamic_shape(tf.shape(kept)[:-1], tf.shape(context)[:-1])
+    return tf.broadcast_dynamic_shape(tf.shape(event)[:batch_ndims], tf.shape(context)[:-1])
 
 
 def _as_matrix(tensor: tf.Tensor) -> tf.Tensor:

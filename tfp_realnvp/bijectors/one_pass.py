@@ -23,11 +23,31 @@ ValueAndLogDet = tuple[tf.Tensor, tf.Tensor]
 
 
 class _GraphCache(cache_util.BijectorCacheWithGreedyAttrs):
-    """TFP's cache of values and log-determinants, silent in eager mode."""
+    """TFP's cache of values and log-determinants, one for each graph; silent in eager mode, and for inverses.
+
+    After an inverse, TFP's chains and distributions ask for the forward value and the log-determinant, which this cache
+    answers. The inverse itself is computed whenever it is asked for: a tape may have been opened since the sample.
+    """
+
+    def __get__(self, bijector, bijector_class=None):
+        bound = super().__get__(bijector, bijector_class)
+        if not tf.executing_eagerly():
+            # Kept by the graph, so that it dies with it, and that no branch or loop sees the tensors of another.
+            graph = tf.compat.v1.get_default_graph()
+            bound.storage = getattr(graph, "_tfp_realnvp_cache", None)
+            if bound.storage is None:
+                bound.storage = graph._tfp_realnvp_cache = cache_util.EphemeralDict()
+        return bound
 
     def _lookup(self, input, forward_name, inverse_name, **kwargs):
         if tf.executing_eagerly():
             return self._invoke(input, forward_name, kwargs, attributes={})
+        if forward_name == self._inverse_name:
+            edge = self._get_or_create_edge(input, forward_name, kwargs)
+            for reference in (edge.input_ref, edge.output_ref):
+                if reference is not None:
+                    reference.cancel()
+                    self.storage.pop(reference, None)
         return super()._lookup(input, forward_name, inverse_name, **kwargs)
 
     def _attributes(self, input, fn_name, **kwargs):

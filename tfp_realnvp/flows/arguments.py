@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
-__all__ = ["as_vector_shape", "check_distribution", "stateless_seed"]
+from tfp_realnvp.bijectors import Coupling
+
+__all__ = ["as_sample_shape", "as_tensor", "as_vector_shape", "check_contexts", "check_distribution", "stateless_seed"]
 
 
 def as_vector_shape(shape: Sequence[int] | int | None, argument: str) -> tuple[int, ...] | None:
@@ -20,6 +24,45 @@ def as_vector_shape(shape: Sequence[int] | int | None, argument: str) -> tuple[i
     return sizes
 
 
+def as_tensor(argument: str, value: Any, dtype: str) -> tf.Tensor:
+    """`value` as a tensor of numbers of the given dtype."""
+    try:
+        tensor = tf.convert_to_tensor(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{argument} must be an array of numbers, got {value!r:.100}") from error
+    if not (tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool):
+        raise ValueError(f"{argument} must be an array of numbers, got dtype {tensor.dtype.name}")
+    return tf.cast(tensor, dtype)
+
+
+def as_sample_shape(sample_shape: Any) -> tf.Tensor:
+    """A vector of sizes of at least 0, from an integer or integers."""
+    if not tf.is_tensor(sample_shape):
+        sizes = np.asarray(sample_shape, int if np.size(sample_shape) == 0 else None)
+        if sizes.dtype.kind not in "iu" or np.any(sizes < 0):
+            raise ValueError(f"sample_shape must hold integers of at least 0, got {sample_shape!r}")
+        sample_shape = sizes
+    return tf.reshape(tf.cast(sample_shape, tf.int32), [-1])
+
+
+def check_contexts(
+    distribution: tfd.Distribution, bijectors: Sequence[tfb.Bijector], context_shape: tuple[int, ...] | None
+) -> None:
+    """Raises unless `bijectors` hold all the couplings of `distribution` with a context, and theirs has that shape."""
+    if context_shape is None:
+        return
+    conditional = [part for part in distribution.submodules if isinstance(part, Coupling) and part.context is not None]
+    reached = {id(getattr(part, "bijector", part)) for part in bijectors}
+    if not conditional:
+        raise ValueError(f"context_shape is {list(context_shape)}, but no coupling of distribution has a context")
+    for coupling in conditional:
+        shape = coupling.context.shape[-1:]
+        if shape != context_shape:
+            raise ValueError(f"context_shape is {list(context_shape)}, but {coupling.name} has a context {shape}")
+        if id(coupling) not in reached:
+            raise ValueError(f"{coupling.name} has a context, but is no part of the chain of distribution's bijector")
+
+
 def check_distribution(distribution: Any) -> None:
     if not isinstance(distribution, tfd.Distribution):
         raise ValueError(f"distribution must be a tfd.Distribution, got {distribution!r}")
@@ -29,6 +72,12 @@ def check_distribution(distribution: Any) -> None:
         raise ValueError(f"distribution must have events of known shape, got {distribution.event_shape}")
     if distribution.batch_shape.rank != 0:
         raise ValueError(f"distribution must have batch shape [], got {distribution.batch_shape}")
+    for part in (distribution, *distribution.submodules):
+        for name, value in (getattr(part, "parameters", None) or {}).items():
+            if isinstance(value, keras.Variable):
+                raise ValueError(
+                    f"{name} of {part.name} is a keras.Variable, which TFP takes for a constant: make it a tf.Variable"
+                )
 
 
 def stateless_seed(seed: Any) -> tf.Tensor:

@@ -49,16 +49,23 @@ def check_rows(data: Any, event_shape: Shape, context_shape: Shape | None, argum
 
 
 def check_weights(sample_weight: Any, argument: str = "sample_weight") -> None:
-    """Raises a ValueError if an array of weights has a NaN or infinity."""
-    if _is_array(sample_weight):
-        _check_finite(sample_weight, argument)
+    """Raises a ValueError if weights are no array of one finite number a row."""
+    if sample_weight is None:
+        return
+    if not _is_array(sample_weight):
+        raise ValueError(f"{argument} must be an array, got {type(sample_weight)}")
+    if tuple(sample_weight.shape[1:]) not in ((), (1,)):
+        raise ValueError(f"{argument} must have shape [N], got {list(sample_weight.shape)}")
+    _check_finite(sample_weight, argument)
 
 
 def batches(data: Any) -> Iterator[Any]:
     """What `fit` sees as x, batch by batch: arrays and dictionaries of arrays are one batch."""
-    if not isinstance(data, tf.data.Dataset):
+    if _is_array(data) or isinstance(data, Mapping):
         yield data
         return
+    if not isinstance(data, tf.data.Dataset):
+        raise ValueError(f"data must be an array, a dictionary of arrays or a tf.data.Dataset, got {type(data)}")
     for batch in data:
         yield batch[0] if isinstance(batch, tuple) else batch
 

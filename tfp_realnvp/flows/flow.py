@@ -10,16 +10,25 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
-from tfp_realnvp.bijectors import Coupling, OnePassChain
+from tfp_realnvp.bijectors import OnePassChain
+from tfp_realnvp.bijectors.coupling import broadcast_batch_shape, with_context
 from tfp_realnvp.checks import check_shape
 from tfp_realnvp.distributions import OnePassTransformedDistribution, one_pass
-from tfp_realnvp.flows.arguments import as_vector_shape, check_distribution, stateless_seed
+from tfp_realnvp.flows.arguments import (
+    as_sample_shape,
+    as_tensor,
+    as_vector_shape,
+    check_contexts,
+    check_distribution,
+    stateless_seed,
+)
 from tfp_realnvp.flows.data import Moments, batches, check_context, check_rows, split_inputs
 from tfp_realnvp.flows.rows import RowFunctions
 from tfp_realnvp.flows.training import LikelihoodModel
 from tfp_realnvp.serialization import from_config, to_config
 from tfp_realnvp.variables import (
     all_variables,
+    frozen_variables,
     keras_layers,
     keras_variable,
     raw_variable,
@@ -89,15 +98,15 @@ class Flow(LikelihoodModel):
         self._given_distribution = distribution
 
         self._shift, self._scale = _identity_standardization(self._event_shape, self.variable_dtype)
-        transformed = one_pass(distribution)
-        base, bijectors = transformed, []
-        if isinstance(transformed, OnePassTransformedDistribution):
-            base, bijectors = transformed.distribution, transformed.bijector.bijectors
+        base, bijectors = one_pass(distribution), []
+        while isinstance(base, OnePassTransformedDistribution):
+            base, bijectors = base.distribution, [*bijectors, *base.bijector.bijectors]
         self._distribution = OnePassTransformedDistribution(
             base,
             OnePassChain([tfb.Shift(self._shift), tfb.Scale(self._scale), *bijectors], self._event_shape, name="flow"),
         )
         variables = list(all_variables(self._distribution))
+        check_contexts(distribution, bijectors, self._context_shape)
         if self._context_shape is not None:
             standardization = _identity_standardization(self._context_shape, self.variable_dtype)
             self._context_shift, self._context_scale = standardization
@@ -107,7 +116,12 @@ class Flow(LikelihoodModel):
         # What Keras tracks: the layers, and a Keras variable around each other variable.
         self.conditioners = list(keras_layers(self._distribution))
         in_layers = {id(raw_variable(variable)) for layer in self.conditioners for variable in layer.variables}
-        self.bare_variables = [keras_variable(variable) for variable in variables if id(variable) not in in_layers]
+        frozen = {id(variable) for variable in frozen_variables(self._tf_keras_layers)}
+        self.bare_variables = [
+            keras_variable(variable, trainable=variable.trainable and id(variable) not in frozen)
+            for variable in variables
+            if id(variable) not in in_layers
+        ]
         self._rows = RowFunctions(self.distribution, self._event_shape, self._context_shape, self.variable_dtype)
         self.built = True
 
@@ -138,13 +152,10 @@ class Flow(LikelihoodModel):
         check_context(context, self._context_shape)
         if context is None:
             return self._distribution
-        context = self._as_tensor(context)
+        context = self._as_tensor("context", context)
         check_shape("context", context, self._context_shape)
         context = (context - self._context_shift) / self._context_scale
-        bijectors = [
-            part.copy(context=context) if isinstance(part, Coupling) and part.context is not None else part
-            for part in self._distribution.bijector.bijectors
-        ]
+        bijectors = [with_context(part, context) for part in self._distribution.bijector.bijectors]
         return self._distribution.copy(bijector=OnePassChain(bijectors, self._event_shape, name="flow"))
 
     def bijector(self, context: Any = None) -> tfb.Chain:
@@ -175,13 +186,13 @@ class Flow(LikelihoodModel):
             ValueError: if a shape is wrong, or the context missing or unexpected.
         """
         check_context(context, self._context_shape)
-        x = self._as_tensor(x)
+        x = self._as_tensor("x", x)
         check_shape("x", x, self._event_shape)
         batch_shape = tf.shape(x)[: x.shape.rank - len(self._event_shape)]
         if context is not None:
-            context = self._as_tensor(context)
+            context = self._as_tensor("context", context)
             check_shape("context", context, self._context_shape)
-            batch_shape = tf.broadcast_dynamic_shape(batch_shape, tf.shape(context)[:-1])
+            batch_shape = broadcast_batch_shape(x, len(self._event_shape), context)
             x = tf.broadcast_to(x, tf.concat([batch_shape, self._event_shape], axis=0))
             context = tf.broadcast_to(context, tf.concat([batch_shape, self._context_shape], axis=0))
             context = tf.reshape(context, [-1, *self._context_shape])
@@ -216,10 +227,10 @@ class Flow(LikelihoodModel):
 
     def _sample(self, function, sample_shape, context, seed):
         check_context(context, self._context_shape)
-        shape = tf.reshape(tf.convert_to_tensor(sample_shape, tf.int32), [-1])
+        shape = as_sample_shape(sample_shape)
         number = tf.reduce_prod(shape)
         if context is not None:
-            context = self._as_tensor(context)
+            context = self._as_tensor("context", context)
             check_shape("context", context, self._context_shape)
             shape = tf.concat([shape, tf.shape(context)[:-1]], axis=0)
             context = tf.reshape(context, [-1, *self._context_shape])
@@ -230,8 +241,8 @@ class Flow(LikelihoodModel):
             for result, event_shape in zip(results, event_shapes, strict=False)
         )
 
-    def _as_tensor(self, value: Any) -> tf.Tensor:
-        return tf.cast(tf.convert_to_tensor(value), self.variable_dtype)
+    def _as_tensor(self, argument: str, value: Any) -> tf.Tensor:
+        return as_tensor(argument, value, self.variable_dtype)
 
     # Training
 
@@ -273,11 +284,15 @@ class Flow(LikelihoodModel):
 
     def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
         x, context = split_inputs(inputs, self._context_shape, "inputs")
-        x = self._as_tensor(x)
+        x = self._as_tensor("x", x)
         check_shape("x", x, self._event_shape, leading="N")
+        x = tf.ensure_shape(x, [None, *self._event_shape])
         if context is not None:
-            context = self._as_tensor(context)
+            context = self._as_tensor("context", context)
             check_shape("context", context, self._context_shape, leading="N")
+            context = tf.ensure_shape(context, [None, *self._context_shape])
+            if not x.shape[:1].is_compatible_with(context.shape[:1]):
+                raise ValueError(f"x and context must have as many rows, got shapes {x.shape} and {context.shape}")
         if training:
             with tf_keras_training(self._tf_keras_layers):
                 return self.distribution(context).log_prob(x)

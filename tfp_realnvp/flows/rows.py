@@ -1,5 +1,6 @@
 """The densities of a flow as compiled functions of rows, for calls and for export."""
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,6 +9,7 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp.bijectors.one_pass import forward_and_log_det, inverse_and_log_det
+from tfp_realnvp.variables import keras_inference
 
 __all__ = ["RowFunctions"]
 
@@ -52,7 +54,14 @@ class RowFunctions:
             if context_shape is not None:
                 specs["context"] = tf.TensorSpec([None, *context_shape], dtype)
             signature = [tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in specs.items()]
-            return tf.function(function, input_signature=signature, autograph=False)
+
+            @functools.wraps(function)
+            def traced(*args):
+                # Traced once and for all, so not in the mode of whatever Keras layer may be calling just now.
+                with keras_inference():
+                    return function(*args)
+
+            return tf.function(traced, input_signature=signature, autograph=False)
 
         rows = tf.TensorSpec([None, *event_shape], dtype)
         number_and_seed = {"num_samples": tf.TensorSpec([], tf.int32), "seed": tf.TensorSpec([2], tf.int32)}

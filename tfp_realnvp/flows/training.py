@@ -76,6 +76,8 @@ class LikelihoodModel(keras.Model):
             ValueError: if arrays have a wrong shape, a NaN or infinity (the rows are named), if targets are given, or
                 if the distribution has variables that the model cannot see or none to train.
         """
+        if kwargs.get("class_weight") is not None:
+            raise ValueError("a flow has no classes, so class_weight must be None; see sample_weight")
         y = self._check_data(x, y, kwargs.get("sample_weight"), "x")
         if validation_data is not None:
             x_val, y_val, weight_val = keras.utils.unpack_x_y_sample_weight(validation_data)
