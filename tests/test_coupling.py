@@ -199,6 +199,37 @@ def test_gradients_of_a_sample_made_before_the_tape(subject):
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-7)
 
 
+@on_each_subject
+def test_gradients_of_a_sample_made_before_the_tape_in_a_function(subject):
+    distribution = subjects()[subject]
+
+    @tf.function
+    def gradients(same_tensor):
+        y = distribution.sample(5, seed=[1, 2])
+        value = y if same_tensor else tf.identity(y)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(distribution.log_prob(value))
+        return tape.gradient(loss, distribution.trainable_variables)
+
+    for actual, expected in zip(gradients(True), gradients(False), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-7)
+
+
+@on_each_subject
+def test_branches_and_loops_share_nothing_with_what_is_around_them(subject):
+    bijector = subjects()[subject].bijector
+    expected = bijector.forward(X)
+
+    @tf.function
+    def branch(x):
+        inside = tf.cond(tf.reduce_sum(x) < 1e9, lambda: bijector.forward(x), lambda: x)
+        (looped,) = tf.while_loop(lambda _: True, lambda _: (bijector.forward(x),), (x,), maximum_iterations=1)
+        return inside, looped, bijector.forward(x)
+
+    for actual in branch(X):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
 def test_no_stale_answer_of_a_flow_after_load_weights(tmp_path):
     flow = nvp.Flow(assembled()[0])
     flow.save_weights(tmp_path / "w.weights.h5")
@@ -284,6 +315,34 @@ def test_conditioner_variables_are_seen_everywhere(kind, leading):
     ]
     assert seen[0] and all(ids == seen[0] for ids in seen)
     assert distribution.log_prob(tf.ones((*leading, 4))).shape == leading
+
+
+def test_functional_model_with_a_context():
+    for module in (keras, tf_keras):
+        kept, context = module.Input((2,)), module.Input((3,))
+        hidden = module.layers.Dense(8)(module.layers.Concatenate()([kept, context]))
+        net = module.Model([kept, context], [module.layers.Dense(2)(hidden), module.layers.Dense(2)(hidden)])
+        coupling = nvp.AffineCoupling(net, nvp.masks.half(4), context=random_tensor((5, 3), "float32", seed=1))
+        np.testing.assert_allclose(coupling.inverse(coupling.forward(X)), X, atol=1e-4)
+
+
+def test_a_keras_layer_inside_a_module_is_built_by_the_coupling_too():
+    class Holder(tf.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nvp.MLP(2, (8,))
+
+        def __call__(self, kept):
+            return self.layer(kept)
+
+    assert len(nvp.AffineCoupling(Holder(), nvp.masks.half(4)).trainable_variables) == 4
+
+
+def test_the_mask_is_the_couplings_own():
+    mask = nvp.masks.half(4)
+    coupling = nvp.AffineCoupling(lambda kept: (kept, kept), mask)
+    mask[:] = ~mask
+    np.testing.assert_array_equal(coupling.mask, nvp.masks.half(4))
 
 
 def test_unbuilt_conditioner_is_built_by_the_coupling():

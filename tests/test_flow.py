@@ -175,6 +175,84 @@ def test_conditional_flow_of_the_users_own_couplings():
     assert np.any(flow.log_prob(X, context) != flow.log_prob(X, context[::-1]))
 
 
+def conditional_parts():
+    """(a coupling with a context, a chain with its inverse, a distribution with it inside the base)."""
+    net = nvp.MLP(1, (8,))
+    coupling = nvp.AffineCoupling(net, nvp.masks.half(2), context=tf.zeros(3))
+    for index, variable in enumerate(coupling.trainable_variables):
+        variable.assign(random_tensor(variable.shape, "float32", seed=index))
+    inside = tfd.TransformedDistribution(base(trainable=False), coupling)
+    return (
+        inside,
+        tfd.TransformedDistribution(base(trainable=False), tfb.Chain([tfb.Permute([1, 0]), tfb.Invert(coupling)])),
+        tfd.TransformedDistribution(inside, tfb.Shift([1.0, 2.0])),
+    )
+
+
+@pytest.mark.parametrize("kind", range(3), ids=["coupling", "inverse", "base"])
+def test_the_context_reaches_couplings_wherever_they_are(kind):
+    flow = nvp.Flow(conditional_parts()[kind], context_shape=3)
+    context = random_tensor((256, 3), "float32", seed=1)
+    assert np.mean(flow.log_prob(X, context) != flow.log_prob(X, context + 1.0)) > 0.9
+
+
+def test_a_context_that_could_not_be_passed_on_is_an_error():
+    conditional = conditional_parts()[0]
+    with pytest.raises(ValueError, match="no coupling of distribution has a context"):
+        nvp.Flow(base(), context_shape=3)
+    with pytest.raises(ValueError, match=r"context_shape is \[2\], but affine_coupling.* has a context \(3,\)"):
+        nvp.Flow(conditional, context_shape=2)
+    mixture = tfd.Mixture(tfd.Categorical(probs=[0.5, 0.5]), [conditional, base()])
+    with pytest.raises(ValueError, match="has a context, but is no part of the chain"):
+        nvp.Flow(mixture, context_shape=3)
+
+
+def test_frozen_layers_stay_frozen():
+    for net in (UserNet(dropout=0.0), TfKerasNet()):
+        coupling = nvp.AffineCoupling(net, nvp.masks.half(2))
+        net.trainable = False
+        flow = nvp.Flow(tfd.TransformedDistribution(base(), coupling))
+        assert len(flow.trainable_variables) == 2  # those of the base
+        flow.compile(keras.optimizers.Adam(0.1))
+        before = [np.array(weight) for weight in net.get_weights()]
+        flow.fit(X, verbose=0)
+        for weight, old in zip(net.get_weights(), before, strict=True):
+            np.testing.assert_array_equal(weight, old)
+
+
+def test_a_density_first_evaluated_in_training_mode_is_not_random():
+    flow = nvp.Flow(tfd.TransformedDistribution(base(), nvp.AffineCoupling(UserNet(), nvp.masks.half(2))))
+
+    class Outer(keras.layers.Layer):
+        def call(self, x):
+            return flow.log_prob(x)
+
+    first = Outer()(X, training=True)
+    np.testing.assert_array_equal(flow.log_prob(X), first)
+    np.testing.assert_allclose(flow.log_prob(X), flow.distribution().log_prob(X), rtol=1e-5, atol=1e-5)
+
+
+def test_an_inverted_chain_is_one_pass_too():
+    runs = tf.Variable(0, trainable=False)
+
+    def conditioner(kept):
+        runs.assign_add(1)
+        return tf.tanh(kept), 0.1 * kept
+
+    coupling = nvp.AffineCoupling(conditioner, nvp.masks.half(2))
+    distribution = tfd.TransformedDistribution(base(), tfb.Invert(tfb.Chain([tfb.Permute([1, 0]), coupling])))
+    expected = tf.function(distribution.log_prob)(X)
+    ours = nvp.Flow(distribution).distribution()
+    runs.assign(0)
+    np.testing.assert_allclose(ours.log_prob(X), expected, rtol=1e-5)
+    assert runs == 1
+
+
+def test_a_keras_variable_as_a_parameter_is_an_error():
+    with pytest.raises(ValueError, match=r"loc of .* is a keras\.Variable.*tf\.Variable"):
+        nvp.Flow(tfd.MultivariateNormalDiag(keras.Variable([0.0, 0.0])))
+
+
 def test_a_hidden_variable_is_named():
     net = nvp.MLP(1, (8,), name="hidden_net")
     net.build((None, 1))

@@ -253,3 +253,16 @@ def test_wrong_shapes_and_contexts(flow, conditional_flow):
         flow.fit({"x": x, "context": context[:3]})
     with pytest.raises(ValueError, match=r"keys .*\['context', 'y'\]"):
         flow.fit({"y": x, "context": context})
+
+
+def test_values_that_make_no_sense(flow, conditional_flow):
+    for value in (None, "text", [[1.0], [1.0, 2.0]]):
+        with pytest.raises(ValueError, match="x must be an array of numbers, got"):
+            flow.log_prob(value)
+    for sample_shape in (-1, 2.5, (3, -2), "three"):
+        with pytest.raises(ValueError, match="sample_shape must hold integers of at least 0, got"):
+            flow.sample(sample_shape)
+    with pytest.raises(ValueError, match=r"must broadcast, got \(5,\) and \(4,\)"):
+        conditional_flow.log_prob(np.zeros((4, 2)), np.zeros((5, 2)))
+    with pytest.raises(ValueError, match=r"as many rows, got shapes \(4, 2\) and \(5, 2\)"):
+        conditional_flow({"x": np.zeros((4, 2)), "context": np.zeros((5, 2))})

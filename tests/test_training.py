@@ -62,6 +62,15 @@ def test_arrays_and_datasets_give_the_same_weights(data, jit_compile, steps_per_
         np.testing.assert_allclose(other, results[0], rtol=1e-4, atol=1e-6)
 
 
+def test_datasets_of_unknown_shape(data):
+    flow = small_flow()
+    flow.adapt(data)
+    batches = tf.data.Dataset.from_tensor_slices(data).batch(256)
+    unknown = batches.map(lambda x: tf.numpy_function(lambda x: x, [x], tf.float64))
+    assert unknown.element_spec.shape.rank is None
+    assert flow.evaluate(unknown, verbose=0) == pytest.approx(flow.evaluate(batches, verbose=0), rel=1e-6)
+
+
 def test_sample_weights_are_keras_weights():
     """A weight of 2 counts as having the row twice; Keras divides by the number of rows."""
     x = correlated_data(64, seed=0)
@@ -188,6 +197,13 @@ def test_other_bad_data():
         flow.fit(tf.data.Dataset.from_tensors((x, x)))
     with pytest.raises(ValueError, match="must be an array"):
         flow.fit([[1.0, 2.0]])
+    for sample_weight in (np.ones((10, 2)), [1.0] * 10):
+        with pytest.raises(ValueError, match="sample_weight must"):
+            flow.fit(x, sample_weight=sample_weight)
+    with pytest.raises(ValueError, match="class_weight must be None"):
+        flow.fit(x, class_weight={0: 1.0})
+    with pytest.raises(ValueError, match="data must be an array"):
+        flow.adapt(iter(x))
     flow.compile("adam", loss="mse")
     with pytest.raises(ValueError, match="takes no loss"):
         flow.fit(x, verbose=0)
