@@ -135,32 +135,29 @@ BASES = {
 }
 
 
+def assert_survives_saving(flow, folder):
+    for variable in flow.trainable_variables:
+        variable.assign_add(0.1 * tf.ones(variable.shape))
+    flow.save(folder / "flow.keras")
+    loaded = keras.models.load_model(folder / "flow.keras")
+    x = np.array([[0.3, 0.4], [2.0, -1.0]], "float32")
+    np.testing.assert_array_equal(loaded.log_prob(x), flow.log_prob(x))
+    assert len(loaded.trainable_variables) == len(flow.trainable_variables)
+
+
 @pytest.mark.parametrize("name", BASES)
 def test_base_distributions_are_saved_by_class_name(name, tmp_path):
     base = BASES[name]()
     flow = nvp.RealNVP(2, num_couplings=2, hidden_units=(4,), base_distribution=base)
     assert {id(v) for v in base.trainable_variables} <= {id(v._value) for v in flow.trainable_variables}
-    for variable in flow.trainable_variables:
-        variable.assign_add(0.1 * tf.ones(variable.shape))
-    flow.save(tmp_path / "flow.keras")
-    loaded = keras.models.load_model(tmp_path / "flow.keras")
-    x = np.array([[0.3, 0.4], [2.0, -1.0]], "float32")
-    np.testing.assert_array_equal(loaded.log_prob(x), flow.log_prob(x))
-    assert len(loaded.trainable_variables) == len(flow.trainable_variables)
+    assert_survives_saving(flow, tmp_path)
 
 
 def test_flow_of_a_users_distribution_is_saved_where_it_can_be_rebuilt(tmp_path):
     half, net = nvp.masks.half(2), UserNet(dropout=0.1)
     parts = [nvp.AffineCoupling(net, half), tfb.Permute([1, 0]), nvp.AffineCoupling(nvp.MLP(1, (4,)), half)]
     chain = tfb.Chain([*parts, tfb.Permute([1, 0]), nvp.AffineCoupling(net, half)])  # one network used twice
-    flow = nvp.Flow(tfd.TransformedDistribution(BASES["trainable"](), chain))
-    for variable in flow.trainable_variables:
-        variable.assign_add(0.1 * tf.ones(variable.shape))
-    flow.save(tmp_path / "flow.keras")
-    loaded = keras.models.load_model(tmp_path / "flow.keras")
-    x = np.array([[0.3, 0.4], [2.0, -1.0]], "float32")
-    np.testing.assert_array_equal(loaded.log_prob(x), flow.log_prob(x))
-    assert len(loaded.trainable_variables) == len(flow.trainable_variables)
+    assert_survives_saving(nvp.Flow(tfd.TransformedDistribution(BASES["trainable"](), chain)), tmp_path)
 
 
 def test_weights_and_export_of_what_cannot_be_rebuilt(tmp_path):

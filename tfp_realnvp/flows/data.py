@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfp_realnvp.checks import check_shape
 
-__all__ = ["Moments", "batches", "check_context", "check_rows", "check_weights", "split_inputs"]
+__all__ = ["check_context", "check_rows", "check_weights", "split_inputs", "standardization_moments"]
 
 _CHUNK = 1 << 22  # values looked at in one go, so that a memory map larger than memory can be checked
 
@@ -59,15 +59,35 @@ def check_weights(sample_weight: Any, argument: str = "sample_weight") -> None:
     _check_finite(sample_weight, argument)
 
 
-def batches(data: Any) -> Iterator[Any]:
-    """What `fit` sees as x, batch by batch: arrays and dictionaries of arrays are one batch."""
-    if _is_array(data) or isinstance(data, Mapping):
-        yield data
-        return
-    if not isinstance(data, tf.data.Dataset):
-        raise ValueError(f"data must be an array, a dictionary of arrays or a tf.data.Dataset, got {type(data)}")
-    for batch in data:
-        yield batch[0] if isinstance(batch, tuple) else batch
+def standardization_moments(
+    data: Any, event_shape: Shape, context_shape: Shape | None
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray] | None]:
+    """(mean, standard deviation) of the rows of x, and of the context or None; a constant context gets 1.
+
+    Raises a ValueError if a shape is wrong, a row is not finite, or a feature of x is constant.
+    """
+    check_rows(data, event_shape, context_shape, "data")
+    x_moments, context_moments = Moments(), Moments()
+    for batch in _batches(data):
+        x, context = split_inputs(batch, context_shape, "data")
+        check_shape("data", x, event_shape, leading="N")
+        x_moments.update(x)
+        if context is not None:
+            check_shape('data["context"]', context, context_shape, leading="N")
+            context_moments.update(context)
+    if x_moments.count == 0:
+        raise ValueError("data must have at least one row, got none")
+    if not np.all(np.isfinite(x_moments.stddev)):
+        raise ValueError("data has a NaN or infinity")
+    if not np.all(x_moments.stddev > 0):
+        constant = np.argwhere(x_moments.stddev == 0).squeeze(axis=-1).tolist()
+        raise ValueError(f"data is constant in the features {constant}: drop them, or add noise to them")
+    if context_shape is None:
+        return (x_moments.mean, x_moments.stddev), None
+    if not np.all(np.isfinite(context_moments.stddev)):
+        raise ValueError('data["context"] has a NaN or infinity')
+    context_stddev = np.where(context_moments.stddev > 0, context_moments.stddev, 1.0)
+    return (x_moments.mean, x_moments.stddev), (context_moments.mean, context_stddev)
 
 
 class Moments:
@@ -95,6 +115,17 @@ class Moments:
         """0 where all rows are equal up to rounding, NaN where one is not finite."""
         stddev = np.sqrt(self._squares / self.count)
         return np.where(stddev <= 8 * np.finfo(np.float64).eps * np.abs(self.mean), 0.0, stddev)
+
+
+def _batches(data: Any) -> Iterator[Any]:
+    """What `fit` sees as x, batch by batch: arrays and dictionaries of arrays are one batch."""
+    if _is_array(data) or isinstance(data, Mapping):
+        yield data
+        return
+    if not isinstance(data, tf.data.Dataset):
+        raise ValueError(f"data must be an array, a dictionary of arrays or a tf.data.Dataset, got {type(data)}")
+    for batch in data:
+        yield batch[0] if isinstance(batch, tuple) else batch
 
 
 def _is_array(data: Any) -> bool:

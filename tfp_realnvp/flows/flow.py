@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
@@ -22,7 +21,7 @@ from tfp_realnvp.flows.arguments import (
     check_distribution,
     stateless_seed,
 )
-from tfp_realnvp.flows.data import Moments, batches, check_context, check_rows, split_inputs
+from tfp_realnvp.flows.data import check_context, split_inputs, standardization_moments
 from tfp_realnvp.flows.rows import RowFunctions
 from tfp_realnvp.flows.training import LikelihoodModel
 from tfp_realnvp.serialization import from_config, to_config
@@ -258,29 +257,12 @@ class Flow(LikelihoodModel):
         Raises:
             ValueError: if a shape is wrong, a row is not finite, or a feature of x is constant: it has no density.
         """
-        check_rows(data, self._event_shape, self._context_shape, "data")
-        x_moments, context_moments = Moments(), Moments()
-        for batch in batches(data):
-            x, context = split_inputs(batch, self._context_shape, "data")
-            check_shape("data", x, self._event_shape, leading="N")
-            x_moments.update(x)
-            if context is not None:
-                check_shape('data["context"]', context, self._context_shape, leading="N")
-                context_moments.update(context)
-        if x_moments.count == 0:
-            raise ValueError("data must have at least one row, got none")
-        if not np.all(np.isfinite(x_moments.stddev)):
-            raise ValueError("data has a NaN or infinity")
-        if not np.all(x_moments.stddev > 0):
-            constant = np.argwhere(x_moments.stddev == 0).squeeze(axis=-1).tolist()
-            raise ValueError(f"data is constant in the features {constant}: drop them, or add noise to them")
-        self._shift.assign(x_moments.mean)
-        self._scale.assign(x_moments.stddev)
-        if self._context_shape is not None:
-            if not np.all(np.isfinite(context_moments.stddev)):
-                raise ValueError('data["context"] has a NaN or infinity')
-            self._context_shift.assign(context_moments.mean)
-            self._context_scale.assign(np.where(context_moments.stddev > 0, context_moments.stddev, 1.0))
+        (mean, stddev), context_moments = standardization_moments(data, self._event_shape, self._context_shape)
+        self._shift.assign(mean)
+        self._scale.assign(stddev)
+        if context_moments is not None:
+            self._context_shift.assign(context_moments[0])
+            self._context_scale.assign(context_moments[1])
 
     def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
         x, context = split_inputs(inputs, self._context_shape, "inputs")
