@@ -55,6 +55,7 @@ def test_config_round_trip():
         ({"hidden_units": (4.5,)}, r"hidden_units\[0\] .* got 4.5"),
         ({"hidden_units": 4}, "hidden_units must be a sequence of integers, got 4"),
         ({"log_scale_bound": 0.0}, "log_scale_bound .* got 0.0"),
+        ({"log_scale_bound": np.inf}, "log_scale_bound .* got inf"),
         ({"activation": "no such"}, "no such"),
     ],
 )

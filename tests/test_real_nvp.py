@@ -259,6 +259,10 @@ def test_values_that_make_no_sense(flow, conditional_flow):
     for value in (None, "text", [[1.0], [1.0, 2.0]]):
         with pytest.raises(ValueError, match="x must be an array of numbers, got"):
             flow.log_prob(value)
+    compiled = tf.function(flow.log_prob, input_signature=[tf.TensorSpec([None, None])])
+    assert compiled(np.zeros((4, 2), "float32")).shape == (4,)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="not compatible"):
+        compiled(np.zeros((4, 3), "float32"))  # 12 values could pass for 6 rows
     for sample_shape in (-1, 2.5, (3, -2), "three"):
         with pytest.raises(ValueError, match="sample_shape must hold integers of at least 0, got"):
             flow.sample(sample_shape)

@@ -197,6 +197,10 @@ def test_other_bad_data():
         flow.fit(tf.data.Dataset.from_tensors((x, x)))
     with pytest.raises(ValueError, match="must be an array"):
         flow.fit([[1.0, 2.0]])
+    with pytest.raises(ValueError, match=r"constant in the features \[0, 1\]"):
+        flow.adapt(1e-60 * x)  # the deviation is 0 in float32
+    with pytest.raises(ValueError, match="too large for float32"):
+        flow.adapt(1e60 * x)
     for sample_weight in (np.ones((10, 2)), [1.0] * 10):
         with pytest.raises(ValueError, match="sample_weight must"):
             flow.fit(x, sample_weight=sample_weight)

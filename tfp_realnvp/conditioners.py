@@ -28,7 +28,7 @@ class MLP(keras.layers.Layer):
         output_size: number of moved features, `D - d`; at least 1.
         hidden_units: width of each hidden layer, each at least 1; may be empty.
         activation: name of a Keras activation, or a callable, for the hidden layers.
-        log_scale_bound: B, the largest absolute value that `log_scale` approaches; above 0.
+        log_scale_bound: B, the largest absolute value that `log_scale` approaches; above 0, finite.
         seed: integer that fixes the initial weights, or None.
         **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
 
@@ -40,7 +40,7 @@ class MLP(keras.layers.Layer):
         The pair (shift, log_scale), each `[N, output_size]`.
 
     Raises:
-        ValueError: if a size is below 1 or the bound is not above 0.
+        ValueError: if a size is below 1 or the bound is not above 0 and finite.
 
     >>> shift, log_scale = MLP(2, hidden_units=(16,))(keras.ops.ones((5, 3)))
     >>> shift.shape, log_scale.shape
@@ -60,8 +60,8 @@ class MLP(keras.layers.Layer):
         super().__init__(**kwargs)
         check_size("output_size", output_size)
         check_sizes("hidden_units", hidden_units)
-        if not log_scale_bound > 0:
-            raise ValueError(f"log_scale_bound must be above 0, got {log_scale_bound!r}")
+        if not 0 < log_scale_bound < float("inf"):
+            raise ValueError(f"log_scale_bound must be above 0 and finite, got {log_scale_bound!r}")
         self.output_size = int(output_size)
         self.hidden_units = tuple(int(units) for units in hidden_units)
         self.activation = keras.activations.get(activation)

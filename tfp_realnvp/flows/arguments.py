@@ -10,6 +10,7 @@ from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp.bijectors import Coupling
+from tfp_realnvp.checks import check_shape
 
 __all__ = ["as_sample_shape", "as_tensor", "as_vector_shape", "check_contexts", "check_distribution", "stateless_seed"]
 
@@ -24,15 +25,22 @@ def as_vector_shape(shape: Sequence[int] | int | None, argument: str) -> tuple[i
     return sizes
 
 
-def as_tensor(argument: str, value: Any, dtype: str) -> tf.Tensor:
-    """`value` as a tensor of numbers of the given dtype."""
+def as_tensor(argument: str, value: Any, shape: Sequence[int], dtype: str, leading: str = "...") -> tf.Tensor:
+    """`value` as a tensor of numbers of the given dtype and of shape `[..., *shape]`, or `[N, *shape]`.
+
+    What a graph does not know of the shape yet is checked when it runs.
+    """
     try:
         tensor = tf.convert_to_tensor(value)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{argument} must be an array of numbers, got {value!r:.100}") from error
     if not (tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool):
         raise ValueError(f"{argument} must be an array of numbers, got dtype {tensor.dtype.name}")
-    return tf.cast(tensor, dtype)
+    check_shape(argument, tensor, shape, leading)
+    ndims = len(shape) + 1 if leading == "N" else tensor.shape.rank
+    if ndims is None:
+        raise ValueError(f"{argument} must have a known number of dimensions, got shape {tensor.shape}")
+    return tf.cast(tf.ensure_shape(tensor, [None] * (ndims - len(shape)) + list(shape)), dtype)
 
 
 def as_sample_shape(sample_shape: Any) -> tf.Tensor:

@@ -60,11 +60,11 @@ def check_weights(sample_weight: Any, argument: str = "sample_weight") -> None:
 
 
 def standardization_moments(
-    data: Any, event_shape: Shape, context_shape: Shape | None
+    data: Any, event_shape: Shape, context_shape: Shape | None, dtype: str
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray] | None]:
     """(mean, standard deviation) of the rows of x, and of the context or None; a constant context gets 1.
 
-    Raises a ValueError if a shape is wrong, a row is not finite, or a feature of x is constant.
+    Raises a ValueError if a shape is wrong, a row is not finite, or a feature of x is constant in that dtype.
     """
     check_rows(data, event_shape, context_shape, "data")
     x_moments, context_moments = Moments(), Moments()
@@ -77,17 +77,18 @@ def standardization_moments(
             context_moments.update(context)
     if x_moments.count == 0:
         raise ValueError("data must have at least one row, got none")
-    if not np.all(np.isfinite(x_moments.stddev)):
-        raise ValueError("data has a NaN or infinity")
-    if not np.all(x_moments.stddev > 0):
-        constant = np.argwhere(x_moments.stddev == 0).squeeze(axis=-1).tolist()
+    mean, stddev = x_moments.mean.astype(dtype), x_moments.stddev.astype(dtype)
+    if not np.all(np.isfinite(mean) & np.isfinite(stddev)):
+        raise ValueError(f"data has a NaN or infinity, or a value too large for {dtype}")
+    if not np.all(stddev > 0):
+        constant = np.argwhere(stddev == 0).squeeze(axis=-1).tolist()
         raise ValueError(f"data is constant in the features {constant}: drop them, or add noise to them")
     if context_shape is None:
-        return (x_moments.mean, x_moments.stddev), None
+        return (mean, stddev), None
     if not np.all(np.isfinite(context_moments.stddev)):
         raise ValueError('data["context"] has a NaN or infinity')
     context_stddev = np.where(context_moments.stddev > 0, context_moments.stddev, 1.0)
-    return (x_moments.mean, x_moments.stddev), (context_moments.mean, context_stddev)
+    return (mean, stddev), (context_moments.mean, context_stddev)
 
 
 class Moments:

@@ -11,7 +11,6 @@ from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp.bijectors import OnePassChain
 from tfp_realnvp.bijectors.coupling import broadcast_batch_shape, with_context
-from tfp_realnvp.checks import check_shape
 from tfp_realnvp.distributions import OnePassTransformedDistribution, one_pass
 from tfp_realnvp.flows.arguments import (
     as_sample_shape,
@@ -151,8 +150,7 @@ class Flow(LikelihoodModel):
         check_context(context, self._context_shape)
         if context is None:
             return self._distribution
-        context = self._as_tensor("context", context)
-        check_shape("context", context, self._context_shape)
+        context = self._as_context(context)
         context = (context - self._context_shift) / self._context_scale
         bijectors = [with_context(part, context) for part in self._distribution.bijector.bijectors]
         return self._distribution.copy(bijector=OnePassChain(bijectors, self._event_shape, name="flow"))
@@ -185,12 +183,10 @@ class Flow(LikelihoodModel):
             ValueError: if a shape is wrong, or the context missing or unexpected.
         """
         check_context(context, self._context_shape)
-        x = self._as_tensor("x", x)
-        check_shape("x", x, self._event_shape)
+        x = self._as_x(x)
         batch_shape = tf.shape(x)[: x.shape.rank - len(self._event_shape)]
         if context is not None:
-            context = self._as_tensor("context", context)
-            check_shape("context", context, self._context_shape)
+            context = self._as_context(context)
             batch_shape = broadcast_batch_shape(x, len(self._event_shape), context)
             x = tf.broadcast_to(x, tf.concat([batch_shape, self._event_shape], axis=0))
             context = tf.broadcast_to(context, tf.concat([batch_shape, self._context_shape], axis=0))
@@ -229,8 +225,7 @@ class Flow(LikelihoodModel):
         shape = as_sample_shape(sample_shape)
         number = tf.reduce_prod(shape)
         if context is not None:
-            context = self._as_tensor("context", context)
-            check_shape("context", context, self._context_shape)
+            context = self._as_context(context)
             shape = tf.concat([shape, tf.shape(context)[:-1]], axis=0)
             context = tf.reshape(context, [-1, *self._context_shape])
         results = tf.nest.flatten(function(number, stateless_seed(seed), context))
@@ -240,8 +235,11 @@ class Flow(LikelihoodModel):
             for result, event_shape in zip(results, event_shapes, strict=False)
         )
 
-    def _as_tensor(self, argument: str, value: Any) -> tf.Tensor:
-        return as_tensor(argument, value, self.variable_dtype)
+    def _as_x(self, x: Any, leading: str = "...") -> tf.Tensor:
+        return as_tensor("x", x, self._event_shape, self.variable_dtype, leading)
+
+    def _as_context(self, context: Any, leading: str = "...") -> tf.Tensor:
+        return as_tensor("context", context, self._context_shape, self.variable_dtype, leading)
 
     # Training
 
@@ -257,7 +255,9 @@ class Flow(LikelihoodModel):
         Raises:
             ValueError: if a shape is wrong, a row is not finite, or a feature of x is constant: it has no density.
         """
-        (mean, stddev), context_moments = standardization_moments(data, self._event_shape, self._context_shape)
+        (mean, stddev), context_moments = standardization_moments(
+            data, self._event_shape, self._context_shape, self.variable_dtype
+        )
         self._shift.assign(mean)
         self._scale.assign(stddev)
         if context_moments is not None:
@@ -266,13 +266,9 @@ class Flow(LikelihoodModel):
 
     def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
         x, context = split_inputs(inputs, self._context_shape, "inputs")
-        x = self._as_tensor("x", x)
-        check_shape("x", x, self._event_shape, leading="N")
-        x = tf.ensure_shape(x, [None, *self._event_shape])
+        x = self._as_x(x, leading="N")
         if context is not None:
-            context = self._as_tensor("context", context)
-            check_shape("context", context, self._context_shape, leading="N")
-            context = tf.ensure_shape(context, [None, *self._context_shape])
+            context = self._as_context(context, leading="N")
             if not x.shape[:1].is_compatible_with(context.shape[:1]):
                 raise ValueError(f"x and context must have as many rows, got shapes {x.shape} and {context.shape}")
         if training:
