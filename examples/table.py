@@ -7,6 +7,7 @@ import numpy as np
 from sklearn.datasets import load_breast_cancer
 
 MIN_ROWS = 50
+_SEPARATOR = " (cells are separated by commas, and a number has a decimal point)"
 
 
 class TableError(Exception):
@@ -69,7 +70,7 @@ def _read_csv(path: Path) -> tuple[np.ndarray, list[str]]:
     rows = np.empty((len(lines), len(names)))
     for row, (line, cells) in zip(rows, lines, strict=True):
         if len(cells) != len(names):
-            raise TableError(f"line {line} has {len(cells)} cells, the first line has {len(names)}")
+            raise TableError(f"line {line} has {len(cells)} cells, the first line has {len(names)}{_SEPARATOR}")
         for column, cell in enumerate(cells):
             row[column] = _number(cell, f"line {line}, column {column + 1} ({names[column]})")
     return rows, names
@@ -87,7 +88,8 @@ def _number(cell: str, place: str) -> float:
     if not cell.strip():
         raise TableError(f"{place}: the cell is empty")
     if not _is_number(cell):
-        raise TableError(f"{place}: {cell!r} is not a number")
+        hint = _SEPARATOR if ";" in cell or "\t" in cell else ""
+        raise TableError(f"{place}: {cell!r} is not a number{hint}")
     if not np.isfinite(float(cell)):
         raise TableError(f"{place}: {cell.strip()} is not finite")
     return float(cell)

@@ -167,7 +167,7 @@ def main() -> None:
         flow = build_flow(train, options.seed)
     except (TableError, ValueError) as error:  # ValueError: of `adapt`, which names what the table cannot have
         sys.exit(f"{source}: {error}")
-    print(f"{source}: {len(rows)} rows of {len(names)} columns")
+    print(f"{source}: {len(rows)} rows of {len(names)} columns ({', '.join(names[:3])}{', ...' if names[3:] else ''})")
     print(f"{len(train)} rows to train on, {len(validation)} to validate, {len(test)} to test")
     train_flow(flow, train, validation, options.epochs)
 
@@ -182,8 +182,9 @@ def main() -> None:
     write_scores(log_prob, parts, anomalies)
     draw(rows, flow.sample(len(rows), seed=options.seed).numpy(), names, picture)
     model, export = save(flow, options.out, name)
-    worst = ", ".join(map(str, np.argsort(log_prob)[:5]))
-    print(f"\nMost unusual rows (from 0): {worst}")
+    # Rows that the flow was trained on score low: only rows of the same part compare.
+    worst = ", ".join(map(str, sorted(parts["test"], key=lambda row: log_prob[row])[:5]))
+    print(f"\nMost unusual test rows (from 0): {worst}; compare anomaly scores within a part only")
     print(
         f"\nAnomaly scores: {anomalies}\nPicture:        {picture}\nModel:          {model}\nExport:         {export}"
     )

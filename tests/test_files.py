@@ -160,6 +160,18 @@ def test_flow_of_a_users_distribution_is_saved_where_it_can_be_rebuilt(tmp_path)
     assert_survives_saving(nvp.Flow(tfd.TransformedDistribution(BASES["trainable"](), chain)), tmp_path)
 
 
+def test_weights_bring_their_permutations_along(tmp_path):
+    options = {"num_couplings": 4, "hidden_units": (4,), "permutation": "random"}
+    flow, other = nvp.RealNVP(6, seed=1, **options), nvp.RealNVP(6, seed=2, **options)
+    for variable in flow.trainable_variables:
+        variable.assign_add(0.1 * tf.ones(variable.shape))
+    flow.save_weights(tmp_path / "flow.weights.h5")
+    other.load_weights(tmp_path / "flow.weights.h5")
+    x = np.random.default_rng(0).normal(size=(5, 6)).astype("float32")
+    np.testing.assert_array_equal(other.log_prob(x), flow.log_prob(x))
+    np.testing.assert_array_equal(other.distribution().log_prob(x), flow.distribution().log_prob(x))
+
+
 def test_weights_and_export_of_what_cannot_be_rebuilt(tmp_path):
     flow, other = nvp.Flow(everything()), nvp.Flow(everything())
     x = np.array([[0.3, 0.4], [2.0, -1.0]], "float32")

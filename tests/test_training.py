@@ -191,8 +191,10 @@ def test_other_bad_data():
         flow.fit(x[:0])
     with pytest.raises(ValueError, match=r"constant in the features \[1\]"):
         flow.adapt(np.stack([x[:, 0], np.full(10, 0.1)], axis=1))
+    with pytest.raises(ValueError, match=r"no targets y.*in a dataset, as \(x, x, sample_weight\)"):
+        flow.fit(x, 7.0 * x)
     with pytest.raises(ValueError, match="no targets y"):
-        flow.fit(x, x)
+        flow.fit(x, 7.0 * x, sample_weight=np.ones(10))
     with pytest.raises(ValueError, match="no targets y"):
         flow.fit(tf.data.Dataset.from_tensors((x, x)))
     with pytest.raises(ValueError, match="must be an array"):

@@ -207,6 +207,7 @@ class AffineCoupling(Coupling):
         validate_args: bool = False,
         name: str = "affine_coupling",
     ):
+        """The arguments are those that the class describes."""
         parameters = dict(locals())
         super().__init__(
             conditioner,
@@ -242,6 +243,7 @@ class ElementwiseAffine(AffineCoupling):
         validate_args: bool = False,
         name: str = "elementwise_affine",
     ):
+        """The arguments are those that the class describes."""
         parameters = dict(locals())
         self._size = size
         Coupling.__init__(

@@ -53,8 +53,8 @@ class Flow(LikelihoodModel):
     Args:
         distribution: a `tfd.Distribution` of floating-point events of known shape, with batch shape `[]`; as a rule
             `tfd.TransformedDistribution(base, tfb.Chain([coupling, tfb.Permute(...), coupling, ...]))`.
-        context_shape: None, or `(K,)` if couplings of the distribution have a context: theirs stands for the shape, and
-            is replaced by that of each call.
+        context_shape: None, or `(K,)` for a conditional flow: give its couplings a placeholder, such as
+            `context=tf.zeros([K])`, which each call replaces by its own context.
         dtype: Keras dtype policy; its variable dtype must be the distribution's dtype. Defaults to that dtype.
         **kwargs: `name` and `trainable` of `keras.Model`.
 

@@ -40,9 +40,9 @@ class RealNVP(Flow):
         num_couplings: L, at least 1.
         hidden_units: width of each hidden layer of each MLP.
         context_shape: number K of context features, or `(K,)`, for a conditional density; None for none.
-        coupling: "affine".
-        permutation: "reverse" turns the features around between couplings; "random" permutes them, by `seed`, in each
-            second place such that what was kept is moved next, in the others freely.
+        coupling: "affine", the only kind.
+        permutation: "reverse" turns the features around between couplings; "random" permutes them by `seed`, so that
+            of a pair of couplings the second moves what the first kept. Random permutations are saved with the weights.
         base_distribution: `tfd.Distribution` of event shape `[D]` and batch shape `[]`, of the dtype of the flow;
             its trainable variables train too. Defaults to N(0, I).
         seed: integer that fixes initial weights and permutations; None draws one (from `numpy.random`).
@@ -139,7 +139,9 @@ def _bijectors(
         if index and permutation == "reverse":
             yield tfb.Permute(np.arange(size)[::-1])
         elif index:
-            yield tfb.Permute(_random_permutation(size, random, swap=index % 2 == 1))
+            # A variable, so that weights bring the permutations along that they were trained with.
+            permutation_of_seed = _random_permutation(size, random, swap=index % 2 == 1)
+            yield tfb.Permute(tf.Variable(permutation_of_seed.astype(np.int32), trainable=False, name="permutation"))
         # The first of a pair keeps ceil(D/2) features, the second the other floor(D/2): with ceil(D/2) both times and
         # an odd D, a reversal would never let the middle feature move.
         mask = masks.half(size) if index % 2 == 0 else masks.half(size, flip=True)[::-1]

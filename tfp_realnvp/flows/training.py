@@ -13,6 +13,11 @@ from tfp_realnvp.flows.data import check_rows, check_weights
 
 __all__ = ["LikelihoodModel"]
 
+_NO_TARGETS = (
+    'a flow has no targets y; pass a context as {"x": x, "context": context}, and weights as the argument '
+    "sample_weight or, in a dataset, as (x, x, sample_weight)"
+)
+
 
 class LikelihoodModel(keras.Model):
     """A Keras model whose call returns log-densities, and whose loss is their negative mean.
@@ -41,7 +46,7 @@ class LikelihoodModel(keras.Model):
         if self._compile_loss is not None:
             raise ValueError("compile() takes no loss: the loss of a flow is its negative log-likelihood")
         if y is not None and sample_weight is None:
-            raise ValueError('a flow has no targets y; pass a context as {"x": x, "context": context}')
+            raise ValueError(_NO_TARGETS)
         nll = -y_pred
         if sample_weight is not None:
             nll *= tf.cast(tf.reshape(sample_weight, [-1]), nll.dtype)
@@ -132,8 +137,8 @@ class LikelihoodModel(keras.Model):
 
     def _check_data(self, x: Any, y: Any, sample_weight: Any, argument: str) -> Any:
         """The targets for Keras: it drops sample weights where there are none, so the weights stand in for them."""
-        if y is not None and sample_weight is None:
-            raise ValueError(f'{argument}: a flow has no targets y; pass a context as {{"x": x, "context": context}}')
+        if y is not None and y is not x:
+            raise ValueError(f"{argument}: {_NO_TARGETS}")
         check_rows(x, self.event_shape, self.context_shape, argument)
         check_weights(sample_weight, "sample_weight" if argument == "x" else f"{argument}: sample_weight")
         return sample_weight
