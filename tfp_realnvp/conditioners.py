@@ -20,7 +20,7 @@ class MLP(keras.layers.Layer):
         shift = W_t h + b_t,        log_scale = B * tanh((W_s h + b_s) / B).
 
     These W and b start at zero, so that a coupling starts as the identity; the hidden layers start at Glorot's values.
-    `|log_scale| < B` keeps each coupling invertible in floating point. The context is concatenated to the kept features.
+    `|log_scale| < B` keeps each coupling invertible in floating point. A context is concatenated to the kept features.
 
     Source: Dinh, Sohl-Dickstein & Bengio, "Density estimation using Real NVP", 2017, arXiv 1605.08803.
 
