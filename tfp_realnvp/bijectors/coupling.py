@@ -189,7 +189,7 @@ class AffineCoupling(Coupling):
         ValueError: if mask is not a boolean vector or keeps all or nothing; if an event's last dimension is not D; if
             the conditioner does not return two tensors `[N, D - d]`.
 
-    In eager mode nothing is cached, so TFP's own `tfb.Chain` computes the conditioner once more for the
+    In eager mode nothing is cached, so TFP's own `tfb.Chain` computes the conditioner again (twice) for the
     log-determinant; in a `tf.function`, and in what `Flow` makes of a chain, it runs once.
 
     >>> coupling = AffineCoupling(lambda kept: (kept, tf.zeros_like(kept)), mask=np.array([True, False]))
