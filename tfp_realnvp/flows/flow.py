@@ -70,6 +70,7 @@ class Flow(LikelihoodModel):
     The model standardises: its own distribution is `distribution` followed by `x -> shift + scale * x`, the identity
     unless `adapt` is called. Densities and samples run as compiled functions; nothing is cached between calls.
 
+    >>> import numpy as np
     >>> base = tfd.MultivariateNormalDiag(tf.Variable([0.0, 0.0]), tf.ones(2))
     >>> flow = Flow(base)
     >>> flow.compile(keras.optimizers.Adam(0.1))
