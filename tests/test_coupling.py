@@ -343,6 +343,7 @@ def test_the_mask_is_the_couplings_own():
     coupling = nvp.AffineCoupling(lambda kept: (kept, kept), mask)
     mask[:] = ~mask
     np.testing.assert_array_equal(coupling.mask, nvp.masks.half(4))
+    np.testing.assert_array_equal(coupling.copy().mask, nvp.masks.half(4))
 
 
 def test_unbuilt_conditioner_is_built_by_the_coupling():

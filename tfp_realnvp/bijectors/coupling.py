@@ -62,7 +62,7 @@ class Coupling(OnePassBijector):
 
     @staticmethod
     def _checked_mask(mask: Any) -> np.ndarray:
-        mask = np.array(mask)  # a copy: the caller's array may change
+        mask = np.asarray(mask)
         if mask.dtype != bool or mask.ndim != 1:
             raise ValueError(f"mask must be a boolean vector [D], got dtype {mask.dtype} and shape {list(mask.shape)}")
         if mask.all() or not mask.any():
@@ -208,6 +208,7 @@ class AffineCoupling(Coupling):
         name: str = "affine_coupling",
     ):
         """The arguments are those that the class describes."""
+        mask = np.array(mask)  # The caller's array may change; copies are rebuilt from the parameters.
         parameters = dict(locals())
         super().__init__(
             conditioner,
