@@ -29,11 +29,10 @@ def coupling(mask, context_shape=None):
     return make
 
 
-def elementwise(context_shape=None):
+def elementwise(context_shape):
     def make(dtype):
-        context = None if context_shape is None else random_tensor(context_shape, dtype, seed=7)
-        hidden_units = () if context is None else (8,)
-        return ElementwiseAffine(nvp.MLP(2, hidden_units, activation="tanh", dtype=dtype), 2, context)
+        conditioner = nvp.MLP(2, hidden_units=(8,), activation="tanh", dtype=dtype)
+        return ElementwiseAffine(conditioner, 2, random_tensor(context_shape, dtype, seed=7))
 
     return make
 
@@ -61,7 +60,7 @@ REGISTRY = {
     "two_features": Case(coupling([1, 0]), 2),
     "context_vector": Case(coupling(nvp.masks.half(3), (2,)), 3),
     "context_batch": Case(coupling(nvp.masks.alternating(4), (6, 2)), 4, (6,)),
-    "elementwise": Case(elementwise(), 2),
+    "elementwise": Case(elementwise((3,)), 2),
     "elementwise_context": Case(elementwise((6, 3)), 2, (6,)),
     "one_pass_chain": Case(chain(OnePassChain), 3),
     "one_pass_chain_context": Case(chain(OnePassChain, (6, 2)), 3, (6,)),

@@ -25,8 +25,7 @@ def test_log_scale_is_bounded_and_shift_is_not():
     assert np.max(np.abs(log_scale)) > 1.99
 
 
-@pytest.mark.parametrize("kept_size", [0, 2])
-@pytest.mark.parametrize("context_size", [None, 3])
+@pytest.mark.parametrize(("kept_size", "context_size"), [(2, None), (2, 3), (0, 3)])
 @pytest.mark.parametrize("hidden_units", [(), (8,), (8, 4)])
 def test_shapes(kept_size, context_size, hidden_units):
     mlp = nvp.MLP(4, hidden_units)
@@ -35,6 +34,11 @@ def test_shapes(kept_size, context_size, hidden_units):
     assert shift.shape == log_scale.shape == (5, 4)
     assert len(mlp.trainable_variables) == 2 * (len(hidden_units) + 1)
     assert mlp.trainable_variables[0].shape[0] == kept_size + (context_size or 0)
+
+
+def test_no_input_is_an_error_not_a_crash():
+    with pytest.raises(ValueError, match=r"kept must have a feature where there is no context, got shape \[5, 0\]"):
+        nvp.MLP(2)(np.ones((5, 0), "float32"))
 
 
 def test_config_round_trip():
@@ -56,6 +60,8 @@ def test_config_round_trip():
         ({"hidden_units": 4}, "hidden_units must be a sequence of integers, got 4"),
         ({"log_scale_bound": 0.0}, "log_scale_bound .* got 0.0"),
         ({"log_scale_bound": np.inf}, "log_scale_bound .* got inf"),
+        ({"log_scale_bound": "a"}, "log_scale_bound .* got 'a'"),
+        ({"seed": "a"}, "seed must be an integer or None, got 'a'"),
         ({"activation": "no such"}, "no such"),
     ],
 )

@@ -160,6 +160,50 @@ def test_flow_of_a_users_distribution_is_saved_where_it_can_be_rebuilt(tmp_path)
     assert_survives_saving(nvp.Flow(tfd.TransformedDistribution(BASES["trainable"](), chain)), tmp_path)
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class Around(keras.layers.Layer):
+    """A network around a layer that it may share with others."""
+
+    def __init__(self, inner, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = inner
+
+    def call(self, kept):
+        return keras.ops.split(self.inner(kept), 2, axis=-1)
+
+    def get_config(self):
+        return super().get_config() | {"inner": keras.saving.serialize_keras_object(self.inner)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config | {"inner": keras.saving.deserialize_keras_object(config["inner"])})
+
+
+def test_networks_that_share_a_layer_are_not_saved_as_if_they_did_not(tmp_path):
+    def flow(*inner):
+        half = nvp.masks.half(2)
+        couplings = [nvp.AffineCoupling(Around(layer), half) for layer in inner]
+        chain = tfb.Chain([couplings[0], tfb.Permute([1, 0]), couplings[1]])
+        return nvp.Flow(tfd.TransformedDistribution(BASES["trainable"](), chain))
+
+    assert_survives_saving(flow(keras.layers.Dense(2), keras.layers.Dense(2)), tmp_path)
+    shared = flow(*2 * [keras.layers.Dense(2)])
+    with pytest.raises(
+        ValueError, match=r"bijectors\[2\].conditioner cannot be saved: .* share variables. Use save_we"
+    ):
+        shared.save(tmp_path / "shared.keras")
+    shared.save_weights(tmp_path / "shared.weights.h5")
+    other = flow(*2 * [keras.layers.Dense(2)])
+    other.load_weights(tmp_path / "shared.weights.h5")
+    x = np.array([[0.3, 0.4], [2.0, -1.0]], "float32")
+    np.testing.assert_array_equal(other.log_prob(x), shared.log_prob(x))
+
+
+def test_a_file_name_that_keras_would_not_load(flow, tmp_path):
+    with pytest.raises(ValueError, match=r"filepath must end in \.keras, got '.*flow\.h5'"):
+        flow.save(tmp_path / "flow.h5")
+
+
 def test_weights_bring_their_permutations_along(tmp_path):
     options = {"num_couplings": 4, "hidden_units": (4,), "permutation": "random"}
     flow, other = nvp.RealNVP(6, seed=1, **options), nvp.RealNVP(6, seed=2, **options)

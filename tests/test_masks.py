@@ -38,3 +38,5 @@ def test_flip_is_the_complement_and_bad_sizes_are_named(function, sizes):
     for bad in (0, -1, 2.0, True):
         with pytest.raises(ValueError, match=f"at least 1, got {bad}"):
             function(*sizes[:-1], bad)
+    with pytest.raises(ValueError, match="flip must be True or False, got 'no'"):
+        function(*sizes, flip="no")

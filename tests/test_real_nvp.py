@@ -78,7 +78,8 @@ def test_seed_fixes_the_weights():
 
 
 def test_event_shape_is_a_size_or_a_tuple_of_one():
-    assert nvp.RealNVP(3, num_couplings=1).event_shape == nvp.RealNVP((3,), num_couplings=1).event_shape == (3,)
+    for shape in (3, (3,), [3], np.int64(3), np.array([3]), tf.TensorShape([3])):
+        assert nvp.RealNVP(shape, num_couplings=1, hidden_units=()).event_shape == (3,)
 
 
 def test_shapes_of_densities_and_samples(flow, data):
@@ -115,14 +116,16 @@ def test_density_integrates_to_one(flow, data):
 
 
 def test_sample_seed(flow):
-    for seed in (5, 2**40 + 5, [1, 2]):
+    for seed in (5, 2**40 + 5, -5, [1, 2], np.array([1, 2])):
         np.testing.assert_array_equal(flow.sample(3, seed=seed), flow.sample(3, seed=seed))
     assert np.all(flow.sample(3, seed=5) != flow.sample(3, seed=2**40 + 5))
     assert np.all(flow.sample(3) != flow.sample(3))
     np.testing.assert_array_equal(flow.sample(3, seed=5), tf.function(lambda: flow.sample(3, seed=5))())
-    for bad in ("a seed", 1.5, [1, 2, 3]):
-        with pytest.raises(ValueError, match="seed must be an integer"):
+    for bad in ("a seed", 1.5, [1, 2, 3], True):
+        with pytest.raises(ValueError, match="seed must be an integer or a pair of integers, got"):
             flow.sample(3, seed=bad)
+    with pytest.raises(ValueError, match="seed must fit into 64 bits, got 18446744073709551616"):
+        flow.sample(3, seed=2**64)
 
 
 def test_samples_have_the_density_by_importance_weights(flow):
@@ -206,6 +209,10 @@ def test_conditional_flow_in_a_joint_distribution(conditional_flow):
         ({"event_shape": 0}, "event_shape must be one integer of at least 1, or a tuple of one, got 0"),
         ({"event_shape": (2, 3)}, r"event_shape .* got \(2, 3\)"),
         ({"event_shape": 2.5}, "event_shape .* got 2.5"),
+        ({"event_shape": None}, "event_shape .* got None"),
+        ({"event_shape": True}, "event_shape .* got True"),
+        ({"event_shape": (2, (3, 4))}, r"event_shape .* got \(2, \(3, 4\)\)"),
+        ({"dtype": "int32"}, "dtype must be a floating-point policy, got 'int32'"),
         ({"num_couplings": 0}, "num_couplings .* got 0"),
         ({"hidden_units": (8, 0)}, r"hidden_units\[1\] .* got 0"),
         ({"hidden_units": 8}, "hidden_units must be a sequence of integers, got 8"),
@@ -233,6 +240,9 @@ def test_wrong_shapes_and_contexts(flow, conditional_flow):
     for call in (flow.log_prob, flow, flow.predict, flow.evaluate, flow.fit, flow.adapt, *on_tensors):
         with pytest.raises(ValueError, match=r"must have shape \[(\.\.\.|N), 2\], got \[4, 3\]"):
             call(np.zeros((4, 3), "float32"))
+    for call in (bijector.forward, bijector.forward_log_det_jacobian):  # neither broadcasts against the standardisation
+        with pytest.raises(ValueError, match=r"must have shape \[\.\.\., 2\], got \[4, 1\]"):
+            call(np.zeros((4, 1), "float32"))
     for call in (flow.log_prob, flow.distribution, flow.bijector, flow.sample, flow.sample_and_log_prob):
         arguments = (x,) if call == flow.log_prob else ()
         with pytest.raises(ValueError, match=r"unexpected context of shape \[4, 2\]"):

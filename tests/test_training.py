@@ -176,6 +176,20 @@ def test_rows_that_are_not_finite_are_named(value):
         flow.adapt(tf.data.Dataset.from_tensors(x))
 
 
+def test_values_too_large_for_the_dtype_are_named():
+    x = np.where(np.arange(20).reshape(10, 2) == 7, 1e39, 1.0)
+    flow = small_flow()
+    for call in (
+        lambda: flow.fit(x),
+        lambda: flow.evaluate(x),
+        lambda: flow.fit(x[:3], validation_data=x),
+        lambda: flow.fit(np.ones((10, 2)), sample_weight=x[:, 1]),
+    ):
+        with pytest.raises(ValueError, match=r"NaN or infinity in 1 of its 10 rows: 3 \(as float32\)"):
+            call()
+    assert np.all(np.isfinite(small_flow(dtype="float64").log_prob(x)))
+
+
 def test_rows_of_a_context_that_are_not_finite_are_named():
     flow = nvp.RealNVP(2, num_couplings=1, hidden_units=(4,), context_shape=1)
     context = np.ones((30, 1))
@@ -210,9 +224,14 @@ def test_other_bad_data():
         flow.fit(x, class_weight={0: 1.0})
     with pytest.raises(ValueError, match="data must be an array"):
         flow.adapt(iter(x))
-    flow.compile("adam", loss="mse")
-    with pytest.raises(ValueError, match="takes no loss"):
-        flow.fit(x, verbose=0)
+    for name in ("loss", "metrics", "weighted_metrics"):
+        flow.compile("adam", **{name: ["mse"]})
+        for call in (flow.fit, flow.evaluate):
+            with pytest.raises(ValueError, match="takes neither loss nor metrics"):
+                call(x, verbose=0)
+    flow.compile("adam")
+    with pytest.raises(ValueError, match="x must have at least one batch"):
+        flow.fit(tf.data.Dataset.from_tensor_slices(x).batch(5).take(0))
 
 
 def test_adapt_standardises_the_context_too(conditional_flow, conditional_data):

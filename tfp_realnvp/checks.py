@@ -5,12 +5,17 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["check_option", "check_shape", "check_size", "check_sizes"]
+__all__ = ["check_flag", "check_option", "check_shape", "check_size", "check_sizes", "is_size"]
+
+
+def is_size(size: Any) -> bool:
+    """Whether `size` is an integer of at least 1."""
+    return isinstance(size, int | np.integer) and not isinstance(size, bool) and size >= 1
 
 
 def check_size(argument: str, size: Any) -> None:
     """Raises a ValueError unless `size` is an integer of at least 1."""
-    if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
+    if not is_size(size):
         raise ValueError(f"{argument} must be an integer of at least 1, got {size!r}")
 
 
@@ -20,6 +25,12 @@ def check_sizes(argument: str, sizes: Any) -> None:
         raise ValueError(f"{argument} must be a sequence of integers, got {sizes!r}")
     for index, size in enumerate(sizes):
         check_size(f"{argument}[{index}]", size)
+
+
+def check_flag(argument: str, value: Any) -> None:
+    """Raises a ValueError unless `value` is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{argument} must be True or False, got {value!r}")
 
 
 def check_option(argument: str, value: Any, options: Sequence[str]) -> None:
@@ -35,5 +46,5 @@ def check_shape(argument: str, tensor: Any, shape: Sequence[int], leading: str =
     actual = tuple(tensor.shape)
     rank_is_right = len(actual) == len(shape) + 1 if leading == "N" else len(actual) >= len(shape)
     last = actual[len(actual) - len(shape) :]
-    if not rank_is_right or any(size not in (None, wanted) for size, wanted in zip(last, shape, strict=True)):
+    if not rank_is_right or any(None not in pair and pair[0] != pair[1] for pair in zip(last, shape, strict=True)):
         raise ValueError(f"{argument} must have shape [{', '.join(map(str, (leading, *shape)))}], got {list(actual)}")

@@ -1,9 +1,11 @@
 """Keras layers that compute the shift and log-scale of a coupling from the part it keeps."""
 
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from tfp_realnvp.checks import check_size, check_sizes
@@ -33,14 +35,15 @@ class MLP(keras.layers.Layer):
         **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
 
     Call arguments:
-        kept: floating-point tensor `[N, d]`; d may be 0.
+        kept: floating-point tensor `[N, d]`; d may be 0 where there is a context.
         context: floating-point tensor `[N, K]`, or None.
 
     Returns (of a call):
         The pair (shift, log_scale), each `[N, output_size]`.
 
     Raises:
-        ValueError: if a size is below 1 or the bound is not above 0 and finite.
+        ValueError: if a size is below 1, the bound not above 0 and finite, or the seed no integer; in a call, if
+            there is neither a kept feature nor a context.
 
     >>> shift, log_scale = MLP(2, hidden_units=(16,))(keras.ops.ones((5, 3)))
     >>> shift.shape, log_scale.shape
@@ -60,13 +63,15 @@ class MLP(keras.layers.Layer):
         super().__init__(**kwargs)
         check_size("output_size", output_size)
         check_sizes("hidden_units", hidden_units)
-        if not 0 < log_scale_bound < float("inf"):
+        if not isinstance(log_scale_bound, numbers.Real) or not 0 < log_scale_bound < float("inf"):
             raise ValueError(f"log_scale_bound must be above 0 and finite, got {log_scale_bound!r}")
+        if not isinstance(seed, int | np.integer | None) or isinstance(seed, bool):
+            raise ValueError(f"seed must be an integer or None, got {seed!r}")
         self.output_size = int(output_size)
         self.hidden_units = tuple(int(units) for units in hidden_units)
         self.activation = keras.activations.get(activation)
         self.log_scale_bound = float(log_scale_bound)
-        self.seed = seed
+        self.seed = None if seed is None else int(seed)
         self.hidden_layers = [
             keras.layers.Dense(
                 units,
@@ -83,6 +88,8 @@ class MLP(keras.layers.Layer):
 
     def build(self, kept_shape: tuple, context_shape: tuple | None = None) -> None:
         size = kept_shape[-1] + (0 if context_shape is None else context_shape[-1])
+        if size == 0:  # TensorFlow aborts the process on some processors, in the product with an empty kernel.
+            raise ValueError(f"kept must have a feature where there is no context, got shape {list(kept_shape)}")
         for layer in [*self.hidden_layers, self.output_layer]:
             layer.build((None, size))
             size = layer.units

@@ -22,6 +22,8 @@ class OnePassTransformedDistribution(tfd.TransformedDistribution):
     """
 
     def _log_prob(self, y, **kwargs):
+        if not self.bijector._is_injective:  # TFP adds up what each of the inverses contributes.
+            return super()._log_prob(y, **kwargs)
         distribution_kwargs, bijector_kwargs = self._kwargs_split_fn(kwargs)
         x, log_det = inverse_and_log_det(self.bijector, y, self.event_shape.rank, **bijector_kwargs)
         log_prob = self.distribution.log_prob(x, **distribution_kwargs)
@@ -38,9 +40,12 @@ class OnePassTransformedDistribution(tfd.TransformedDistribution):
 def one_pass(distribution: tfd.Distribution) -> tfd.Distribution:
     """The same distribution, each `tfd.TransformedDistribution` and `tfb.Chain` in it replaced by its one-pass form.
 
-    Bijectors, networks and variables are the same objects. Other distributions come back as they are.
+    Bijectors, networks and variables are the same objects. Other distributions come back as they are, and so do those
+    of a bijector with several inverses, such as `tfb.AbsoluteValue`.
     """
     if type(distribution).__name__ not in ("TransformedDistribution", "_TransformedDistribution"):
+        return distribution
+    if not distribution.bijector._is_injective:
         return distribution
     parameters = distribution.parameters | {
         "distribution": one_pass(distribution.distribution),

@@ -5,7 +5,7 @@ Source: Dinh, Sohl-Dickstein & Bengio, "Density estimation using Real NVP", 2017
 
 import numpy as np
 
-from tfp_realnvp.checks import check_size
+from tfp_realnvp.checks import check_flag, check_size
 
 __all__ = ["alternating", "channelwise", "checkerboard", "half"]
 
@@ -21,12 +21,13 @@ def half(size: int, flip: bool = False) -> np.ndarray:
         Boolean array of shape `[D]`.
 
     Raises:
-        ValueError: if `size` is below 1.
+        ValueError: if `size` is below 1, or `flip` no boolean.
 
     >>> half(5)
     array([ True,  True,  True, False, False])
     """
     check_size("size", size)
+    check_flag("flip", flip)
     return (np.arange(size) < (size + 1) // 2) != flip
 
 
@@ -41,12 +42,13 @@ def alternating(size: int, flip: bool = False) -> np.ndarray:
         Boolean array of shape `[D]`.
 
     Raises:
-        ValueError: if `size` is below 1.
+        ValueError: if `size` is below 1, or `flip` no boolean.
 
     >>> alternating(4)
     array([ True, False,  True, False])
     """
     check_size("size", size)
+    check_flag("flip", flip)
     return (np.arange(size) % 2 == 0) != flip
 
 
@@ -62,7 +64,7 @@ def checkerboard(height: int, width: int, flip: bool = False) -> np.ndarray:
         Boolean array of shape `[H, W, 1]`.
 
     Raises:
-        ValueError: if a size is below 1.
+        ValueError: if a size is below 1, or `flip` no boolean.
 
     >>> checkerboard(2, 2)[..., 0]
     array([[ True, False],
@@ -70,6 +72,7 @@ def checkerboard(height: int, width: int, flip: bool = False) -> np.ndarray:
     """
     check_size("height", height)
     check_size("width", width)
+    check_flag("flip", flip)
     rows, columns = np.indices((height, width))
     return ((rows + columns) % 2 == 0)[..., np.newaxis] != flip
 
@@ -85,7 +88,7 @@ def channelwise(channels: int, flip: bool = False) -> np.ndarray:
         Boolean array of shape `[1, 1, C]`.
 
     Raises:
-        ValueError: if `channels` is below 1.
+        ValueError: if `channels` is below 1, or `flip` no boolean.
 
     >>> channelwise(3)[0, 0]
     array([ True,  True, False])

@@ -73,6 +73,7 @@ class _Writer:
             name = value.name.split(":")[0]
             return {"variable": self._array(value, path), "trainable": value.trainable, "name": name}
         if isinstance(value, keras.layers.Layer):
+            self._check_shares_nothing(value, path)
             try:
                 return {"keras": keras.saving.serialize_keras_object(value)}
             except NotImplementedError as error:
@@ -89,6 +90,15 @@ class _Writer:
             f"{path} cannot be saved: {value!r:.100} is no TFP distribution or bijector, no array and no Keras 3 "
             f"layer. {_REMEDY}"
         )
+
+    def _check_shares_nothing(self, layer: keras.layers.Layer, path: str) -> None:
+        """Layers are rebuilt one by one, so that what two of them share would come back as two."""
+        for other in self.written:
+            if not isinstance(other, keras.layers.Layer):
+                continue
+            shared = {id(variable) for variable in other.variables} & {id(variable) for variable in layer.variables}
+            if shared:
+                raise ValueError(f"{path} cannot be saved: {layer.name} and {other.name} share variables. {_REMEDY}")
 
     def _tfp_object(self, value: Any, path: str) -> dict[str, Any]:
         for namespace, module in _NAMESPACES.items():

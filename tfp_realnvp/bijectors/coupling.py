@@ -108,6 +108,8 @@ class Coupling(OnePassBijector):
 
     def _split(self, event: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         check_shape(f"event of {self.name}", event, self._mask.shape)
+        if not event.dtype.is_floating:
+            raise ValueError(f"event of {self.name} must be of a floating-point dtype, got {event.dtype.name}")
         if self._order is not None:
             event = tf.gather(event, self._order, axis=-1)
         sizes = [self._kept_size, self._moved_size]
@@ -227,18 +229,19 @@ class AffineCoupling(Coupling):
         return (moved - shift) * tf.exp(-log_scale), -log_scale
 
 
-class ElementwiseAffine(AffineCoupling):
+class ElementwiseAffine(Coupling):
     """Affine transform of every feature, y = x * exp(s(context)) + t(context): a coupling that keeps nothing.
 
     The fallback for events of one feature, which no coupling can split. Arguments, shapes and errors are those of
-    `AffineCoupling`, but for `size`, the number of features D, in place of the mask; `kept` is `[N, 0]`.
+    `AffineCoupling`, but for `size`, the number of features D, in place of the mask, and for the context, which there
+    must be; `kept` is `[N, 0]`.
     """
 
     def __init__(
         self,
         conditioner: Callable,
         size: int,
-        context: Any = None,
+        context: Any,
         *,
         conditioner_variables: Sequence[tf.Variable] | None = None,
         validate_args: bool = False,
@@ -247,8 +250,7 @@ class ElementwiseAffine(AffineCoupling):
         """The arguments are those that the class describes."""
         parameters = dict(locals())
         self._size = size
-        Coupling.__init__(
-            self,
+        super().__init__(
             conditioner,
             np.zeros(size, bool),
             context,
@@ -265,6 +267,9 @@ class ElementwiseAffine(AffineCoupling):
     @property
     def size(self) -> int:
         return self._size
+
+    _move = AffineCoupling._move
+    _move_back = AffineCoupling._move_back
 
 
 def with_context(bijector: tfb.Bijector, context: tf.Tensor) -> tfb.Bijector:

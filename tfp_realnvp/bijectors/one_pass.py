@@ -8,6 +8,8 @@ directly; for TFP's own chains and distributions a cache does the same within a 
 """
 
 import abc
+import collections
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +18,7 @@ from tensorflow_probability import bijectors as tfb
 from tensorflow_probability.python.internal import cache_util
 
 from tfp_realnvp.checks import check_shape
+from tfp_realnvp.variables import all_variables, keras_inference
 
 __all__ = ["OnePassBijector", "OnePassChain", "forward_and_log_det", "inverse_and_log_det", "log_det_dtype"]
 
@@ -31,16 +34,11 @@ class _GraphCache(cache_util.BijectorCacheWithGreedyAttrs):
 
     def __get__(self, bijector, bijector_class=None):
         bound = super().__get__(bijector, bijector_class)
-        if not tf.executing_eagerly():
-            # Kept by the graph, so that it dies with it, and that no branch or loop sees the tensors of another.
-            graph = tf.compat.v1.get_default_graph()
-            bound.storage = getattr(graph, "_tfp_realnvp_cache", None)
-            if bound.storage is None:
-                bound.storage = graph._tfp_realnvp_cache = cache_util.EphemeralDict()
+        bound.storage = None if bijector is None or tf.executing_eagerly() else _graph_storage(bijector)
         return bound
 
     def _lookup(self, input, forward_name, inverse_name, **kwargs):
-        if tf.executing_eagerly():
+        if self.storage is None:
             return self._invoke(input, forward_name, kwargs, attributes={})
         if forward_name == self._inverse_name:
             edge = self._get_or_create_edge(input, forward_name, kwargs)
@@ -51,7 +49,26 @@ class _GraphCache(cache_util.BijectorCacheWithGreedyAttrs):
         return super()._lookup(input, forward_name, inverse_name, **kwargs)
 
     def _attributes(self, input, fn_name, **kwargs):
-        return {} if tf.executing_eagerly() else super()._attributes(input, fn_name, **kwargs)
+        return {} if self.storage is None else super()._attributes(input, fn_name, **kwargs)
+
+
+_READING_OPS = frozenset({"ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape"})
+
+
+def _graph_storage(bijector: tfb.Bijector) -> cache_util.EphemeralDict:
+    """What the present graph remembers of `bijector`: nothing any more once it may have written a weight of it."""
+    graph = tf.compat.v1.get_default_graph()
+    writes = 0
+    for variable in all_variables(bijector):
+        if not variable.trainable:  # A counter or a random state, which networks write in every call.
+            continue
+        for part in getattr(variable, "values", (variable,)):  # of a distributed variable, one a replica
+            handle = graph.capture(part.handle) if hasattr(graph, "capture") else part.handle
+            writes += sum(op.type not in _READING_OPS for op in handle.consumers())
+    # Kept by the graph, so that it dies with it, and that no branch or loop sees the tensors of another.
+    if not hasattr(graph, "_tfp_realnvp_caches"):
+        graph._tfp_realnvp_caches = collections.defaultdict(cache_util.EphemeralDict)
+    return graph._tfp_realnvp_caches[writes]
 
 
 class _OnePass:
@@ -100,11 +117,12 @@ class OnePassChain(_OnePass, tfb.Chain):
     Args:
         bijectors: list of bijectors; the last one is applied first.
         event_shape: shape of an event of y, the data side, or None if any will do.
+        inference: run Keras networks in inference mode, even within a Keras layer that is being trained.
         validate_args: as in `tfb.Chain`.
         name: name of the ops.
 
     Raises:
-        ValueError: if an event of y does not have that shape.
+        ValueError: if an event of y does not have that shape, or one of x the shape that belongs to it.
 
     >>> chain = OnePassChain([tfb.Shift([1.0, 2.0]), tfb.Scale([2.0, 2.0])])
     >>> chain.forward([0.0, 1.0]).numpy()
@@ -115,10 +133,12 @@ class OnePassChain(_OnePass, tfb.Chain):
         self,
         bijectors: Sequence[tfb.Bijector],
         event_shape: Sequence[int] | None = None,
+        inference: bool = False,
         validate_args: bool = False,
         name: str | None = None,
     ):
         parameters = dict(locals())
+        self._inference = inference
         self._event_shape = self._no_dependency(None if event_shape is None else tuple(event_shape))
         super().__init__(bijectors, validate_args=validate_args, parameters=parameters, name=name)
 
@@ -128,11 +148,14 @@ class OnePassChain(_OnePass, tfb.Chain):
 
     def _forward_and_log_det(self, x, event_ndims=None, **kwargs):
         event_ndims = self.forward_min_event_ndims if event_ndims is None else event_ndims
+        if self._event_shape is not None:
+            check_shape(f"event of {self.name}", x, self.inverse_event_shape(self._event_shape))
         log_det = tf.zeros([], log_det_dtype(x.dtype))
-        for bijector in reversed(self.bijectors):
-            x, term = forward_and_log_det(bijector, x, event_ndims, **kwargs.get(bijector.name, {}))
-            event_ndims = bijector.forward_event_ndims(event_ndims)
-            log_det += tf.cast(term, log_det.dtype)
+        with self._keras_mode():
+            for bijector in reversed(self.bijectors):
+                x, term = forward_and_log_det(bijector, x, event_ndims, **kwargs.get(bijector.name, {}))
+                event_ndims = bijector.forward_event_ndims(event_ndims)
+                log_det += tf.cast(term, log_det.dtype)
         return x, log_det
 
     def _inverse_and_log_det(self, y, event_ndims=None, **kwargs):
@@ -140,11 +163,15 @@ class OnePassChain(_OnePass, tfb.Chain):
         if self._event_shape is not None:
             check_shape(f"event of {self.name}", y, self._event_shape)
         log_det = tf.zeros([], log_det_dtype(y.dtype))
-        for bijector in self.bijectors:
-            y, term = inverse_and_log_det(bijector, y, event_ndims, **kwargs.get(bijector.name, {}))
-            event_ndims = bijector.inverse_event_ndims(event_ndims)
-            log_det += tf.cast(term, log_det.dtype)
+        with self._keras_mode():
+            for bijector in self.bijectors:
+                y, term = inverse_and_log_det(bijector, y, event_ndims, **kwargs.get(bijector.name, {}))
+                event_ndims = bijector.inverse_event_ndims(event_ndims)
+                log_det += tf.cast(term, log_det.dtype)
         return y, log_det
+
+    def _keras_mode(self) -> contextlib.AbstractContextManager:
+        return keras_inference() if self._inference else contextlib.nullcontext()
 
 
 def forward_and_log_det(bijector: tfb.Bijector, x: tf.Tensor, event_ndims: int, **kwargs: Any) -> ValueAndLogDet:

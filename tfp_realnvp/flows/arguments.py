@@ -10,19 +10,17 @@ from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp.bijectors import Coupling
-from tfp_realnvp.checks import check_shape
+from tfp_realnvp.checks import check_shape, is_size
 
 __all__ = ["as_sample_shape", "as_tensor", "as_vector_shape", "check_contexts", "check_distribution", "stateless_seed"]
 
 
-def as_vector_shape(shape: Sequence[int] | int | None, argument: str) -> tuple[int, ...] | None:
-    """`(size,)` from `size` or `(size,)`; None stays None."""
-    if shape is None:
-        return None
-    sizes = tuple(np.atleast_1d(shape).tolist())
-    if len(sizes) != 1 or not isinstance(sizes[0], int) or sizes[0] < 1:
+def as_vector_shape(shape: Sequence[int] | int, argument: str) -> tuple[int]:
+    """`(size,)` from `size` or `(size,)`."""
+    sizes = tuple(shape) if isinstance(shape, tuple | list | tf.TensorShape) or np.ndim(shape) else (shape,)
+    if len(sizes) != 1 or not is_size(sizes[0]):
         raise ValueError(f"{argument} must be one integer of at least 1, or a tuple of one, got {shape!r}")
-    return sizes
+    return (int(sizes[0]),)
 
 
 def as_tensor(argument: str, value: Any, shape: Sequence[int], dtype: str, leading: str = "...") -> tf.Tensor:
@@ -89,12 +87,15 @@ def check_distribution(distribution: Any) -> None:
 
 
 def stateless_seed(seed: Any) -> tf.Tensor:
+    """An int32 tensor `[2]`: a fresh one from None, the two halves of a 64-bit integer, or the given pair."""
     if seed is None:
         return tf.random.uniform([2], tf.int32.min, tf.int32.max, tf.int32)
-    if isinstance(seed, int | np.integer):
+    if isinstance(seed, int | np.integer) and not isinstance(seed, bool):
+        if not -(2**63) <= seed < 2**64:
+            raise ValueError(f"seed must fit into 64 bits, got {seed}")
         words = [int(seed) & 0xFFFFFFFF, int(seed) >> 32 & 0xFFFFFFFF]
         return tf.constant(np.array(words, np.uint32).view(np.int32))
-    seed = tf.convert_to_tensor(seed)
-    if seed.dtype != tf.int32 or seed.shape != [2]:
-        raise ValueError(f"seed must be an integer or an int32 tensor [2], got {seed.dtype.name} of shape {seed.shape}")
-    return seed
+    tensor = tf.convert_to_tensor(seed)
+    if not tensor.dtype.is_integer or tensor.shape != [2]:
+        raise ValueError(f"seed must be an integer or a pair of integers, got {seed!r:.100}")
+    return tf.cast(tensor, tf.int32)

@@ -33,22 +33,29 @@ def split_inputs(data: Any, context_shape: Shape | None, argument: str = "x") ->
     return data["x"], data.get("context")
 
 
-def check_rows(data: Any, event_shape: Shape, context_shape: Shape | None, argument: str, finite: bool = True) -> None:
-    """Raises a ValueError if arrays have a wrong shape, no row, or (if `finite`) a NaN or infinity; streams pass."""
+def check_rows(
+    data: Any, event_shape: Shape, context_shape: Shape | None, argument: str, dtype: str | None = None
+) -> None:
+    """Raises a ValueError if arrays have a wrong shape, no row, or (unless `dtype` is None) values not finite in it.
+
+    Of a dataset only this is checked: that it is not known to be empty.
+    """
     if isinstance(data, list | tuple | str | int | float) or data is None:
         raise ValueError(f"{argument} must be an array, a dictionary of arrays or a tf.data.Dataset, got {data!r:.60}")
+    if isinstance(data, tf.data.Dataset) and data.cardinality() == 0:
+        raise ValueError(f"{argument} must have at least one batch, got an empty dataset")
     if not (_is_array(data) or isinstance(data, Mapping)):
         return
     x, context = split_inputs(data, context_shape, argument)
     name = argument if data is x else f'{argument}["x"]'
-    _check_array(x, event_shape, name, finite)
+    _check_array(x, event_shape, name, dtype)
     if context is not None:
-        _check_array(context, context_shape, f'{argument}["context"]', finite)
+        _check_array(context, context_shape, f'{argument}["context"]', dtype)
         if len(x) != len(context):
             raise ValueError(f"{argument}: x and context must have as many rows, got {len(x)} and {len(context)}")
 
 
-def check_weights(sample_weight: Any, argument: str = "sample_weight") -> None:
+def check_weights(sample_weight: Any, argument: str, dtype: str) -> None:
     """Raises a ValueError if weights are no array of one finite number a row."""
     if sample_weight is None:
         return
@@ -56,7 +63,7 @@ def check_weights(sample_weight: Any, argument: str = "sample_weight") -> None:
         raise ValueError(f"{argument} must be an array, got {type(sample_weight)}")
     if tuple(sample_weight.shape[1:]) not in ((), (1,)):
         raise ValueError(f"{argument} must have shape [N], got {list(sample_weight.shape)}")
-    _check_finite(sample_weight, argument)
+    _check_finite(sample_weight, argument, dtype)
 
 
 def standardization_moments(
@@ -66,7 +73,7 @@ def standardization_moments(
 
     Raises a ValueError if a shape is wrong, a row is not finite, or a feature of x is constant in that dtype.
     """
-    check_rows(data, event_shape, context_shape, "data")
+    check_rows(data, event_shape, context_shape, "data", "float64")
     x_moments, context_moments = Moments(), Moments()
     for batch in _batches(data):
         x, context = split_inputs(batch, context_shape, "data")
@@ -77,7 +84,8 @@ def standardization_moments(
             context_moments.update(context)
     if x_moments.count == 0:
         raise ValueError("data must have at least one row, got none")
-    mean, stddev = x_moments.mean.astype(dtype), x_moments.stddev.astype(dtype)
+    with np.errstate(over="ignore"):  # The error below says it.
+        mean, stddev = x_moments.mean.astype(dtype), x_moments.stddev.astype(dtype)
     if not np.all(np.isfinite(mean) & np.isfinite(stddev)):
         raise ValueError(f"data has a NaN or infinity, or a value too large for {dtype}")
     if not np.all(stddev > 0):
@@ -133,23 +141,25 @@ def _is_array(data: Any) -> bool:
     return hasattr(data, "__array__") and hasattr(data, "shape")
 
 
-def _check_array(array: Any, shape: Shape, name: str, finite: bool) -> None:
+def _check_array(array: Any, shape: Shape, name: str, dtype: str | None) -> None:
     if not _is_array(array):
         raise ValueError(f"{name} must be an array, got {type(array)}")
     check_shape(name, array, shape, leading="N")
     if len(array) == 0:
         raise ValueError(f"{name} must have at least one row, got shape {list(array.shape)}")
-    if finite:
-        _check_finite(array, name)
+    if dtype is not None:
+        _check_finite(array, name, dtype)
 
 
-def _check_finite(array: Any, name: str) -> None:
+def _check_finite(array: Any, name: str, dtype: str) -> None:
     bad: list[int] = []
     for start, chunk in _chunks(array):
+        with np.errstate(over="ignore"):
+            chunk = chunk.astype(dtype, copy=False)
         bad.extend((start + np.flatnonzero(~np.isfinite(chunk).reshape(len(chunk), -1).all(axis=1))).tolist())
     if bad:
         rows = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
-        raise ValueError(f"{name} has a NaN or infinity in {len(bad)} of its {len(array)} rows: {rows}")
+        raise ValueError(f"{name} has a NaN or infinity in {len(bad)} of its {len(array)} rows: {rows} (as {dtype})")
 
 
 def _chunks(array: Any) -> Iterator[tuple[int, np.ndarray]]:

@@ -93,17 +93,18 @@ class Flow(LikelihoodModel):
         if self.variable_dtype != distribution.dtype.name:
             raise ValueError(f"dtype must have {distribution.dtype.name} variables like the distribution, got {dtype}")
         self._event_shape = tuple(distribution.event_shape)
-        self._context_shape = as_vector_shape(context_shape, "context_shape")
+        self._context_shape = None if context_shape is None else as_vector_shape(context_shape, "context_shape")
         self._given_distribution = distribution
 
         self._shift, self._scale = _identity_standardization(self._event_shape, self.variable_dtype)
         base, bijectors = one_pass(distribution), []
         while isinstance(base, OnePassTransformedDistribution):
             base, bijectors = base.distribution, [*bijectors, *base.bijector.bijectors]
-        self._distribution = OnePassTransformedDistribution(
-            base,
-            OnePassChain([tfb.Shift(self._shift), tfb.Scale(self._scale), *bijectors], self._event_shape, name="flow"),
+        chain = OnePassChain(
+            [tfb.Shift(self._shift), tfb.Scale(self._scale), *bijectors], self._event_shape, inference=True, name="flow"
         )
+        self._distribution = OnePassTransformedDistribution(base, chain)
+        self._training_distribution = self._distribution.copy(bijector=chain.copy(inference=False))
         variables = list(all_variables(self._distribution))
         check_contexts(distribution, bijectors, self._context_shape)
         if self._context_shape is not None:
@@ -148,13 +149,7 @@ class Flow(LikelihoodModel):
         Raises:
             ValueError: if the context is missing, unexpected or of wrong shape.
         """
-        check_context(context, self._context_shape)
-        if context is None:
-            return self._distribution
-        context = self._as_context(context)
-        context = (context - self._context_shift) / self._context_scale
-        bijectors = [with_context(part, context) for part in self._distribution.bijector.bijectors]
-        return self._distribution.copy(bijector=OnePassChain(bijectors, self._event_shape, name="flow"))
+        return self._at_context(self._distribution, context)
 
     def bijector(self, context: Any = None) -> tfb.Chain:
         """The map from latent to data (`forward`) and back (`inverse`), with networks in inference mode.
@@ -236,6 +231,16 @@ class Flow(LikelihoodModel):
             for result, event_shape in zip(results, event_shapes, strict=False)
         )
 
+    def _at_context(self, distribution: tfd.TransformedDistribution, context: Any) -> tfd.TransformedDistribution:
+        check_context(context, self._context_shape)
+        if context is None:
+            return distribution
+        context = (self._as_context(context) - self._context_shift) / self._context_scale
+        chain = distribution.bijector
+        return distribution.copy(
+            bijector=chain.copy(bijectors=[with_context(part, context) for part in chain.bijectors])
+        )
+
     def _as_x(self, x: Any, leading: str = "...") -> tf.Tensor:
         return as_tensor("x", x, self._event_shape, self.variable_dtype, leading)
 
@@ -274,7 +279,7 @@ class Flow(LikelihoodModel):
                 raise ValueError(f"x and context must have as many rows, got shapes {x.shape} and {context.shape}")
         if training:
             with tf_keras_training(self._tf_keras_layers):
-                return self.distribution(context).log_prob(x)
+                return self._at_context(self._training_distribution, context).log_prob(x)
         return self._rows.log_prob(x, context)
 
     @property
@@ -310,7 +315,21 @@ class Flow(LikelihoodModel):
     def from_config(cls, config: dict[str, Any]) -> "Flow":
         return cls(**config | {"distribution": from_config(config["distribution"])})
 
-    def export(self, filepath: str | os.PathLike) -> None:
+    def save(self, filepath: str | os.PathLike, overwrite: bool = True, **kwargs: Any) -> None:
+        """Writes architecture, weights and optimizer to one file; arguments are those of `keras.Model.save`.
+
+        Args:
+            filepath: a path that ends in ".keras".
+            overwrite: whether to replace a file that is there already, or to ask.
+
+        Raises:
+            ValueError: if the path ends otherwise, or if a part of the distribution cannot be described; it is named.
+        """
+        if not os.fspath(filepath).endswith(".keras"):
+            raise ValueError(f"filepath must end in .keras, got {os.fspath(filepath)!r}")
+        super().save(filepath, overwrite, **kwargs)
+
+    def export(self, filepath: str | os.PathLike, *, verbose: bool = False) -> None:
         """Writes a SavedModel that loads where only TensorFlow is installed.
 
         Signatures, with rows `[N, *event_shape]`, in the dtype of the model; a conditional flow's take `context` too:
@@ -322,8 +341,11 @@ class Flow(LikelihoodModel):
 
         Args:
             filepath: the folder to write.
+            verbose: whether to print the signatures.
         """
-        self._rows.export(filepath, [raw_variable(variable) for variable in self.variables])
+        signatures = self._rows.export(filepath, [raw_variable(variable) for variable in self.variables])
+        if verbose:
+            print(f"{os.fspath(filepath)} has the signatures {', '.join(signatures)}")
 
 
 def _identity_standardization(shape: tuple[int, ...], dtype: str) -> tuple[tf.Variable, tf.Variable]:

@@ -35,8 +35,8 @@ class RealNVP(Flow):
     Source: Dinh, Sohl-Dickstein & Bengio, "Density estimation using Real NVP", 2017, arXiv 1605.08803.
 
     Args:
-        event_shape: number of features D, or `(D,)`. For D = 1, which no coupling can split, the couplings are affine
-            transforms, by constants or by functions of the context.
+        event_shape: number of features D, or `(D,)`. For D = 1, which no coupling can split, each coupling is an
+            affine transform by functions of the context; without a context there is one, by constants.
         num_couplings: L, at least 1.
         hidden_units: width of each hidden layer of each MLP.
         context_shape: number K of context features, or `(K,)`, for a conditional density; None for none.
@@ -77,15 +77,17 @@ class RealNVP(Flow):
         **kwargs: Any,
     ):
         (size,) = as_vector_shape(event_shape, "event_shape")
-        context_shape = as_vector_shape(context_shape, "context_shape")
+        context_shape = None if context_shape is None else as_vector_shape(context_shape, "context_shape")
         check_size("num_couplings", num_couplings)
         check_sizes("hidden_units", hidden_units)
         check_option("coupling", coupling, _COUPLINGS)
         check_option("permutation", permutation, _PERMUTATIONS)
         policy = keras.dtype_policies.get(dtype)
+        if not tf.as_dtype(policy.variable_dtype).is_floating:
+            raise ValueError(f"dtype must be a floating-point policy, got {dtype!r}")
         if seed is None:
             seed = int(np.random.randint(2**31))  # noqa: NPY002
-        if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
+        if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed < 2**32:
             raise ValueError(f"seed must be None or an integer from 0 to 2**32 - 1, got {seed!r}")
 
         base = base_distribution
@@ -127,14 +129,18 @@ def _bijectors(
     policy: keras.DTypePolicy,
 ) -> Iterator[tfb.Bijector]:
     """Couplings with permutations between them, from data to latent."""
+    if size == 1 and context is None:
+        shift, log_scale = (
+            tf.Variable([0.0], dtype=policy.variable_dtype, name=name) for name in ("shift", "log_scale")
+        )
+        yield from (tfb.Shift(shift), tfb.Scale(log_scale=log_scale))
+        return
     # The legacy generator's stream is frozen for good: a saved seed gives the same permutations in every version.
     random = np.random.RandomState(seed)
     for index in range(num_couplings):
         mlp_seed = int(random.randint(2**31))
         if size == 1:
-            yield ElementwiseAffine(
-                MLP(1, () if context is None else hidden_units, seed=mlp_seed, dtype=policy), 1, context
-            )
+            yield ElementwiseAffine(MLP(1, hidden_units, seed=mlp_seed, dtype=policy), 1, context)
             continue
         if index and permutation == "reverse":
             yield tfb.Permute(np.arange(size)[::-1])

@@ -71,8 +71,11 @@ class RowFunctions:
         self.forward = compiled(forward, z=rows)
         self.inverse = compiled(inverse, x=rows)
 
-    def export(self, directory: str | os.PathLike, variables: Sequence[tf.Variable]) -> None:
-        """Writes a SavedModel whose signatures return dictionaries; `variables` are those that the functions read."""
+    def export(self, directory: str | os.PathLike, variables: Sequence[tf.Variable]) -> tuple[str, ...]:
+        """Writes a SavedModel whose signatures return dictionaries, and returns the signatures' names.
+
+        `variables` are those that the functions read.
+        """
 
         def signature(function: Callable, *names: str) -> Callable:
             def named(*args):
@@ -89,3 +92,4 @@ class RowFunctions:
             "inverse": signature(self.inverse, "z", "log_det"),
         }
         tf.saved_model.save(module, os.fspath(directory), signatures=signatures)
+        return tuple(signatures)

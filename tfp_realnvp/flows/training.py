@@ -42,15 +42,16 @@ class LikelihoodModel(keras.Model):
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> tf.Tensor:
-        """Mean negative log-likelihood in nats, each row times its weight, plus the losses of the layers."""
-        if self._compile_loss is not None:
-            raise ValueError("compile() takes no loss: the loss of a flow is its negative log-likelihood")
+        """Mean negative log-likelihood in nats, each row times its weight; in training, plus the layers' losses."""
+        if self._compile_loss is not None or self._compile_metrics is not None:
+            raise ValueError("compile() takes neither loss nor metrics: a flow has its negative log-likelihood alone")
         if y is not None and sample_weight is None:
             raise ValueError(_NO_TARGETS)
         nll = -y_pred
         if sample_weight is not None:
             nll *= tf.cast(tf.reshape(sample_weight, [-1]), nll.dtype)
-        loss = tf.add_n([tf.reduce_mean(nll), *(tf.cast(extra, nll.dtype) for extra in self.losses)])
+        regularization = self.losses if training else ()
+        loss = tf.add_n([tf.reduce_mean(nll), *(tf.cast(extra, nll.dtype) for extra in regularization)])
         # As Keras's own losses do: the replicas' gradients and losses are summed.
         return loss / tf.distribute.get_strategy().num_replicas_in_sync
 
@@ -75,11 +76,13 @@ class LikelihoodModel(keras.Model):
             **kwargs: `sample_weight [N]`, `shuffle`, `initial_epoch`, `steps_per_epoch`, ...
 
         Returns:
-            The history; "loss" is the mean negative log-likelihood in nats.
+            The history; "loss" is the mean negative log-likelihood in nats plus the regularisation losses of the
+            layers, "val_loss" is without them.
 
         Raises:
-            ValueError: if arrays have a wrong shape, a NaN or infinity (the rows are named), if targets are given, or
-                if the distribution has variables that the model cannot see or none to train.
+            ValueError: if arrays have a wrong shape, a NaN or infinity in the dtype of the model (the rows are named),
+                if a dataset is known to be empty, if targets are given, or if the distribution has variables that the
+                model cannot see or none to train.
         """
         if kwargs.get("class_weight") is not None:
             raise ValueError("a flow has no classes, so class_weight must be None; see sample_weight")
@@ -131,7 +134,7 @@ class LikelihoodModel(keras.Model):
         Raises:
             ValueError: if a shape is wrong, or the context missing or unexpected.
         """
-        check_rows(x, self.event_shape, self.context_shape, "x", finite=False)
+        check_rows(x, self.event_shape, self.context_shape, "x")
         with self._keras_floatx():
             return super().predict(x, batch_size, verbose, **kwargs)
 
@@ -139,8 +142,9 @@ class LikelihoodModel(keras.Model):
         """The targets for Keras: it drops sample weights where there are none, so the weights stand in for them."""
         if y is not None and y is not x:
             raise ValueError(f"{argument}: {_NO_TARGETS}")
-        check_rows(x, self.event_shape, self.context_shape, argument)
-        check_weights(sample_weight, "sample_weight" if argument == "x" else f"{argument}: sample_weight")
+        check_rows(x, self.event_shape, self.context_shape, argument, self.variable_dtype)
+        weights_argument = "sample_weight" if argument == "x" else f"{argument}: sample_weight"
+        check_weights(sample_weight, weights_argument, self.variable_dtype)
         return sample_weight
 
     @contextlib.contextmanager
