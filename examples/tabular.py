@@ -136,7 +136,7 @@ def draw(rows: np.ndarray, samples: np.ndarray, names: list[str], path: Path) ->
             else:
                 axis.set_yticklabels([])
     handles = [plt.Line2D([], [], marker="o", linestyle="", color=color) for color in (DATA, MODEL)]
-    figure.legend(handles, ["data", "samples of the flow"], loc="upper right")
+    figure.legend(handles, ["data (all rows)", "samples of the flow"], loc="upper right")
     figure.savefig(path)
     plt.close(figure)
 
