@@ -10,10 +10,11 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from common import ACCENT, DATA, MODEL, ProgressBar, keras, nvp, print_scores, save
 from matplotlib import pyplot as plt
 from matplotlib.colors import PowerNorm
 from scipy.stats import multivariate_normal, norm
+
+from common import ACCENT, DATA, MODEL, ProgressBar, keras, nvp, print_scores, save
 
 BATCH_SIZE = 256
 LEVELS = 0.5, 0.8, 0.9, 0.95

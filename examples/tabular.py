@@ -13,9 +13,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from common import DATA, MODEL, ProgressBar, keras, nvp, print_scores, save, tf, tfd
 from matplotlib import pyplot as plt
 from sklearn.mixture import GaussianMixture
+
+from common import DATA, MODEL, ProgressBar, keras, nvp, print_scores, save, tf, tfd
 from table import TableError, read_table
 
 PARTS = {"train": 0.6, "validation": 0.2, "test": 0.2}

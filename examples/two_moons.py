@@ -10,12 +10,13 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from common import ACCENT, DATA, MODEL, ProgressBar, keras, nvp, print_scores, save, score_elsewhere
 from matplotlib import pyplot as plt
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 from sklearn.datasets import make_moons
 from sklearn.neighbors import KernelDensity
+
+from common import ACCENT, DATA, MODEL, ProgressBar, keras, nvp, print_scores, save, score_elsewhere
 
 NOISE = 0.1
 BATCH_SIZE = 256

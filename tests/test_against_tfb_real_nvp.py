@@ -4,11 +4,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from registry import random_tensor
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as nvp
+from registry import random_tensor
 
 X = random_tensor((5, 4), "float32", seed=0)
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from registry import REGISTRY, events, make
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
+from registry import REGISTRY, events, make
 from tfp_realnvp.bijectors import OnePassChain
 
 TOLERANCE = {"float32": (1e-4, 1e-3), "float64": (1e-10, 1e-8)}  # of the round trip, of log-determinants

@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 import pytest
-from registry import random_tensor
 
 import tfp_realnvp as nvp
+from registry import random_tensor
 
 
 def test_starts_at_the_identity():
@@ -39,6 +39,13 @@ def test_shapes(kept_size, context_size, hidden_units):
 def test_no_input_is_an_error_not_a_crash():
     with pytest.raises(ValueError, match=r"kept must have a feature where there is no context, got shape \[5, 0\]"):
         nvp.MLP(2)(np.ones((5, 0), "float32"))
+
+
+def test_one_that_does_not_train():
+    mlp = nvp.MLP(2, (8,), trainable=False)
+    mlp.build((None, 3))
+    assert not mlp.trainable_variables and len(mlp.non_trainable_variables) == 4
+    assert not any(variable.trainable for variable in mlp.variables)
 
 
 def test_config_round_trip():

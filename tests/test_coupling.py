@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from registry import make, random_tensor
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as nvp
+from registry import make, random_tensor
 from tfp_realnvp.bijectors import OnePassChain
 from tfp_realnvp.distributions import OnePassTransformedDistribution, one_pass
 
@@ -116,6 +116,27 @@ def test_each_conditioner_runs_once(kind, method):
 def test_sample_then_log_prob_in_a_graph_runs_once():
     distribution, networks = assembled()
     tf.function(lambda: distribution.log_prob(distribution.sample(3)))()
+    assert [network.runs.numpy() for network in networks] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda d: tfd.Mixture(tfd.Categorical(probs=[0.5, 0.5]), [d, tfd.MultivariateNormalDiag(tf.zeros(4))]),
+        lambda d: tfd.Independent(tfd.Sample(d, 1), 0),
+        lambda d: tfd.TransformedDistribution(d, tfb.Invert(tfb.Chain([tfb.Shift(1.0), tfb.Scale(2.0)]))),
+    ],
+    ids=["mixture", "sample", "transformed"],
+)
+def test_within_other_distributions_each_conditioner_runs_once_too(around):
+    inner, networks = assembled()
+    distribution = around(inner)
+    x = tf.reshape(X, [5, *distribution.event_shape])
+    ours = nvp.Flow(distribution).distribution()
+    expected = tf.function(distribution.log_prob)(x)
+    for network in networks:
+        network.runs.assign(0)
+    np.testing.assert_allclose(ours.log_prob(x), expected, rtol=1e-5)
     assert [network.runs.numpy() for network in networks] == [1, 1]
 
 
@@ -237,6 +258,37 @@ def test_no_stale_answer_within_a_graph_after_weights_change(subject, method):
     before, after = before_and_after()
     assert np.all(np.any(np.reshape(before != after, (5, -1)), axis=-1))
     np.testing.assert_allclose(after, call(), rtol=1e-5, atol=1e-6)
+
+
+@on_each_subject
+@pytest.mark.parametrize("method", ["forward", "forward_log_det_jacobian", "inverse_log_det_jacobian"])
+def test_gradients_within_a_graph_of_what_was_computed_before_the_tape(subject, method):
+    bijector = subjects()[subject].bijector
+    call = getattr(bijector, method)
+
+    def gradients(before):
+        if before:
+            call(X)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(call(X))
+        return tape.gradient(loss, bijector.trainable_variables)
+
+    for actual, expected in zip(tf.function(gradients)(True), gradients(False), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_no_stale_answer_within_a_graph_after_a_variable_that_does_not_train_changes():
+    flow = nvp.Flow(assembled()[0])
+    bijector = flow.bijector()
+
+    @tf.function
+    def before_and_after():
+        before = bijector.forward(X)
+        flow._scale.assign(tf.fill([4], 9.0))
+        return before, bijector.forward(X)
+
+    before, after = before_and_after()
+    np.testing.assert_allclose(after, 9.0 * before, rtol=1e-5)
 
 
 @on_each_subject

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from conftest import run
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
-from test_flow import UserNet, everything
 
 import tfp_realnvp as nvp
+from conftest import run
+from test_flow import UserNet, everything
 from tfp_realnvp.serialization import from_config, to_config
 
 LOAD_MODELS = """
@@ -202,6 +202,31 @@ def test_networks_that_share_a_layer_are_not_saved_as_if_they_did_not(tmp_path):
 def test_a_file_name_that_keras_would_not_load(flow, tmp_path):
     with pytest.raises(ValueError, match=r"filepath must end in \.keras, got '.*flow\.h5'"):
         flow.save(tmp_path / "flow.h5")
+
+
+@pytest.mark.parametrize("kind", ["RealNVP", "Flow"])
+def test_what_is_frozen_stays_frozen(kind, tmp_path):
+    if kind == "RealNVP":
+        flow = nvp.RealNVP(2, num_couplings=2, hidden_units=(4,), base_distribution=BASES["trainable"]())
+    else:
+        couplings = [nvp.AffineCoupling(nvp.MLP(1, (4,)), nvp.masks.half(2)) for _ in range(2)]
+        chain = tfb.Chain([couplings[0], tfb.Permute([1, 0]), couplings[1]])
+        flow = nvp.Flow(tfd.TransformedDistribution(BASES["trainable"](), chain))
+    flow.conditioners[0].trainable = False
+    trainable = [variable for variable in flow.bare_variables if variable.trainable]
+    trainable[0].trainable = False
+    assert len(flow.trainable_variables) == 4 + 1
+    flow.compile(keras.optimizers.Adam(0.1))
+    x = np.random.default_rng(0).normal(size=(32, 2))
+    flow.fit(x, verbose=0)
+    flow.save(tmp_path / "flow.keras")
+    loaded = keras.models.load_model(tmp_path / "flow.keras")
+    assert len(loaded.trainable_variables) == 4 + 1
+    assert loaded.optimizer.iterations == 1
+    frozen = loaded.conditioners[0].get_weights()
+    loaded.fit(x, verbose=0)
+    for before, after in zip(frozen, loaded.conditioners[0].get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
 
 
 def test_weights_bring_their_permutations_along(tmp_path):

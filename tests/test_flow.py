@@ -6,11 +6,11 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 import tf_keras
-from registry import random_tensor
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as nvp
+from registry import random_tensor
 from tfp_realnvp.distributions import OnePassTransformedDistribution
 
 

@@ -6,11 +6,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from registry import random_tensor
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as nvp
+from registry import random_tensor
 
 
 def perturbed(flow):
@@ -121,8 +121,8 @@ def test_sample_seed(flow):
     assert np.all(flow.sample(3, seed=5) != flow.sample(3, seed=2**40 + 5))
     assert np.all(flow.sample(3) != flow.sample(3))
     np.testing.assert_array_equal(flow.sample(3, seed=5), tf.function(lambda: flow.sample(3, seed=5))())
-    for bad in ("a seed", 1.5, [1, 2, 3], True):
-        with pytest.raises(ValueError, match="seed must be an integer or a pair of integers, got"):
+    for bad in ("a seed", 1.5, [1, 2, 3], True, [2**40, 1], object(), [[1], [1, 2]]):
+        with pytest.raises(ValueError, match="seed must be an integer or a pair of int32, got"):
             flow.sample(3, seed=bad)
     with pytest.raises(ValueError, match="seed must fit into 64 bits, got 18446744073709551616"):
         flow.sample(3, seed=2**64)
@@ -212,7 +212,8 @@ def test_conditional_flow_in_a_joint_distribution(conditional_flow):
         ({"event_shape": None}, "event_shape .* got None"),
         ({"event_shape": True}, "event_shape .* got True"),
         ({"event_shape": (2, (3, 4))}, r"event_shape .* got \(2, \(3, 4\)\)"),
-        ({"dtype": "int32"}, "dtype must be a floating-point policy, got 'int32'"),
+        ({"dtype": "xyz"}, "dtype must be a floating-point Keras policy.* got 'xyz'"),
+        ({"dtype": "int32"}, "dtype must be a floating-point Keras policy.* got 'int32'"),
         ({"num_couplings": 0}, "num_couplings .* got 0"),
         ({"hidden_units": (8, 0)}, r"hidden_units\[1\] .* got 0"),
         ({"hidden_units": 8}, "hidden_units must be a sequence of integers, got 8"),
@@ -273,9 +274,13 @@ def test_values_that_make_no_sense(flow, conditional_flow):
     assert compiled(np.zeros((4, 2), "float32")).shape == (4,)
     with pytest.raises(tf.errors.InvalidArgumentError, match="not compatible"):
         compiled(np.zeros((4, 3), "float32"))  # 12 values could pass for 6 rows
-    for sample_shape in (-1, 2.5, (3, -2), "three"):
-        with pytest.raises(ValueError, match="sample_shape must hold integers of at least 0, got"):
+    for sample_shape in (-1, 2.5, (3, -2), "three", [[2, 3], [1, 2]], tf.constant(-2), tf.constant(2.7)):
+        with pytest.raises(ValueError, match="sample_shape must be an integer or a vector of integers of at least 0"):
             flow.sample(sample_shape)
+    for sample_shape in (2**31, (2**16, 2**16)):
+        with pytest.raises(ValueError, match=r"sample_shape must be of fewer than 2\*\*31 samples, got"):
+            flow.sample(sample_shape)
+    assert tf.function(lambda n: flow.sample(n))(tf.constant(3)).shape[1:] == (2,)
     with pytest.raises(ValueError, match=r"must broadcast, got \(5,\) and \(4,\)"):
         conditional_flow.log_prob(np.zeros((4, 2)), np.zeros((5, 2)))
     with pytest.raises(ValueError, match=r"as many rows, got shapes \(4, 2\) and \(5, 2\)"):

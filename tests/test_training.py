@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import correlated_data, run
 
 import tfp_realnvp as nvp
+from conftest import correlated_data, run
 
 
 def small_flow(**options):
@@ -220,6 +220,16 @@ def test_other_bad_data():
     for sample_weight in (np.ones((10, 2)), [1.0] * 10):
         with pytest.raises(ValueError, match="sample_weight must"):
             flow.fit(x, sample_weight=sample_weight)
+    with pytest.raises(ValueError, match="sample_weight must have one weight for each of 10 rows, got 5"):
+        flow.fit(x, sample_weight=np.ones(5))
+    for array in (x.astype(complex), x.astype(str), x.astype(object)):
+        for call in (flow.adapt, flow.fit):
+            with pytest.raises(ValueError, match=r"(x|data) must be an array of numbers, got dtype"):
+                call(array)
+    masked = np.ma.masked_greater(x, np.sort(x[:, 0])[-2])
+    for call in (flow.adapt, flow.fit):
+        with pytest.raises(ValueError, match=r"NaN or infinity in [12] of its 10 rows"):
+            call(masked)
     with pytest.raises(ValueError, match="class_weight must be None"):
         flow.fit(x, class_weight={0: 1.0})
     with pytest.raises(ValueError, match="data must be an array"):

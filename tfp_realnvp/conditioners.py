@@ -93,6 +93,7 @@ class MLP(keras.layers.Layer):
         for layer in [*self.hidden_layers, self.output_layer]:
             layer.build((None, size))
             size = layer.units
+        self.trainable = self.trainable  # Now it reaches the variables, which is where an outer model looks.
         self.built = True
 
     def call(self, kept: Any, context: Any = None) -> tuple[Any, Any]:

@@ -1,5 +1,7 @@
 """Transformed distributions that evaluate each network once a density."""
 
+from typing import Any
+
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
@@ -40,19 +42,30 @@ class OnePassTransformedDistribution(tfd.TransformedDistribution):
 def one_pass(distribution: tfd.Distribution) -> tfd.Distribution:
     """The same distribution, each `tfd.TransformedDistribution` and `tfb.Chain` in it replaced by its one-pass form.
 
-    Bijectors, networks and variables are the same objects. Other distributions come back as they are, and so do those
-    of a bijector with several inverses, such as `tfb.AbsoluteValue`.
+    Those within others, such as the components of a mixture, are replaced too. Bijectors, networks and variables are
+    the same objects. A bijector with several inverses, such as `tfb.AbsoluteValue`, stays with TFP.
     """
+    parts = {name: _one_pass_parts(value) for name, value in distribution.parameters.items()}
+    replaced = {name: part for name, part in parts.items() if part is not distribution.parameters[name]}
+    if replaced:
+        distribution = distribution.copy(**replaced)
     if type(distribution).__name__ not in ("TransformedDistribution", "_TransformedDistribution"):
         return distribution
     if not distribution.bijector._is_injective:
         return distribution
-    parameters = distribution.parameters | {
-        "distribution": one_pass(distribution.distribution),
-        "bijector": OnePassChain(_flat_bijectors(distribution.bijector)),
-    }
+    parameters = distribution.parameters | {"bijector": OnePassChain(_flat_bijectors(distribution.bijector))}
     parameters.pop("parameters", None)
     return OnePassTransformedDistribution(**parameters)
+
+
+def _one_pass_parts(value: Any) -> Any:
+    if isinstance(value, tfd.Distribution):
+        return one_pass(value)
+    if isinstance(value, list | tuple) and any(isinstance(item, tfd.Distribution) for item in value):
+        items = [_one_pass_parts(item) for item in value]
+        unchanged = all(one is other for one, other in zip(items, value, strict=True))
+        return value if unchanged else items
+    return value
 
 
 def _flat_bijectors(bijector: tfb.Bijector) -> list[tfb.Bijector]:

@@ -10,6 +10,7 @@ import tensorflow_probability as tfp
 from tensorflow_probability import bijectors as tfb
 
 from tfp_realnvp.bijectors.one_pass import OnePassBijector, log_det_dtype
+from tfp_realnvp.bijectors.permutation import permute
 from tfp_realnvp.checks import check_shape
 from tfp_realnvp.variables import all_variables, keras_layers, tf_keras_layers
 
@@ -111,7 +112,7 @@ class Coupling(OnePassBijector):
         if not event.dtype.is_floating:
             raise ValueError(f"event of {self.name} must be of a floating-point dtype, got {event.dtype.name}")
         if self._order is not None:
-            event = tf.gather(event, self._order, axis=-1)
+            event = permute(event, self._order, np.argsort(self._order))
         sizes = [self._kept_size, self._moved_size]
         if self._kept_first:
             kept, moved = tf.split(event, sizes, axis=-1)
@@ -121,7 +122,7 @@ class Coupling(OnePassBijector):
 
     def _merge(self, kept: tf.Tensor, moved: tf.Tensor) -> tf.Tensor:
         event = tf.concat([kept, moved] if self._kept_first else [moved, kept], axis=-1)
-        return event if self._order is None else tf.gather(event, np.argsort(self._order), axis=-1)
+        return event if self._order is None else permute(event, np.argsort(self._order), self._order)
 
     def _condition(self, kept: tf.Tensor) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
         """(kept, outputs) of `kept [..., d]`, both with the batch shape of kept and context broadcast together."""

@@ -14,9 +14,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.eager import record
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability.python.internal import cache_util
 
+from tfp_realnvp.bijectors.permutation import is_permutation_of_features, permutation_and_inverse, permute
 from tfp_realnvp.checks import check_shape
 from tfp_realnvp.variables import all_variables, keras_inference
 
@@ -48,6 +50,12 @@ class _GraphCache(cache_util.BijectorCacheWithGreedyAttrs):
                     self.storage.pop(reference, None)
         return super()._lookup(input, forward_name, inverse_name, **kwargs)
 
+    def _invoke(self, input, fn_name, kwargs, attributes):
+        output = super()._invoke(input, fn_name, kwargs, attributes)
+        if self.storage is not None:  # What the network itself has written, such as a counter, makes nothing stale.
+            self.storage = _graph_storage(self.bijector)
+        return output
+
     def _attributes(self, input, fn_name, **kwargs):
         return {} if self.storage is None else super()._attributes(input, fn_name, **kwargs)
 
@@ -56,19 +64,20 @@ _READING_OPS = frozenset({"ReadVariableOp", "ResourceGather", "ResourceGatherNd"
 
 
 def _graph_storage(bijector: tfb.Bijector) -> cache_util.EphemeralDict:
-    """What the present graph remembers of `bijector`: nothing any more once it may have written a weight of it."""
+    """What the present graph remembers of `bijector`.
+
+    That is nothing any more once the graph may have written a variable of it, or once a tape has been opened.
+    """
     graph = tf.compat.v1.get_default_graph()
     writes = 0
     for variable in all_variables(bijector):
-        if not variable.trainable:  # A counter or a random state, which networks write in every call.
-            continue
         for part in getattr(variable, "values", (variable,)):  # of a distributed variable, one a replica
             handle = graph.capture(part.handle) if hasattr(graph, "capture") else part.handle
             writes += sum(op.type not in _READING_OPS for op in handle.consumers())
     # Kept by the graph, so that it dies with it, and that no branch or loop sees the tensors of another.
     if not hasattr(graph, "_tfp_realnvp_caches"):
         graph._tfp_realnvp_caches = collections.defaultdict(cache_util.EphemeralDict)
-    return graph._tfp_realnvp_caches[writes]
+    return graph._tfp_realnvp_caches[writes, record.could_possibly_record()]
 
 
 class _OnePass:
@@ -184,6 +193,9 @@ def forward_and_log_det(bijector: tfb.Bijector, x: tf.Tensor, event_ndims: int, 
             return y, _sum_last(log_det, event_ndims - bijector.forward_min_event_ndims)
         if isinstance(bijector, tfb.Invert):
             return inverse_and_log_det(bijector.bijector, x, event_ndims, **kwargs)
+        if is_permutation_of_features(bijector):
+            permutation, inverse = permutation_and_inverse(bijector)
+            return permute(x, permutation, inverse), tf.zeros([], x.dtype)
         x = tf.identity(x)  # A tensor nobody else holds: the cache of a stock bijector cannot know it.
         return bijector.forward(x, **kwargs), bijector.forward_log_det_jacobian(x, event_ndims, **kwargs)
 
@@ -198,6 +210,9 @@ def inverse_and_log_det(bijector: tfb.Bijector, y: tf.Tensor, event_ndims: int, 
             return x, _sum_last(log_det, event_ndims - bijector.inverse_min_event_ndims)
         if isinstance(bijector, tfb.Invert):
             return forward_and_log_det(bijector.bijector, y, event_ndims, **kwargs)
+        if is_permutation_of_features(bijector):
+            permutation, inverse = permutation_and_inverse(bijector)
+            return permute(y, inverse, permutation), tf.zeros([], y.dtype)
         y = tf.identity(y)
         return bijector.inverse(y, **kwargs), bijector.inverse_log_det_jacobian(y, event_ndims, **kwargs)
 

@@ -1,5 +1,6 @@
 """Arguments of flows, checked and brought into one form."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,12 +44,14 @@ def as_tensor(argument: str, value: Any, shape: Sequence[int], dtype: str, leadi
 
 def as_sample_shape(sample_shape: Any) -> tf.Tensor:
     """A vector of sizes of at least 0, from an integer or integers."""
-    if not tf.is_tensor(sample_shape):
-        sizes = np.asarray(sample_shape, int if np.size(sample_shape) == 0 else None)
-        if sizes.dtype.kind not in "iu" or np.any(sizes < 0):
-            raise ValueError(f"sample_shape must hold integers of at least 0, got {sample_shape!r}")
-        sample_shape = sizes
-    return tf.reshape(tf.cast(sample_shape, tf.int32), [-1])
+    if tf.is_tensor(sample_shape) and tf.get_static_value(sample_shape) is None:
+        return tf.reshape(tf.cast(sample_shape, tf.int32), [-1])
+    sizes = _as_integers("sample_shape", sample_shape, "an integer or a vector of integers of at least 0")
+    if sizes.ndim > 1 or np.any(sizes < 0):
+        raise ValueError(f"sample_shape must be an integer or a vector of integers of at least 0, got {sample_shape!r}")
+    if math.prod(sizes.reshape(-1).tolist()) >= 2**31:
+        raise ValueError(f"sample_shape must be of fewer than 2**31 samples, got {sample_shape!r}")
+    return tf.constant(sizes.reshape(-1), tf.int32)
 
 
 def check_contexts(
@@ -95,7 +98,19 @@ def stateless_seed(seed: Any) -> tf.Tensor:
             raise ValueError(f"seed must fit into 64 bits, got {seed}")
         words = [int(seed) & 0xFFFFFFFF, int(seed) >> 32 & 0xFFFFFFFF]
         return tf.constant(np.array(words, np.uint32).view(np.int32))
-    tensor = tf.convert_to_tensor(seed)
-    if not tensor.dtype.is_integer or tensor.shape != [2]:
-        raise ValueError(f"seed must be an integer or a pair of integers, got {seed!r:.100}")
-    return tf.cast(tensor, tf.int32)
+    if tf.is_tensor(seed) and tf.get_static_value(seed) is None:
+        return tf.ensure_shape(tf.cast(seed, tf.int32), [2])
+    pair = _as_integers("seed", seed, "an integer or a pair of int32")
+    if pair.shape != (2,) or np.any(np.abs(pair.astype(object)) >= 2**31):
+        raise ValueError(f"seed must be an integer or a pair of int32, got {seed!r:.100}")
+    return tf.constant(pair, tf.int32)
+
+
+def _as_integers(argument: str, value: Any, expected: str) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):
+        array = np.array(None)
+    if array.size and array.dtype.kind not in "iu":
+        raise ValueError(f"{argument} must be {expected}, got {value!r:.100}")
+    return array.astype(np.int64) if array.dtype.kind != "u" else array

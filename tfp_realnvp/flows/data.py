@@ -55,14 +55,17 @@ def check_rows(
             raise ValueError(f"{argument}: x and context must have as many rows, got {len(x)} and {len(context)}")
 
 
-def check_weights(sample_weight: Any, argument: str, dtype: str) -> None:
-    """Raises a ValueError if weights are no array of one finite number a row."""
+def check_weights(sample_weight: Any, data: Any, argument: str, dtype: str) -> None:
+    """Raises a ValueError if weights are no array of one finite number for each row of `data`."""
     if sample_weight is None:
         return
     if not _is_array(sample_weight):
         raise ValueError(f"{argument} must be an array, got {type(sample_weight)}")
     if tuple(sample_weight.shape[1:]) not in ((), (1,)):
         raise ValueError(f"{argument} must have shape [N], got {list(sample_weight.shape)}")
+    x = data["x"] if isinstance(data, Mapping) else data
+    if _is_array(x) and len(x) != len(sample_weight):
+        raise ValueError(f"{argument} must have one weight for each of {len(x)} rows, got {len(sample_weight)}")
     _check_finite(sample_weight, argument, dtype)
 
 
@@ -145,6 +148,9 @@ def _check_array(array: Any, shape: Shape, name: str, dtype: str | None) -> None
     if not _is_array(array):
         raise ValueError(f"{name} must be an array, got {type(array)}")
     check_shape(name, array, shape, leading="N")
+    kind = np.asarray(array[:0]).dtype
+    if kind.kind in "cmMOSU":
+        raise ValueError(f"{name} must be an array of numbers, got dtype {kind}")
     if len(array) == 0:
         raise ValueError(f"{name} must have at least one row, got shape {list(array.shape)}")
     if dtype is not None:
@@ -167,4 +173,6 @@ def _chunks(array: Any) -> Iterator[tuple[int, np.ndarray]]:
     array = array if isinstance(array, np.ndarray) else np.asarray(array)
     for start in range(0, len(array), rows):
         chunk = array[start : start + rows]
+        if np.ma.is_masked(chunk):
+            chunk = chunk.astype(np.float64).filled(np.nan)
         yield start, chunk if np.issubdtype(chunk.dtype, np.number) else chunk.astype(np.float64)

@@ -306,14 +306,30 @@ class Flow(LikelihoodModel):
     # Files
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {
+        return (
+            super().get_config()
+            | {"variables_train": [variable.trainable for variable in self.variables]}
+            | self._constructor_config()
+        )
+
+    def _constructor_config(self) -> dict[str, Any]:
+        """The constructor's own arguments, besides those of `keras.Model`."""
+        return {
             "distribution": to_config(self._given_distribution, "distribution"),
             "context_shape": self._context_shape,
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Flow":
-        return cls(**config | {"distribution": from_config(config["distribution"])})
+        config = dict(config)
+        variables_train = config.pop("variables_train")
+        for name in ("distribution", "base_distribution"):
+            if name in config:
+                config[name] = from_config(config[name])
+        flow = cls(**config)
+        for variable, trainable in zip(flow.variables, variables_train, strict=True):  # frozen layers stay frozen
+            variable.trainable = trainable
+        return flow
 
     def save(self, filepath: str | os.PathLike, overwrite: bool = True, **kwargs: Any) -> None:
         """Writes architecture, weights and optimizer to one file; arguments are those of `keras.Model.save`.

@@ -15,7 +15,7 @@ from tfp_realnvp.checks import check_option, check_size, check_sizes
 from tfp_realnvp.conditioners import MLP
 from tfp_realnvp.flows.arguments import as_vector_shape
 from tfp_realnvp.flows.flow import Flow
-from tfp_realnvp.serialization import from_config, to_config
+from tfp_realnvp.serialization import to_config
 
 __all__ = ["RealNVP"]
 
@@ -82,9 +82,7 @@ class RealNVP(Flow):
         check_sizes("hidden_units", hidden_units)
         check_option("coupling", coupling, _COUPLINGS)
         check_option("permutation", permutation, _PERMUTATIONS)
-        policy = keras.dtype_policies.get(dtype)
-        if not tf.as_dtype(policy.variable_dtype).is_floating:
-            raise ValueError(f"dtype must be a floating-point policy, got {dtype!r}")
+        policy = _floating_policy(dtype)
         if seed is None:
             seed = int(np.random.randint(2**31))  # noqa: NPY002
         if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed < 2**32:
@@ -110,13 +108,8 @@ class RealNVP(Flow):
         }
         self._base_distribution = base_distribution
 
-    def get_config(self) -> dict[str, Any]:
-        base_distribution = to_config(self._base_distribution, "base_distribution")
-        return keras.Model.get_config(self) | self._options | {"base_distribution": base_distribution}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "RealNVP":
-        return cls(**config | {"base_distribution": from_config(config["base_distribution"])})
+    def _constructor_config(self) -> dict[str, Any]:
+        return self._options | {"base_distribution": to_config(self._base_distribution, "base_distribution")}
 
 
 def _bijectors(
@@ -161,6 +154,16 @@ def _random_permutation(size: int, random: np.random.RandomState, swap: bool) ->
         return random.permutation(size)
     first = size // 2
     return np.concatenate([first + random.permutation(size - first), random.permutation(first)])
+
+
+def _floating_policy(dtype: Any) -> keras.DTypePolicy:
+    try:
+        policy = keras.dtype_policies.get(dtype)
+    except (TypeError, ValueError):
+        policy = None
+    if policy is None or not tf.as_dtype(policy.variable_dtype).is_floating:
+        raise ValueError(f"dtype must be a floating-point Keras policy, such as 'float32', got {dtype!r}")
+    return policy
 
 
 def _check_base(base: tfd.Distribution, size: int, dtype: str) -> None:

@@ -144,7 +144,7 @@ class LikelihoodModel(keras.Model):
             raise ValueError(f"{argument}: {_NO_TARGETS}")
         check_rows(x, self.event_shape, self.context_shape, argument, self.variable_dtype)
         weights_argument = "sample_weight" if argument == "x" else f"{argument}: sample_weight"
-        check_weights(sample_weight, weights_argument, self.variable_dtype)
+        check_weights(sample_weight, x, weights_argument, self.variable_dtype)
         return sample_weight
 
     @contextlib.contextmanager
