@@ -92,8 +92,8 @@ class MLP(keras.layers.Layer):
             raise ValueError(f"kept must have a feature where there is no context, got shape {list(kept_shape)}")
         for layer in [*self.hidden_layers, self.output_layer]:
             layer.build((None, size))
+            layer.trainable = self.trainable  # Reaches the variables, which is where an outer model looks.
             size = layer.units
-        self.trainable = self.trainable  # Now it reaches the variables, which is where an outer model looks.
         self.built = True
 
     def call(self, kept: Any, context: Any = None) -> tuple[Any, Any]:
