@@ -10,8 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_realnvp.flows.data import check_rows, check_weights
+from tfp_realnvp.flows.fused_adam import fuse
 
 __all__ = ["LikelihoodModel"]
+
+STEPS_PER_EXECUTION = 32  # Keras's own work for an execution is that of several small steps.
 
 _NO_TARGETS = (
     'a flow has no targets y; pass a context as {"x": x, "context": context}, and weights as the argument '
@@ -39,12 +42,44 @@ class LikelihoodModel(keras.Model):
     def _check_variables(self) -> None:
         """Raises a ValueError if training would miss variables, or has none."""
 
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: None = None,
+        *,
+        steps_per_execution: int | None = None,
+        jit_compile: bool | str = "auto",
+        **kwargs: Any,
+    ) -> None:
+        """Sets the optimizer; arguments are those of `keras.Model.compile`, without losses and metrics.
+
+        Args:
+            optimizer: name or instance of a Keras optimizer; Adam and AdamW are updated by one operation a variable.
+            loss: leave it None: the loss is the negative log-likelihood.
+            steps_per_execution: number of steps that run before Keras, and callbacks of batches, have a look; None for
+                32, or for 1 on several replicas.
+            jit_compile: whether to compile steps with XLA; "auto" does on a GPU, as in Keras.
+            **kwargs: `run_eagerly`, `auto_scale_loss`.
+
+        Raises:
+            ValueError: if a loss or metrics are given: without targets there is nothing to compare with.
+        """
+        for name, value in {"loss": loss, **kwargs}.items():
+            if value is not None and name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+                raise ValueError(f"{name} must be None, got {value!r}: a flow has its negative log-likelihood alone")
+        if steps_per_execution is None:  # Keras cannot divide a last short batch among replicas in more steps than one.
+            steps_per_execution = 1 if self.distribute_strategy.num_replicas_in_sync > 1 else STEPS_PER_EXECUTION
+        optimizer = fuse(keras.optimizers.get(optimizer))
+        super().compile(optimizer, steps_per_execution=steps_per_execution, jit_compile=jit_compile, **kwargs)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> tf.Tensor:
         """Mean negative log-likelihood in nats, each row times its weight; in training, plus the layers' losses."""
-        if self._compile_loss is not None or self._compile_metrics is not None:
-            raise ValueError("compile() takes neither loss nor metrics: a flow has its negative log-likelihood alone")
         if y is not None and sample_weight is None:
             raise ValueError(_NO_TARGETS)
         nll = -y_pred
