@@ -38,6 +38,7 @@ setup(
     extras_require={
         "gpu": ["tensorflow[and-cuda]"],
         "examples": ["matplotlib", "scikit-learn"],
+        "bench": ["distrax", "dm-haiku", "optax", "flowjax", "FrEIA", "nflows", "normflows", "zuko"],
         "test": ["pytest", "ruff", "scikit-learn", "matplotlib"],
     },
 )

@@ -39,7 +39,9 @@ def as_tensor(argument: str, value: Any, shape: Sequence[int], dtype: str, leadi
     ndims = len(shape) + 1 if leading == "N" else tensor.shape.rank
     if ndims is None:
         raise ValueError(f"{argument} must have a known number of dimensions, got shape {tensor.shape}")
-    return tf.cast(tf.ensure_shape(tensor, [None] * (ndims - len(shape)) + list(shape)), dtype)
+    if not tensor.shape.is_fully_defined():
+        tensor = tf.ensure_shape(tensor, [None] * (ndims - len(shape)) + list(shape))
+    return tf.cast(tensor, dtype)
 
 
 def as_sample_shape(sample_shape: Any) -> tf.Tensor:

@@ -81,7 +81,8 @@ class RowFunctions:
             def named(*args):
                 return dict(zip(names, tf.nest.flatten(function(*args)), strict=True))
 
-            return tf.function(named, input_signature=function.input_signature, autograph=False)
+            # Concrete, since within a save TensorFlow would trace `function` once more.
+            return tf.function(named, input_signature=function.input_signature, autograph=False).get_concrete_function()
 
         module = tf.Module()
         module.exported_variables = list(variables)

@@ -1,0 +1,192 @@
+"""Milliseconds of a training step, of log_prob and of sampling, beside other libraries: one run, sides interleaved.
+
+    python benchmarks/speed.py                                   # this package and tfb.RealNVP
+    python benchmarks/speed.py --side distrax=PYTHON ...         # others, each with the Python it is installed for
+    python benchmarks/speed.py --growth                          # with batch, depth, width and features; the first step
+
+Each side is a process of its own, which waits while another one is measured. A figure is the median over rounds; it is
+printed as a table, with ratios to the fastest other library and to the matrix products alone, and written as JSON.
+"""
+
+import argparse
+import dataclasses
+import importlib
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from libraries import SIZES, Size
+
+OURS, TFB = "ours", "tfb_real_nvp"
+LIBRARIES = (OURS, TFB, "distrax", "flowjax", "freia", "nflows", "normflows", "zuko")
+SECONDS = 1.0  # that one measurement takes, about
+GROWTH = {
+    "batch": (1, 16, 256, 4096, 65536),
+    "couplings": (4, 8, 16, 32, 64),
+    "hidden": (32, 128, 512),
+    "features": (4, 32, 256, 1024),
+}
+
+
+class StoppedError(Exception):
+    """The process of a side has ended."""
+
+
+class Side:
+    """A library in a process of its own, that does what it is told and says how long it took."""
+
+    def __init__(self, library: str, python: str):
+        self.library, self._python = library, python
+        self.start()
+
+    def start(self) -> None:
+        self.started = time.perf_counter()
+        self._process = subprocess.Popen(
+            [self._python, __file__, "--worker", self.library],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(Path(__file__).parents[1])},
+        )
+
+    def ask(self, **question) -> dict:
+        try:
+            print(json.dumps(question), file=self._process.stdin, flush=True)
+            return json.loads(self._process.stdout.readline())
+        except (BrokenPipeError, json.JSONDecodeError):
+            raise StoppedError(f"{self.library} stopped at {question}") from None
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def work(library: str) -> None:
+    """Answers questions on standard input, in the process of one side."""
+    answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print must not pass for an answer
+    module = importlib.import_module(f"libraries.{library}")
+    tasks, repeats = {}, {}
+    for line in sys.stdin:
+        question = json.loads(line)
+        if "size" in question:
+            tasks, repeats = module.tasks(Size(**question["size"])), {}
+            answer = {"tasks": list(tasks)}
+        else:
+            task = question["task"]
+            if task not in repeats and "repeats" not in question:
+                repeats[task] = _calibrated(tasks[task])
+            number = question.get("repeats") or repeats[task]
+            answer = {"milliseconds": 1e3 * _seconds(tasks[task], number)}
+        answer["peak_mebibytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def _seconds(run, repeats: int) -> float:
+    """Of one repeat."""
+    start = time.perf_counter()
+    done = run(repeats) or repeats
+    return (time.perf_counter() - start) / done
+
+
+def _calibrated(run) -> int:
+    """Repeats that take about SECONDS; the first runs, which compile, are thrown away."""
+    repeats = 2
+    run(repeats)
+    while (seconds := _seconds(run, repeats) * repeats) < SECONDS / 4:
+        repeats *= 2
+    return max(1, round(repeats * SECONDS / seconds))
+
+
+def measure(size: Size, sides: dict[str, str], rounds: int) -> dict[str, dict[str, list[float]]]:
+    """Milliseconds by library and task, one figure a round."""
+    processes = [Side(library, python) for library, python in sides.items()]
+    figures = {side.library: {} for side in processes}
+    for side in processes:
+        for task in side.ask(size=vars(size))["tasks"]:
+            try:
+                side.ask(task=task)  # calibrates
+                figures[side.library][task] = []
+            except StoppedError as error:  # torch.compile, for one, does not survive everything
+                print(f"left out: {error}", file=sys.stderr)
+                side.start()
+                side.ask(size=vars(size))
+    for _ in range(rounds):
+        for task in sorted({task for tasks in figures.values() for task in tasks}):
+            for side in processes:
+                if task in figures[side.library]:
+                    figures[side.library][task].append(side.ask(task=task)["milliseconds"])
+    for side in processes:
+        side.close()
+    return figures
+
+
+def print_table(size: Size, figures: dict[str, dict[str, list[float]]]) -> None:
+    medians = {side: {task: statistics.median(ms) for task, ms in tasks.items()} for side, tasks in figures.items()}
+    floor = medians[OURS].pop("floor")
+    print(f"\n{size.features} features, width {size.hidden}, batch {size.batch}, {size.couplings} couplings;")
+    print(f"the multiplications of a training step alone, {size.gigaflop:.3f} GFLOP: {floor:.2f} ms\n")
+    print(f"{'':48}{'ms':>9}{'rows/s':>11}{'/ best other':>14}{'/ floor':>9}")
+    for task in ("train", "log_prob", "sample"):
+        others = [ms for side in medians.keys() - {OURS} for name, ms in medians[side].items() if name.startswith(task)]
+        for side, tasks in medians.items():
+            for variant, ms in tasks.items():
+                if variant.startswith(task):
+                    over_floor = f"{ms / floor:9.2f}" if task == "train" else ""
+                    ratio = f"{ms / min(others):14.2f}{over_floor}"
+                    print(f"{f'{side}: {variant}':48}{ms:9.3f}{1e3 * size.batch / ms:11,.0f}{ratio}")
+
+
+def growth(size: Size) -> dict[str, dict[str, dict[str, float]]]:
+    """Figures of this package and tfb.RealNVP as one number of `size` grows; the first step is from a cold start."""
+    results = {}
+    columns = ("first step, s", "train", "log_prob", "sample", "peak MiB")
+    print(f"\n{'':30}" + "".join(f"{column:>15}" for column in columns))
+    for name, values in GROWTH.items():
+        for value in values:
+            grown = dataclasses.replace(size, **{name: value})
+            for library in (OURS, TFB):
+                side = Side(library, sys.executable)
+                side.ask(size=vars(grown))
+                peak = side.ask(task="train", repeats=1)["peak_mebibytes"]
+                figures = [time.perf_counter() - side.started]
+                figures += [side.ask(task=task)["milliseconds"] for task in columns[1:-1]]
+                side.close()
+                row = dict(zip(columns, [*figures, peak], strict=True))
+                results.setdefault(f"{name} {value}", {})[library] = row
+                print(f"{f'{name} {value}, {library}':30}" + "".join(f"{row[column]:15,.2f}" for column in columns))
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--worker", choices=LIBRARIES, help=argparse.SUPPRESS)
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--side", action="append", default=[], metavar="LIBRARY=PYTHON", help=", ".join(LIBRARIES[2:]))
+    parser.add_argument("--growth", action="store_true", help="measure growth from the first of the sizes instead")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("speed.json"))
+    arguments = parser.parse_args()
+    if arguments.worker:
+        work(arguments.worker)
+        return
+    sides = {OURS: sys.executable, TFB: sys.executable} | dict(side.split("=", 1) for side in arguments.side)
+    if unknown := set(sides) - set(LIBRARIES):
+        parser.error(f"--side: unknown libraries {sorted(unknown)}, choose from {', '.join(LIBRARIES)}")
+    if arguments.growth:
+        results = growth(SIZES[arguments.sizes[0]])
+    else:
+        results = {}
+        for name in arguments.sizes:
+            results[name] = measure(SIZES[name], sides, arguments.rounds)
+            print_table(SIZES[name], results[name])
+    arguments.out.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""What computations cost, in matrix products and in traces: counted, not timed."""
+
+import collections
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfp_realnvp as nvp
+from registry import random_tensor
+
+LAYERS = 3  # of each coupling's network: two hidden ones and the output
+
+
+def small_flow(num_couplings=4, **options):
+    flow = nvp.RealNVP(4, num_couplings=num_couplings, hidden_units=(8, 8), seed=0, **options)
+    flow.compile("adam")
+    return flow
+
+
+def operations(function, *arguments):
+    """How many operations of each type the traced function has."""
+    graph = function.get_concrete_function(*arguments).graph
+    return collections.Counter(operation.type for operation in graph.get_operations())
+
+
+@pytest.mark.parametrize("name", ["log_prob", "sample", "sample_and_log_prob", "forward", "inverse"])
+def test_one_matrix_product_a_layer(name):
+    flow = small_flow()
+    assert operations(getattr(flow._rows, name))["MatMul"] == 4 * LAYERS
+
+
+@pytest.mark.parametrize("permutation", ["reverse", "random"])
+def test_three_matrix_products_a_layer_in_a_training_step_and_no_scatter(permutation):
+    flow = small_flow(permutation=permutation)
+    flow.optimizer.build(flow.trainable_variables)
+    step = tf.function(lambda x: flow.train_step((x,)))
+    counts = operations(step, tf.TensorSpec([None, 4]))
+    assert counts["MatMul"] == 3 * 4 * LAYERS - 1  # nobody needs the gradient to the first network's input
+    assert counts["ResourceApplyAdam"] == len(flow.trainable_variables)
+    assert not [kind for kind in counts if "Scatter" in kind or "Segment" in kind]
+
+
+def test_operations_grow_with_depth_no_faster_than_the_couplings():
+    counts = [sum(operations(small_flow(number)._rows.log_prob).values()) for number in (4, 8, 16)]
+    assert counts[2] - counts[1] <= 2.01 * (counts[1] - counts[0])
+
+
+def test_no_trace_for_a_new_batch_size(tmp_path):
+    steps = []
+
+    class Counting(nvp.RealNVP):
+        def train_step(self, data):
+            steps.append(data)
+            return super().train_step(data)
+
+    flow = Counting(4, num_couplings=2, hidden_units=(8,), seed=0)
+    flow.compile("adam")
+    x = np.random.default_rng(0).normal(size=(150, 4))
+    for rows in (150, 70, 33):  # each with a last short batch
+        flow.fit(x[:rows], validation_data=x[:50], epochs=2, verbose=0)
+        flow.log_prob(x[:rows])
+        flow(x[:rows])
+        flow.predict(x[:rows], verbose=0)
+        flow.evaluate(x[:rows], verbose=0)
+        flow.sample(rows)
+        flow.sample((rows, 2), seed=1)
+        flow.sample_and_log_prob(rows)
+    flow.export(tmp_path / "export")
+    assert len(steps) == 1
+    for function in (flow._rows.log_prob, flow._rows.sample, flow._rows.sample_and_log_prob):
+        assert function.experimental_get_tracing_count() == 1
+
+
+def test_a_permutations_derivatives_of_every_order():
+    """Its gradient is our own, so that derivatives of gradients and forward mode are, too."""
+    flow = small_flow(num_couplings=3, permutation="random", dtype="float64")
+    for index, variable in enumerate(flow.trainable_variables):
+        variable.assign_add(random_tensor(variable.shape, "float64", seed=index, stddev=0.3))
+    for mlp in flow.conditioners:
+        mlp.activation = keras.activations.tanh
+    bijector, x = flow.bijector(), random_tensor((1, 4), "float64", seed=1)
+    direction = random_tensor((1, 4), "float64", seed=2)
+
+    def slope(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = tf.reduce_sum(tf.square(bijector.inverse(x)))
+        return tape.gradient(value, x)
+
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        gradient = slope(x)
+    second = tf.linalg.matvec(tape.batch_jacobian(gradient, x), direction)
+    step = 1e-5
+    numeric = (slope(x + step * direction) - slope(x - step * direction)) / (2 * step)
+    np.testing.assert_allclose(second, numeric, rtol=1e-4, atol=1e-6)
+    with tf.autodiff.ForwardAccumulator(x, direction) as accumulator:
+        y = bijector.inverse(x)
+    numeric = (bijector.inverse(x + step * direction) - bijector.inverse(x - step * direction)) / (2 * step)
+    np.testing.assert_allclose(accumulator.jvp(y), numeric, rtol=1e-5, atol=1e-8)
