@@ -261,6 +261,56 @@ def test_no_stale_answer_within_a_graph_after_weights_change(subject, method):
 
 
 @on_each_subject
+@pytest.mark.parametrize("method", ["forward", "inverse", "forward_log_det_jacobian", "forward of an inverse"])
+@pytest.mark.parametrize("around", ["one after the other", "one in the other"])
+def test_each_tape_within_a_graph_gets_its_gradients(subject, method, around):
+    bijector = subjects()[subject].bijector
+
+    def call():
+        return bijector.forward(inverse) if method == "forward of an inverse" else getattr(bijector, method)(X)
+
+    def loss(power):
+        return tf.reduce_mean(call() ** power)
+
+    @tf.function
+    def two_tapes():
+        nonlocal inverse
+        with tf.GradientTape():
+            inverse = bijector.inverse(X)
+            loss(1)
+            if around == "one in the other":
+                with tf.GradientTape() as second:
+                    second_loss = loss(2)
+        if around == "one after the other":
+            with tf.GradientTape() as second:
+                second_loss = loss(2)
+        return second.gradient(second_loss, bijector.trainable_variables)
+
+    inverse = bijector.inverse(X)
+    with tf.GradientTape() as tape:
+        expected_loss = loss(2)
+    expected = tape.gradient(expected_loss, bijector.trainable_variables)
+    for one, other in zip(two_tapes(), expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_each_accumulator_within_a_graph_gets_its_derivatives():
+    coupling = make("half", "float64")
+    x = random_tensor((3, 5), "float64", seed=0)
+
+    @tf.function
+    def derivatives():
+        results = []
+        for _ in range(2):
+            with tf.autodiff.ForwardAccumulator(x, tf.ones_like(x)) as accumulator:
+                y = coupling.forward(x)
+            results.append(accumulator.jvp(y))
+        return results
+
+    np.testing.assert_array_equal(*derivatives())
+
+
+@on_each_subject
 @pytest.mark.parametrize("method", ["forward", "forward_log_det_jacobian", "inverse_log_det_jacobian"])
 def test_gradients_within_a_graph_of_what_was_computed_before_the_tape(subject, method):
     bijector = subjects()[subject].bijector
@@ -473,6 +523,7 @@ def test_half_precision_outputs_are_cast_and_the_log_det_is_float32():
         (np.zeros(3, bool), "mask must keep a part"),
         (np.array([1.0, 0.0]), "boolean vector"),
         (np.ones((2, 2), bool), r"shape \[2, 2\]"),
+        ([[True], [True, False]], r"boolean vector \[D\], got \[\[True\], \[True, False\]\]"),
     ],
 )
 def test_bad_mask(mask, message):
@@ -504,8 +555,9 @@ def test_bad_conditioner_output(conditioner, message):
 def test_bad_arguments():
     with pytest.raises(ValueError, match="conditioner must be callable"):
         nvp.AffineCoupling(None, nvp.masks.half(4))
-    with pytest.raises(ValueError, match="context must have shape"):
-        nvp.AffineCoupling(lambda kept, context: (kept, kept), nvp.masks.half(4), context=1.0)
+    for context, found in ((1.0, "float32"), (["a"], "string")):
+        with pytest.raises(ValueError, match=rf"context must be numbers of shape \[\.\.\., K\], got {found}"):
+            nvp.AffineCoupling(lambda kept, context: (kept, kept), nvp.masks.half(4), context=context)
     coupling = nvp.AffineCoupling(lambda kept, context: (kept, kept), nvp.masks.half(4), context=tf.ones([3, 2]))
     with pytest.raises(ValueError, match=r"must broadcast, got \(3,\) and \(5,\)"):
         coupling.forward(X)

@@ -35,7 +35,7 @@ def check_flag(argument: str, value: Any) -> None:
 
 def check_option(argument: str, value: Any, options: Sequence[str]) -> None:
     """Raises a ValueError unless `value` is one of `options`."""
-    if value not in options:
+    if not isinstance(value, str) or value not in options:
         raise ValueError(f"{argument} must be one of {', '.join(map(repr, options))}, got {value!r}")
 
 

@@ -40,15 +40,17 @@ class Coupling(OnePassBijector):
             self._conditioner = conditioner
             self._mask = self._no_dependency(self._checked_mask(mask))
             self._context = context if context is None or tf.is_tensor(context) else tf.convert_to_tensor(context)
-            if self._context is not None and self._context.shape.rank == 0:
-                raise ValueError("context must have shape [..., K], got a scalar")
+            if self._context is not None:
+                dtype, shape = self._context.dtype, self._context.shape
+                if shape.rank == 0 or not (dtype.is_floating or dtype.is_integer):
+                    raise ValueError(f"context must be numbers of shape [..., K], got {dtype.name} of shape {shape}")
 
             # Two contiguous parts are slices of the event; another mask costs one gather each way.
-            kept_first, self._order = bool(self._mask[0]), None
+            self._kept_first, self._order = bool(self._mask[0]), None
             if np.count_nonzero(np.diff(self._mask)) > 1:
-                kept_first, self._order = True, np.argsort(~self._mask, kind="stable")
+                self._kept_first, self._order = True, np.argsort(~self._mask, kind="stable")
+                self._inverse_order = np.argsort(self._order)
             self._kept_size, self._moved_size = int(self._mask.sum()), int((~self._mask).sum())
-            self._kept_first = kept_first
 
             if any(not layer.built for layer in (*keras_layers(conditioner), *tf_keras_layers(conditioner))):
                 with tf.init_scope():
@@ -112,7 +114,7 @@ class Coupling(OnePassBijector):
         if not event.dtype.is_floating:
             raise ValueError(f"event of {self.name} must be of a floating-point dtype, got {event.dtype.name}")
         if self._order is not None:
-            event = permute(event, self._order, np.argsort(self._order))
+            event = permute(event, self._order, self._inverse_order)
         sizes = [self._kept_size, self._moved_size]
         if self._kept_first:
             kept, moved = tf.split(event, sizes, axis=-1)
@@ -122,7 +124,7 @@ class Coupling(OnePassBijector):
 
     def _merge(self, kept: tf.Tensor, moved: tf.Tensor) -> tf.Tensor:
         event = tf.concat([kept, moved] if self._kept_first else [moved, kept], axis=-1)
-        return event if self._order is None else permute(event, np.argsort(self._order), self._order)
+        return event if self._order is None else permute(event, self._inverse_order, self._order)
 
     def _condition(self, kept: tf.Tensor) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
         """(kept, outputs) of `kept [..., d]`, both with the batch shape of kept and context broadcast together."""
@@ -211,7 +213,10 @@ class AffineCoupling(Coupling):
         name: str = "affine_coupling",
     ):
         """The arguments are those that the class describes."""
-        mask = np.array(mask)  # The caller's array may change; copies are rebuilt from the parameters.
+        try:
+            mask = np.array(mask)  # The caller's array may change; copies are rebuilt from the parameters.
+        except ValueError as error:
+            raise ValueError(f"mask must be a boolean vector [D], got {mask!r:.100}") from error
         parameters = dict(locals())
         super().__init__(
             conditioner,

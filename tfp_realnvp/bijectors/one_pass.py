@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.eager import record
+from tensorflow.python import pywrap_tfe
+from tensorflow.python.eager import tape
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability.python.internal import cache_util
 
@@ -43,12 +44,24 @@ class _GraphCache(cache_util.BijectorCacheWithGreedyAttrs):
         if self.storage is None:
             return self._invoke(input, forward_name, kwargs, attributes={})
         if forward_name == self._inverse_name:
-            edge = self._get_or_create_edge(input, forward_name, kwargs)
-            for reference in (edge.input_ref, edge.output_ref):
-                if reference is not None:
-                    reference.cancel()
-                    self.storage.pop(reference, None)
+            self._forget(self._get_or_create_edge(input, forward_name, kwargs))
         return super()._lookup(input, forward_name, inverse_name, **kwargs)
+
+    def _get_or_create_edge(self, input, forward_name, kwargs):
+        edge = super()._get_or_create_edge(input, forward_name, kwargs)
+        computed = list(edge.attributes.values())
+        if edge.output_ref and edge.dependencies is None:  # with dependencies, the input is what was computed
+            computed.append(edge.output_ref())
+        if computed and not _tapes_know(computed, input, self.bijector):
+            self._forget(edge)
+            edge = super()._get_or_create_edge(input, forward_name, kwargs)
+        return edge
+
+    def _forget(self, edge):
+        for reference in (edge.input_ref, edge.output_ref):
+            if reference is not None:
+                reference.cancel()
+                self.storage.pop(reference, None)
 
     def _invoke(self, input, fn_name, kwargs, attributes):
         output = super()._invoke(input, fn_name, kwargs, attributes)
@@ -64,20 +77,32 @@ _READING_OPS = frozenset({"ReadVariableOp", "ResourceGather", "ResourceGatherNd"
 
 
 def _graph_storage(bijector: tfb.Bijector) -> cache_util.EphemeralDict:
-    """What the present graph remembers of `bijector`.
-
-    That is nothing any more once the graph may have written a variable of it, or once a tape has been opened.
-    """
+    """What the present graph remembers of `bijector`: nothing any more once it may have written a variable of it."""
     graph = tf.compat.v1.get_default_graph()
     writes = 0
-    for variable in all_variables(bijector):
-        for part in getattr(variable, "values", (variable,)):  # of a distributed variable, one a replica
-            handle = graph.capture(part.handle) if hasattr(graph, "capture") else part.handle
-            writes += sum(op.type not in _READING_OPS for op in handle.consumers())
+    for variable in _parts(bijector):
+        handle = graph.capture(variable.handle) if hasattr(graph, "capture") else variable.handle
+        writes += sum(op.type not in _READING_OPS for op in handle.consumers())
     # Kept by the graph, so that it dies with it, and that no branch or loop sees the tensors of another.
     if not hasattr(graph, "_tfp_realnvp_caches"):
         graph._tfp_realnvp_caches = collections.defaultdict(cache_util.EphemeralDict)
-    return graph._tfp_realnvp_caches[writes, record.could_possibly_record()]
+    return graph._tfp_realnvp_caches[writes]
+
+
+def _tapes_know(computed: list[tf.Tensor], input: tf.Tensor, bijector: tfb.Bijector) -> bool:
+    """Whether the tapes that would record a new pass from `input` have recorded the one that gave `computed`."""
+    sources = tf.nest.flatten(input)
+    for variable in _parts(bijector):
+        if variable.trainable:
+            tape.variable_accessed(variable)  # as a new pass would
+            sources.append(variable.handle)
+    tapes = pywrap_tfe.TFE_Py_TapeSetPossibleGradientTypes  # counts them: 0, 1, or 2 for more
+    return tapes(sources) <= tapes(tf.nest.flatten(computed))
+
+
+def _parts(bijector: tfb.Bijector) -> list[tf.Variable]:
+    """Its variables; of a distributed variable, one a replica."""
+    return [part for variable in all_variables(bijector) for part in getattr(variable, "values", (variable,))]
 
 
 class _OnePass:
