@@ -84,7 +84,11 @@ def test_adam_is_keras_adam(data, kind):
     fused.fit(x, batch_size=64, epochs=6, shuffle=False, verbose=0)
 
     plain = OPTIMIZERS[kind]()
-    assert type(plain) is not type(optimizer) and isinstance(optimizer, type(plain))
+    # The optimizer stays the one that any other process can load.
+    assert keras.saving.serialize_keras_object(optimizer)["config"] == plain.get_config() | {
+        key: optimizer.get_config()[key] for key in ("name",)
+    }
+    assert type(optimizer) is type(plain)
 
     @tf.function
     def step():
@@ -100,6 +104,48 @@ def test_adam_is_keras_adam(data, kind):
     np.testing.assert_allclose(weights(fused), weights(own), rtol=1e-4, atol=1e-5)
     for one, other in zip(optimizer.variables, plain.variables, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+class Recorder(keras.callbacks.Callback):
+    """Scores within `fit`, as users' callbacks do, by other numbers of steps than `fit` itself."""
+
+    def __init__(self, batches):
+        super().__init__()
+        self.batches, self.epoch_ends = batches, []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.predict(self.batches, steps=1, verbose=0)
+        self.model.evaluate(self.batches, steps=7, verbose=0)
+        self.epoch_ends.append(int(self.model.optimizer.iterations))
+
+
+@pytest.mark.parametrize("steps_per_execution", [None, 1, 5])
+def test_as_many_steps_as_asked_for(data, steps_per_execution, tmp_path):
+    flow = small_flow()
+    flow.adapt(data)
+    flow.compile("adam", steps_per_execution=steps_per_execution)
+    flow.save(tmp_path / "flow.keras")
+    for model in (flow, keras.models.load_model(tmp_path / "flow.keras")):
+        batches = tf.data.Dataset.from_tensor_slices(data).batch(8).repeat()
+        recorder = Recorder(batches)
+        options = {"validation_data": batches, "validation_steps": 10, "callbacks": [recorder], "verbose": 0}
+        history = model.fit(batches, epochs=2, steps_per_epoch=5, **options).history
+        assert recorder.epoch_ends == [5, 10]
+        model.fit(batches, epochs=2, steps_per_epoch=40, **options)
+        assert recorder.epoch_ends == [5, 10, 50, 90]
+        model.fit(data[:100], epochs=2, callbacks=[recorder], batch_size=30, verbose=0)  # 4 batches
+        assert recorder.epoch_ends == [5, 10, 50, 90, 94, 98]
+        assert np.isfinite(history["val_loss"]).all()
+        if steps_per_execution != 5:  # Keras rounds up to whole executions.
+            assert model.predict(batches, steps=3, verbose=0).shape == (24,)
+            expected = -np.mean(model.log_prob(data[:56]))
+            assert model.evaluate(batches, steps=7, verbose=0) == pytest.approx(expected, rel=1e-5)
+
+
+def test_compile_without_an_optimizer(data):
+    flow = small_flow()
+    flow.compile(None)
+    assert flow.evaluate(data, verbose=0) == pytest.approx(-np.mean(flow.log_prob(data)), rel=1e-5)
 
 
 def test_datasets_of_unknown_shape(data):
@@ -277,6 +323,9 @@ def test_other_bad_data():
     for name in ("loss", "metrics", "weighted_metrics"):
         with pytest.raises(ValueError, match=rf"{name} must be None, got \['mse'\]"):
             flow.compile("adam", **{name: ["mse"]})
+    for steps in (0, 1.5, "auto"):
+        with pytest.raises(ValueError, match=f"steps_per_execution must be an integer of at least 1, got {steps!r}"):
+            flow.compile("adam", steps_per_execution=steps)
     with pytest.raises(ValueError, match="x must have at least one batch"):
         flow.fit(tf.data.Dataset.from_tensor_slices(x).batch(5).take(0))
 

@@ -333,6 +333,9 @@ class Flow(LikelihoodModel):
         flow = cls(**config)
         for variable, trainable in zip(flow.variables, variables_train, strict=True):  # frozen layers stay frozen
             variable.trainable = trainable
+        for layer in flow.conditioners:  # A frozen layer is in inference mode too.
+            if layer.variables and not layer.trainable_variables:
+                layer.trainable = False
         return flow
 
     def save(self, filepath: str | os.PathLike, overwrite: bool = True, **kwargs: Any) -> None:

@@ -2,19 +2,20 @@
 
 import abc
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tfp_realnvp.checks import check_size
 from tfp_realnvp.flows.data import check_rows, check_weights
 from tfp_realnvp.flows.fused_adam import fuse
 
 __all__ = ["LikelihoodModel"]
 
-STEPS_PER_EXECUTION = 32  # Keras's own work for an execution is that of several small steps.
+MAX_STEPS_PER_EXECUTION = 32  # Keras's own work for an execution is that of several small steps.
 
 _NO_TARGETS = (
     'a flow has no targets y; pass a context as {"x": x, "context": context}, and weights as the argument '
@@ -27,6 +28,10 @@ class LikelihoodModel(keras.Model):
 
     Subclasses give `call`, `event_shape`, `context_shape` and `_check_variables`.
     """
+
+    # What the user has asked for, which is Keras's own 1 until compiled; and with what Keras's functions were made.
+    _steps_per_execution: int | None = 1
+    _steps_of: Mapping[str, int] = {}
 
     @property
     @abc.abstractmethod
@@ -54,23 +59,31 @@ class LikelihoodModel(keras.Model):
         """Sets the optimizer; arguments are those of `keras.Model.compile`, without losses and metrics.
 
         Args:
-            optimizer: name or instance of a Keras optimizer; Adam and AdamW are updated by one operation a variable.
+            optimizer: name or instance of a Keras optimizer; Adam and AdamW update by one operation a variable.
             loss: leave it None: the loss is the negative log-likelihood.
-            steps_per_execution: number of steps that run before Keras, and callbacks of batches, have a look; None for
-                32, or for 1 on several replicas.
+            steps_per_execution: number of steps that run before Keras, and callbacks of batches, have a look, with
+                Keras's own meaning; None for 32 in `fit` and `evaluate`, or for the largest number below that divides
+                the counts of steps which these are given; for 1 in `predict`, and on several replicas.
             jit_compile: whether to compile steps with XLA; "auto" does on a GPU, as in Keras.
             **kwargs: `run_eagerly`, `auto_scale_loss`.
 
         Raises:
-            ValueError: if a loss or metrics are given: without targets there is nothing to compare with.
+            ValueError: if a loss or metrics are given: without targets there is nothing to compare with; if
+                steps_per_execution is no integer of at least 1.
         """
         for name, value in {"loss": loss, **kwargs}.items():
             if value is not None and name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
                 raise ValueError(f"{name} must be None, got {value!r}: a flow has its negative log-likelihood alone")
-        if steps_per_execution is None:  # Keras cannot divide a last short batch among replicas in more steps than one.
-            steps_per_execution = 1 if self.distribute_strategy.num_replicas_in_sync > 1 else STEPS_PER_EXECUTION
-        optimizer = fuse(keras.optimizers.get(optimizer))
-        super().compile(optimizer, steps_per_execution=steps_per_execution, jit_compile=jit_compile, **kwargs)
+        if steps_per_execution is not None:
+            check_size("steps_per_execution", steps_per_execution)
+        self._steps_per_execution, self._steps_of = steps_per_execution, {}
+        optimizer = keras.optimizers.get(optimizer)
+        fuse(optimizer)
+        super().compile(optimizer, steps_per_execution=steps_per_execution or 1, jit_compile=jit_compile, **kwargs)
+
+    def get_compile_config(self) -> dict[str, Any] | None:
+        config = super().get_compile_config()
+        return config and config | {"steps_per_execution": self._steps_per_execution}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
@@ -131,7 +144,8 @@ class LikelihoodModel(keras.Model):
             # Variables made while Keras traces its step would have it traced twice.
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
-        with self._keras_floatx():
+        steps = self._steps(kwargs.get("steps_per_epoch"), kwargs.get("validation_steps"))
+        with self._executing(steps, "train_function"):
             return super().fit(
                 x,
                 y,
@@ -158,9 +172,11 @@ class LikelihoodModel(keras.Model):
         Raises:
             ValueError: as `fit`.
         """
-        if not kwargs.get("_use_cached_eval_dataset"):  # `fit` has checked its validation data once.
+        steps = self.steps_per_execution
+        if not kwargs.get("_use_cached_eval_dataset"):  # `fit` has seen to its validation data once.
             y = self._check_data(x, y, sample_weight, "x")
-        with self._keras_floatx():
+            steps = self._steps(kwargs.get("steps"))
+        with self._executing(steps, "test_function"):
             return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
 
     def predict(self, x: Any, batch_size: int | None = None, verbose: Any = "auto", **kwargs: Any) -> np.ndarray:
@@ -170,7 +186,8 @@ class LikelihoodModel(keras.Model):
             ValueError: if a shape is wrong, or the context missing or unexpected.
         """
         check_rows(x, self.event_shape, self.context_shape, "x")
-        with self._keras_floatx():
+        # With more steps, Keras would trace `predict` anew for each number of batches.
+        with self._executing(self._steps_per_execution or 1, "predict_function"):
             return super().predict(x, batch_size, verbose, **kwargs)
 
     def _check_data(self, x: Any, y: Any, sample_weight: Any, argument: str) -> Any:
@@ -182,12 +199,29 @@ class LikelihoodModel(keras.Model):
         check_weights(sample_weight, x, weights_argument, self.variable_dtype)
         return sample_weight
 
+    def _steps(self, *counts: int | None) -> int:
+        """How many steps to run in one execution: what the user has asked for, or as many as divide each count.
+
+        Keras rounds a number of steps that it is given up to whole executions; the end of the data it sees by itself.
+        """
+        if self._steps_per_execution is not None:
+            return self._steps_per_execution
+        if self.distribute_strategy.num_replicas_in_sync > 1:
+            return 1  # Keras cannot divide a last short batch among replicas in more steps than one.
+        steps = range(MAX_STEPS_PER_EXECUTION, 0, -1)
+        return next(step for step in steps if all(count % step == 0 for count in counts if count))
+
     @contextlib.contextmanager
-    def _keras_floatx(self) -> Iterator[None]:
-        """Keras casts the arrays it is given to `floatx`: here, to the dtype of this model."""
+    def _executing(self, steps: int, function: str) -> Iterator[None]:
+        """Has Keras run so many steps in one execution of its `function`, which it makes anew for another number."""
+        outer, self.steps_per_execution = self.steps_per_execution, steps
+        if self._steps_of.get(function) != steps:
+            setattr(self, function, None)
+            self._steps_of[function] = steps
         floatx = keras.config.floatx()
-        keras.config.set_floatx(self.variable_dtype)
+        keras.config.set_floatx(self.variable_dtype)  # to which Keras casts the arrays that it is given
         try:
             yield
         finally:
+            self.steps_per_execution = outer
             keras.config.set_floatx(floatx)
