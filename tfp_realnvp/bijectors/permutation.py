@@ -17,10 +17,12 @@ Indices = np.ndarray | tf.Tensor
 def permute(event: tf.Tensor, permutation: Indices, inverse: Indices) -> tf.Tensor:
     """`event[..., permutation]`, where `permutation[inverse]` is `0 .. D-1`."""
     check_shape("event of a permutation", event, permutation.shape)
+    if isinstance(permutation, np.ndarray) and np.array_equal(permutation, np.arange(len(permutation))[::-1]):
+        return tf.reverse(event, [-1])  # a fourth of the time of a gather
 
     @tf.custom_gradient
     def gather(event):
-        return tf.gather(event, permutation, axis=-1), lambda upstream: permute(upstream, inverse, permutation)
+        return tf.gather(event, permutation, axis=-1), lambda upstream: tf.gather(upstream, inverse, axis=-1)
 
     return gather(event)
 
