@@ -22,7 +22,8 @@ def read_table(path: Path | None) -> tuple[np.ndarray, list[str]]:
             30 measurements of 569 breast tumours.
 
     Raises:
-        TableError: if the file is not there, is no table of finite numbers, or has less than `MIN_ROWS` rows.
+        TableError: if the file is not there, is no table of finite numbers, has a constant column, or has less
+            than `MIN_ROWS` rows.
     """
     if path is None:
         table = load_breast_cancer()
@@ -35,6 +36,9 @@ def read_table(path: Path | None) -> tuple[np.ndarray, list[str]]:
         raise TableError("neither text nor an NPY file (name it .npy if it is one)") from error
     if len(rows) < MIN_ROWS:
         raise TableError(f"{len(rows)} rows are too few to learn a density from; at least {MIN_ROWS} are needed")
+    constant = [name for name, column in zip(names, rows.T, strict=True) if np.all(column == column[0])]
+    if constant:
+        raise TableError(f"the same value in every row, so no density: drop {', '.join(map(repr, constant))}")
     return rows, names
 
 

@@ -61,10 +61,7 @@ def build_flow(train: np.ndarray, seed: int) -> nvp.RealNVP:
 def train_flow(flow: nvp.RealNVP, train: np.ndarray, validation: np.ndarray, epochs: int) -> None:
     """Trains until the validation data say stop, and keeps the weights that suited them best."""
     batch_size = int(np.clip(len(train) // 10, 16, 512))
-    flow.compile(
-        keras.optimizers.AdamW(2e-3, weight_decay=1.0),
-        steps_per_execution=-(-len(train) // batch_size),  # an epoch in one call of TensorFlow
-    )
+    flow.compile(keras.optimizers.AdamW(2e-3, weight_decay=1.0))
     best = keras.callbacks.EarlyStopping(patience=PATIENCE, restore_best_weights=True)
     slower = keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=PATIENCE // 3)
     flow.fit(

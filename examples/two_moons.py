@@ -54,10 +54,7 @@ def train_flow(train: np.ndarray, validation: np.ndarray, epochs: int, seed: int
     flow = nvp.RealNVP(2, num_couplings=8, hidden_units=(64, 64), seed=seed)
     flow.adapt(train)
     schedule = keras.optimizers.schedules.CosineDecay(4e-3, epochs * steps_per_epoch)
-    flow.compile(
-        keras.optimizers.Adam(schedule, clipnorm=1.0),  # clipped: one odd batch may not undo an epoch
-        steps_per_execution=steps_per_epoch,  # an epoch in one call of TensorFlow
-    )
+    flow.compile(keras.optimizers.Adam(schedule, clipnorm=1.0))  # clipped: one odd batch may not undo an epoch
     history = flow.fit(
         train,
         validation_data=validation,
