@@ -109,37 +109,43 @@ def measure(size: Size, sides: dict[str, str], rounds: int) -> dict[str, dict[st
     figures = {side.library: {} for side in processes}
     for side in processes:
         for task in side.ask(size=vars(size))["tasks"]:
-            try:
-                side.ask(task=task)  # calibrates
-                figures[side.library][task] = []
-            except StoppedError as error:  # torch.compile, for one, does not survive everything
-                print(f"left out: {error}", file=sys.stderr)
-                side.start()
-                side.ask(size=vars(size))
-    for _ in range(rounds):
+            _ask(side, size, figures, task)  # calibrates
+    for number in range(rounds):
         for task in sorted({task for tasks in figures.values() for task in tasks}):
-            for side in processes:
+            for side in processes if number % 2 == 0 else reversed(processes):
                 if task in figures[side.library]:
-                    figures[side.library][task].append(side.ask(task=task)["milliseconds"])
+                    _ask(side, size, figures, task)
     for side in processes:
         side.close()
-    return figures
+    return {library: {task: ms[1:] for task, ms in tasks.items()} for library, tasks in figures.items()}
+
+
+def _ask(side: Side, size: Size, figures: dict[str, dict[str, list[float]]], task: str) -> None:
+    """Adds a figure; a side that stops at a task goes on without it."""
+    try:
+        figures[side.library].setdefault(task, []).append(side.ask(task=task)["milliseconds"])
+    except StoppedError as error:  # torch.compile, for one, does not survive everything
+        print(f"left out: {error}", file=sys.stderr)
+        del figures[side.library][task]
+        side.start()
+        side.ask(size=vars(size))
 
 
 def print_table(size: Size, figures: dict[str, dict[str, list[float]]]) -> None:
     medians = {side: {task: statistics.median(ms) for task, ms in tasks.items()} for side, tasks in figures.items()}
+    spreads = {side: {task: max(ms) / min(ms) - 1 for task, ms in tasks.items()} for side, tasks in figures.items()}
     floor = medians[OURS].pop("floor")
     print(f"\n{size.features} features, width {size.hidden}, batch {size.batch}, {size.couplings} couplings;")
     print(f"the multiplications of a training step alone, {size.gigaflop:.3f} GFLOP: {floor:.2f} ms\n")
-    print(f"{'':48}{'ms':>9}{'rows/s':>11}{'/ best other':>14}{'/ floor':>9}")
+    print(f"{'':48}{'ms':>9}{'rows/s':>11}{'spread':>9}{'/ best other':>14}{'/ floor':>9}")
     for task in ("train", "log_prob", "sample"):
         others = [ms for side in medians.keys() - {OURS} for name, ms in medians[side].items() if name.startswith(task)]
         for side, tasks in medians.items():
             for variant, ms in tasks.items():
                 if variant.startswith(task):
                     over_floor = f"{ms / floor:9.2f}" if task == "train" else ""
-                    ratio = f"{ms / min(others):14.2f}{over_floor}"
-                    print(f"{f'{side}: {variant}':48}{ms:9.3f}{1e3 * size.batch / ms:11,.0f}{ratio}")
+                    figure = f"{ms:9.3f}{1e3 * size.batch / ms:11,.0f}{spreads[side][variant]:9.0%}"
+                    print(f"{f'{side}: {variant}':48}{figure}{ms / min(others):14.2f}{over_floor}")
 
 
 def growth(size: Size) -> dict[str, dict[str, dict[str, float]]]:
@@ -179,13 +185,13 @@ def main() -> None:
     if unknown := set(sides) - set(LIBRARIES):
         parser.error(f"--side: unknown libraries {sorted(unknown)}, choose from {', '.join(LIBRARIES)}")
     if arguments.growth:
-        results = growth(SIZES[arguments.sizes[0]])
+        arguments.out.write_text(json.dumps(growth(SIZES[arguments.sizes[0]]), indent=1))
     else:
         results = {}
         for name in arguments.sizes:
             results[name] = measure(SIZES[name], sides, arguments.rounds)
+            arguments.out.write_text(json.dumps(results, indent=1))
             print_table(SIZES[name], results[name])
-    arguments.out.write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

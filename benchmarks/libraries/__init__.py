@@ -2,7 +2,8 @@
 
 A module has `tasks(size)`: named functions of a number of repeats, each of which returns when the work is done. A
 repeat of "train" is one step on one batch, of "log_prob" and "sample" one batch; a function that did another number
-than it was asked for returns it. Every module starts from data in memory in its library's own arrays.
+than it was asked for returns it. Every module starts from data in memory in its library's own arrays; this package from
+NumPy's, as its users do.
 """
 
 from dataclasses import dataclass

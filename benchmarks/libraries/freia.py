@@ -1,9 +1,10 @@
-"""FrEIA."""
+"""FrEIA, with reversals of its own shape: its `AllInOneBlock` multiplies by a matrix for a permutation."""
 
 from collections.abc import Callable
 
+import FrEIA.framework as framework
+import FrEIA.modules as modules
 import torch
-from FrEIA import framework, modules
 
 from libraries import Size
 from libraries.torch_tasks import network, torch_tasks
@@ -11,8 +12,10 @@ from libraries.torch_tasks import network, torch_tasks
 
 def tasks(size: Size) -> dict[str, Callable[[int], None]]:
     inn = framework.SequenceINN(size.features)
-    for _ in range(size.couplings):
-        inn.append(modules.AllInOneBlock, subnet_constructor=lambda *sizes: network(*sizes, size.hidden))
+    for index in range(size.couplings):
+        if index:
+            inn.append(_Reverse)
+        inn.append(modules.AffineCouplingOneSided, subnet_constructor=lambda *sizes: network(*sizes, size.hidden))
     base = torch.distributions.Independent(torch.distributions.Normal(torch.zeros(size.features), 1.0), 1)
 
     def log_prob(x):
@@ -23,3 +26,11 @@ def tasks(size: Size) -> dict[str, Callable[[int], None]]:
         return inn(torch.randn(number, size.features), rev=True)[0]
 
     return torch_tasks(size, log_prob, sample, inn.parameters())
+
+
+class _Reverse(modules.InvertibleModule):
+    def forward(self, x_or_z, c=None, rev=False, jac=True):
+        return (x_or_z[0].flip(-1),), 0.0
+
+    def output_dims(self, input_dims):
+        return input_dims

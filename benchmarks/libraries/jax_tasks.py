@@ -23,13 +23,9 @@ def jax_tasks(
         jax.block_until_ready(jax.tree_util.tree_leaves(trained[0]))
 
     def score(repeats):
-        for index in range(repeats):
-            result = log_prob(flow, batches[index % len(batches)])
-        result.block_until_ready()
+        jax.block_until_ready([log_prob(flow, batches[index % len(batches)]) for index in range(repeats)])
 
     def draw(repeats):
-        for index in range(repeats):
-            result = sample(flow, jax.random.key(index))
-        result.block_until_ready()
+        jax.block_until_ready([sample(flow, jax.random.key(index)) for index in range(repeats)])
 
     return {"train": train, "log_prob": score, "sample": draw}

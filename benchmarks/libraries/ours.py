@@ -12,8 +12,8 @@ from libraries import BATCHES, Size
 SETTINGS = {
     "train": {},
     "train, 1 step an execution": {"steps_per_execution": 1},
-    "train, 32 steps an execution": {"steps_per_execution": 32},
-    "train, 32 steps an execution, XLA": {"steps_per_execution": 32, "jit_compile": True},
+    "train, 8 steps an execution": {"steps_per_execution": 8},
+    "train, XLA": {"jit_compile": True},
 }
 
 
@@ -40,22 +40,37 @@ def tasks(size: Size) -> dict[str, Callable[[int], int | None]]:
     served = flow(size)
     batches = np.split(data, BATCHES)
 
-    def log_prob(repeats):
-        for index in range(repeats):
-            result = served.log_prob(batches[index % BATCHES])
-        result.numpy()
+    compiled = tf.function(served.log_prob, jit_compile=True)  # for one size of batch
+
+    def scoring(log_prob: Callable) -> Callable[[int], None]:
+        def run(repeats):
+            for index in range(repeats):
+                result = log_prob(batches[index % BATCHES])
+            result.numpy()
+
+        return run
+
+    def predict(repeats):
+        number = min(repeats, BATCHES)
+        served.predict(data[: number * size.batch], batch_size=size.batch, verbose=0)
+        return number
 
     def sample(repeats):
         for index in range(repeats):
             result = served.sample(size.batch, seed=index)
         result.numpy()
 
-    trainings = {name: training(options) for name, options in SETTINGS.items()}
-    return trainings | {"log_prob": log_prob, "sample": sample, "floor": floor(size)}
+    return {name: training(options) for name, options in SETTINGS.items()} | {
+        "log_prob": scoring(served.log_prob),
+        "log_prob, predict": predict,
+        "log_prob, XLA": scoring(lambda x: compiled(tf.constant(x))),
+        "sample": sample,
+        "floor": floor(size),
+    }
 
 
 def floor(size: Size) -> Callable[[int], None]:
-    """As many multiplications as a training step has, as large matrix products: no library can be faster."""
+    """As many multiplications as a training step has, in products of large matrices, TensorFlow's fastest."""
     matrix = tf.random.normal([1024, 1024])
     share = 1e9 * size.gigaflop / (2 * 1024**3)  # of one product of such matrices
 

@@ -24,7 +24,7 @@ def torch_tasks(
     parameters: Iterable[torch.nn.Parameter],
 ) -> dict[str, Callable[[int], None]]:
     """`log_prob(x)` gives `[N]`, `sample(N)` gives `[N, D]`."""
-    optimizer = torch.optim.Adam(list(parameters), 1e-3)
+    optimizer = torch.optim.Adam(list(parameters), 1e-3, fused=True)
     batches = torch.tensor(size.data(BATCHES)).split(size.batch)
 
     def tasks(loss, log_prob, sample):
