@@ -1,8 +1,8 @@
 """Milliseconds of a training step, of log_prob and of sampling, beside other libraries: one run, sides interleaved.
 
-    python benchmarks/speed.py                                   # this package and tfb.RealNVP
-    python benchmarks/speed.py --side distrax=PYTHON ...         # others, each with the Python it is installed for
-    python benchmarks/speed.py --growth                          # with batch, depth, width and features; the first step
+    python benchmarks/speed.py                            # tfb.RealNVP, and what of the others is installed
+    python benchmarks/speed.py --side distrax=PYTHON ...  # or installed elsewhere, for the Python of that path
+    python benchmarks/speed.py --growth                   # with batch, depth, width and features; the first step
 
 Each side is a process of its own, which waits while another one is measured. A figure is the median over rounds; it is
 printed as a table, with ratios to the fastest other library and to the matrix products alone, and written as JSON.
@@ -10,7 +10,7 @@ printed as a table, with ratios to the fastest other library and to the matrix p
 
 import argparse
 import dataclasses
-import importlib
+import importlib.util
 import json
 import os
 import resource
@@ -23,7 +23,7 @@ from pathlib import Path
 from libraries import SIZES, Size
 
 OURS, TFB = "ours", "tfb_real_nvp"
-LIBRARIES = (OURS, TFB, "distrax", "flowjax", "freia", "nflows", "normflows", "zuko")
+OTHERS = {name.lower(): name for name in ("distrax", "flowjax", "FrEIA", "nflows", "normflows", "zuko")}
 SECONDS = 1.0  # that one measurement takes, about
 GROWTH = {
     "batch": (1, 16, 256, 4096, 65536),
@@ -171,9 +171,9 @@ def growth(size: Size) -> dict[str, dict[str, dict[str, float]]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--worker", choices=LIBRARIES, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=(OURS, TFB, *OTHERS), help=argparse.SUPPRESS)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
-    parser.add_argument("--side", action="append", default=[], metavar="LIBRARY=PYTHON", help=", ".join(LIBRARIES[2:]))
+    parser.add_argument("--side", action="append", default=[], metavar="LIBRARY=PYTHON", help=", ".join(OTHERS))
     parser.add_argument("--growth", action="store_true", help="measure growth from the first of the sizes instead")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("speed.json"))
@@ -181,9 +181,13 @@ def main() -> None:
     if arguments.worker:
         work(arguments.worker)
         return
-    sides = {OURS: sys.executable, TFB: sys.executable} | dict(side.split("=", 1) for side in arguments.side)
-    if unknown := set(sides) - set(LIBRARIES):
-        parser.error(f"--side: unknown libraries {sorted(unknown)}, choose from {', '.join(LIBRARIES)}")
+    installed = [side for side, module in OTHERS.items() if importlib.util.find_spec(module)]
+    sides = dict.fromkeys([OURS, TFB, *installed], sys.executable)
+    for side in arguments.side:
+        library, equals, python = side.partition("=")
+        if library not in OTHERS or not equals:
+            parser.error(f"--side: {side!r} is no LIBRARY=PYTHON with one of {', '.join(OTHERS)}")
+        sides[library] = python
     if arguments.growth:
         arguments.out.write_text(json.dumps(growth(SIZES[arguments.sizes[0]]), indent=1))
     else:

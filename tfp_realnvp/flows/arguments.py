@@ -44,8 +44,8 @@ def as_tensor(argument: str, value: Any, shape: Sequence[int], dtype: str, leadi
     return tf.cast(tensor, dtype)
 
 
-def as_sample_shape(sample_shape: Any) -> tf.Tensor:
-    """A vector of sizes of at least 0, from an integer or integers."""
+def as_sample_shape(sample_shape: Any) -> np.ndarray | tf.Tensor:
+    """A vector of sizes of at least 0, from an integer or integers; a tensor where a graph does not know them yet."""
     if tf.is_tensor(sample_shape) and tf.get_static_value(sample_shape) is None:
         return tf.reshape(tf.cast(sample_shape, tf.int32), [-1])
     sizes = _as_integers("sample_shape", sample_shape, "an integer or a vector of integers of at least 0")
@@ -53,7 +53,7 @@ def as_sample_shape(sample_shape: Any) -> tf.Tensor:
         raise ValueError(f"sample_shape must be an integer or a vector of integers of at least 0, got {sample_shape!r}")
     if math.prod(sizes.reshape(-1).tolist()) >= 2**31:
         raise ValueError(f"sample_shape must be of fewer than 2**31 samples, got {sample_shape!r}")
-    return tf.constant(sizes.reshape(-1), tf.int32)
+    return sizes.reshape(-1).astype(np.int32)
 
 
 def check_contexts(

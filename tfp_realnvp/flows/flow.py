@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
@@ -221,13 +222,13 @@ class Flow(LikelihoodModel):
     def _sample(self, function, sample_shape, context, seed):
         check_context(context, self._context_shape)
         shape = as_sample_shape(sample_shape)
-        number = tf.reduce_prod(shape)
+        number = tf.reduce_prod(shape) if tf.is_tensor(shape) else np.prod(shape, dtype=np.int32)
         if context is not None:
             context = self._as_context(context)
             shape = tf.concat([shape, tf.shape(context)[:-1]], axis=0)
             context = tf.reshape(context, [-1, *self._context_shape])
         results = tf.nest.flatten(function(number, stateless_seed(seed), context))
-        if context is None and shape.shape == [1]:
+        if context is None and tuple(shape.shape) == (1,):  # Rows already.
             return tuple(results)
         event_shapes = self._event_shape, ()
         return tuple(
