@@ -53,7 +53,7 @@ class _GraphCache(cache_util.BijectorCacheWithGreedyAttrs):
         if edge.output_ref and edge.dependencies is None:  # with dependencies, the input is what was computed
             computed.append(edge.output_ref())
         if computed and not _tapes_know(computed, input, self.bijector):
-            self._forget(edge)
+            self._forget(edge)  # A fresh one has computed nothing yet.
             edge = super()._get_or_create_edge(input, forward_name, kwargs)
         return edge
 
@@ -90,14 +90,18 @@ def _graph_storage(bijector: tfb.Bijector) -> cache_util.EphemeralDict:
 
 
 def _tapes_know(computed: list[tf.Tensor], input: tf.Tensor, bijector: tfb.Bijector) -> bool:
-    """Whether the tapes that would record a new pass from `input` have recorded the one that gave `computed`."""
-    sources = tf.nest.flatten(input)
+    """Whether the tape that would record a new pass from `input`, if there is one, has recorded `computed`.
+
+    False, too, where several tapes or a persistent one would: TensorFlow does not tell which of them know what.
+    """
+    sources = [*tf.nest.flatten(input), *bijector._flatten(predicate=lambda part: isinstance(part, tf.Tensor))]
     for variable in _parts(bijector):
         if variable.trainable:
             tape.variable_accessed(variable)  # as a new pass would
-            sources.append(variable.handle)
-    tapes = pywrap_tfe.TFE_Py_TapeSetPossibleGradientTypes  # counts them: 0, 1, or 2 for more
-    return tapes(sources) <= tapes(tf.nest.flatten(computed))
+        sources.append(variable.handle)
+    gradient_types = pywrap_tfe.TFE_Py_TapeSetPossibleGradientTypes  # 0: no tape; 1: one; 2: persistent, or several
+    needed = gradient_types(sources)
+    return needed == 0 or needed == 1 == gradient_types(tf.nest.flatten(computed))
 
 
 def _parts(bijector: tfb.Bijector) -> list[tf.Variable]:

@@ -1,4 +1,4 @@
-"""Permutations of features whose gradients are permutations too.
+"""Permutations of features whose first gradients are permutations too.
 
 TensorFlow's gradient of a gather adds up a scatter, on a processor several times slower than the gather itself.
 """
