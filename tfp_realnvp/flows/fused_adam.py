@@ -26,7 +26,7 @@ def _update(
     optimizer: keras.optimizers.Adam, gradients: Sequence[Any], variables: Sequence[Any], learning_rate: Any
 ) -> None:
     """The step of Kingma & Ba, "Adam: a method for stochastic optimization", 2015, arXiv 1412.6980."""
-    # What the operation cannot do; what Keras runs in a `cond` of its own; distributed variables.
+    # What the operation cannot do; where `iterations` is no variable; distributed variables.
     special = optimizer.amsgrad or optimizer.gradient_accumulation_steps or tf.distribute.has_strategy()
     if special or any(isinstance(gradient, tf.IndexedSlices) for gradient in gradients):
         type(optimizer)._backend_update_step(optimizer, gradients, variables, learning_rate)

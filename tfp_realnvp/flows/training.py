@@ -2,7 +2,7 @@
 
 import abc
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -29,9 +29,10 @@ class LikelihoodModel(keras.Model):
     Subclasses give `call`, `event_shape`, `context_shape` and `_check_variables`.
     """
 
-    # What the user has asked for, which is Keras's own 1 until compiled; and with what Keras's functions were made.
-    _steps_per_execution: int | None = 1
-    _steps_of: Mapping[str, int] = {}
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self._asked_steps: int | None = 1  # of compile's steps_per_execution; Keras's own, until compiled
+        self._functions: dict[tuple[str, int], Any] = {}  # Keras's own, by name and steps in one execution
 
     @property
     @abc.abstractmethod
@@ -61,9 +62,9 @@ class LikelihoodModel(keras.Model):
         Args:
             optimizer: name or instance of a Keras optimizer; Adam and AdamW update by one operation a variable.
             loss: leave it None: the loss is the negative log-likelihood.
-            steps_per_execution: number of steps that run before Keras, and callbacks of batches, have a look, with
-                Keras's own meaning; None for 32 in `fit` and `evaluate`, or for the largest number below that divides
-                the counts of steps which these are given; for 1 in `predict`, and on several replicas.
+            steps_per_execution: number of steps that run before Keras, and callbacks of batches, have a look. None for
+                32 in `fit` and `evaluate` or, where these are given steps_per_epoch, validation_steps or steps, the
+                largest number up to 32 that divides them; for 1 in `predict`, and on several replicas.
             jit_compile: whether to compile steps with XLA; "auto" does on a GPU, as in Keras.
             **kwargs: `run_eagerly`, `auto_scale_loss`.
 
@@ -76,18 +77,19 @@ class LikelihoodModel(keras.Model):
                 raise ValueError(f"{name} must be None, got {value!r}: a flow has its negative log-likelihood alone")
         if steps_per_execution is not None:
             check_size("steps_per_execution", steps_per_execution)
-        self._steps_per_execution, self._steps_of = steps_per_execution, {}
+        self._asked_steps, self._functions = steps_per_execution, {}
         optimizer = keras.optimizers.get(optimizer)
         fuse(optimizer)
         super().compile(optimizer, steps_per_execution=steps_per_execution or 1, jit_compile=jit_compile, **kwargs)
 
     def get_compile_config(self) -> dict[str, Any] | None:
         config = super().get_compile_config()
-        return config and config | {"steps_per_execution": self._steps_per_execution}
+        return config and config | {"steps_per_execution": self._asked_steps}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
+        if self.optimizer is not None:
+            self.optimizer.build(self.trainable_variables)
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
@@ -140,11 +142,14 @@ class LikelihoodModel(keras.Model):
             y_val = self._check_data(x_val, y_val, weight_val, "validation_data")
             validation_data = keras.utils.pack_x_y_sample_weight(x_val, y_val, weight_val)
         self._check_variables()
+        if self.compiled and self.optimizer is None:
+            raise ValueError("optimizer must be given to compile() before fit(), got None")
         if self.compiled and not self.optimizer.built:
             # Variables made while Keras traces its step would have it traced twice.
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
-        steps = self._steps(kwargs.get("steps_per_epoch"), kwargs.get("validation_steps"))
+        validation_steps = None if validation_data is None else kwargs.get("validation_steps")
+        steps = self._steps(kwargs.get("steps_per_epoch"), validation_steps)
         with self._executing(steps, "train_function"):
             return super().fit(
                 x,
@@ -172,8 +177,9 @@ class LikelihoodModel(keras.Model):
         Raises:
             ValueError: as `fit`.
         """
-        steps = self.steps_per_execution
-        if not kwargs.get("_use_cached_eval_dataset"):  # `fit` has seen to its validation data once.
+        if kwargs.get("_use_cached_eval_dataset"):  # `fit` has checked its validation data, for steps of its own.
+            steps = self.steps_per_execution
+        else:
             y = self._check_data(x, y, sample_weight, "x")
             steps = self._steps(kwargs.get("steps"))
         with self._executing(steps, "test_function"):
@@ -187,7 +193,7 @@ class LikelihoodModel(keras.Model):
         """
         check_rows(x, self.event_shape, self.context_shape, "x")
         # With more steps, Keras would trace `predict` anew for each number of batches.
-        with self._executing(self._steps_per_execution or 1, "predict_function"):
+        with self._executing(self._asked_steps or 1, "predict_function"):
             return super().predict(x, batch_size, verbose, **kwargs)
 
     def _check_data(self, x: Any, y: Any, sample_weight: Any, argument: str) -> Any:
@@ -204,24 +210,29 @@ class LikelihoodModel(keras.Model):
 
         Keras rounds a number of steps that it is given up to whole executions; the end of the data it sees by itself.
         """
-        if self._steps_per_execution is not None:
-            return self._steps_per_execution
+        if self._asked_steps is not None:
+            return self._asked_steps
         if self.distribute_strategy.num_replicas_in_sync > 1:
             return 1  # Keras cannot divide a last short batch among replicas in more steps than one.
         steps = range(MAX_STEPS_PER_EXECUTION, 0, -1)
         return next(step for step in steps if all(count % step == 0 for count in counts if count))
 
     @contextlib.contextmanager
-    def _executing(self, steps: int, function: str) -> Iterator[None]:
-        """Has Keras run so many steps in one execution of its `function`, which it makes anew for another number."""
-        outer, self.steps_per_execution = self.steps_per_execution, steps
-        if self._steps_of.get(function) != steps:
-            setattr(self, function, None)
-            self._steps_of[function] = steps
+    def _executing(self, steps: int, name: str) -> Iterator[None]:
+        """Has Keras run so many steps in one execution of its function of that name, which holds them as a constant.
+
+        A callback may call `evaluate` or `predict` while `fit` runs: what this call had is there again afterwards.
+        """
+        functions, outer_steps, outer_function = self._functions, self.steps_per_execution, getattr(self, name)
         floatx = keras.config.floatx()
+        self.steps_per_execution = steps
+        setattr(self, name, functions.get((name, steps)))
         keras.config.set_floatx(self.variable_dtype)  # to which Keras casts the arrays that it is given
         try:
             yield
         finally:
-            self.steps_per_execution = outer
             keras.config.set_floatx(floatx)
+            if self._functions is functions:  # not compiled anew meanwhile
+                functions[name, steps] = getattr(self, name)
+                self.steps_per_execution = outer_steps
+                setattr(self, name, outer_function or getattr(self, name))
