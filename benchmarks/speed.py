@@ -10,6 +10,7 @@ products alone, and written as JSON.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -64,7 +65,8 @@ class Side:
             raise StoppedError(f"{self.library} stopped at {question}") from None
 
     def close(self) -> None:
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # of one that has stopped
+            self._process.stdin.close()
         self._process.wait()
 
 
@@ -109,7 +111,12 @@ def measure(size: Size, sides: dict[str, str], rounds: int) -> dict[str, dict[st
     processes = [Side(library, python) for library, python in sides.items()]
     figures = {side.library: {} for side in processes}
     for side in processes:
-        for task in side.ask(size=vars(size))["tasks"]:
+        try:
+            tasks = side.ask(size=vars(size))["tasks"]
+        except StoppedError as error:
+            print(f"left out: {error}; is it installed for {sides[side.library]}?", file=sys.stderr)
+            continue
+        for task in tasks:
             _ask(side, size, figures, task)  # calibrates
     for number in range(rounds):
         for task in sorted({task for tasks in figures.values() for task in tasks}):
@@ -128,6 +135,7 @@ def _ask(side: Side, size: Size, figures: dict[str, dict[str, list[float]]], tas
     except StoppedError as error:  # torch.compile, for one, does not survive everything
         print(f"left out: {error}", file=sys.stderr)
         del figures[side.library][task]
+        side.close()
         side.start()
         side.ask(size=vars(size))
 
