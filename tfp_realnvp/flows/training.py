@@ -64,7 +64,8 @@ class LikelihoodModel(keras.Model):
             loss: leave it None: the loss is the negative log-likelihood.
             steps_per_execution: number of steps that run before Keras, and callbacks of batches, have a look. None for
                 32 in `fit` and `evaluate` or, where these are given steps_per_epoch, validation_steps or steps, the
-                largest number up to 32 that divides them; for 1 in `predict`, and on several replicas.
+                largest number up to 32 that divides them; for 1 in `predict`, on several replicas, and with the first
+                releases of Keras 3.
             jit_compile: whether to compile steps with XLA; "auto" does on a GPU, as in Keras.
             **kwargs: `run_eagerly`, `auto_scale_loss`.
 
@@ -212,8 +213,10 @@ class LikelihoodModel(keras.Model):
         """
         if self._asked_steps is not None:
             return self._asked_steps
-        if self.distribute_strategy.num_replicas_in_sync > 1:
-            return 1  # Keras cannot divide a last short batch among replicas in more steps than one.
+        # Keras cannot divide a last short batch among replicas in more steps than one, and its releases without this
+        # attribute lose the steps of a last execution that the data do not fill.
+        if self.distribute_strategy.num_replicas_in_sync > 1 or not hasattr(self, "unrolled_steps_per_execution"):
+            return 1
         steps = range(MAX_STEPS_PER_EXECUTION, 0, -1)
         return next(step for step in steps if all(count % step == 0 for count in counts if count))
 
