@@ -5,7 +5,7 @@
     python benchmarks/speed.py --growth                   # with batch, depth, width and features; the first step
 
 Each side is a process of its own, which waits while another one is measured. A figure is the median over rounds; it is
-printed as a table with its spread (slowest over fastest), and ratios to the fastest other library and to the matrix
+printed as a table with its spread (slowest / fastest - 1), and ratios to the fastest other library and to the matrix
 products alone, and written as JSON.
 """
 

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import tfp_realnvp as nvp
 from libraries import BATCHES, Size
+from libraries.tf_tasks import repeated
 
 # What is passed to `compile` besides the optimizer.
 SETTINGS = {
@@ -39,32 +40,18 @@ def tasks(size: Size) -> dict[str, Callable[[int], int | None]]:
 
     served = flow(size)
     batches = np.split(data, BATCHES)
-
     compiled = tf.function(served.log_prob, jit_compile=True)  # for one size of batch
-
-    def scoring(log_prob: Callable) -> Callable[[int], None]:
-        def run(repeats):
-            for index in range(repeats):
-                result = log_prob(batches[index % BATCHES])
-            result.numpy()
-
-        return run
 
     def predict(repeats):
         number = min(repeats, BATCHES)
         served.predict(data[: number * size.batch], batch_size=size.batch, verbose=0)
         return number
 
-    def sample(repeats):
-        for index in range(repeats):
-            result = served.sample(size.batch, seed=index)
-        result.numpy()
-
     return {name: training(options) for name, options in SETTINGS.items()} | {
-        "log_prob": scoring(served.log_prob),
+        "log_prob": repeated(served.log_prob, batches),
         "log_prob, predict": predict,
-        "log_prob, XLA": scoring(lambda x: compiled(tf.constant(x))),
-        "sample": sample,
+        "log_prob, XLA": repeated(lambda x: compiled(tf.constant(x)), batches),
+        "sample": repeated(lambda seed: served.sample(size.batch, seed=seed), range(BATCHES)),
         "floor": floor(size),
     }
 

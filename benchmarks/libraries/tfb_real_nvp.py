@@ -8,6 +8,7 @@ from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 from libraries import BATCHES, Size
+from libraries.tf_tasks import repeated
 
 
 class Network(tf_keras.Model):
@@ -51,19 +52,10 @@ def tasks(size: Size) -> dict[str, Callable[[int], None]]:
         log_prob = tf.function(distribution.log_prob, jit_compile=jit_compile)
         sample = tf.function(lambda seed: distribution.sample(size.batch, seed=seed), jit_compile=jit_compile)
 
-        def over_batches(function):
-            def run(repeats):
-                for index in range(repeats):
-                    result = function(batches[index % BATCHES])
-                result.numpy()
-
-            return run
-
-        def sampled(repeats):
-            for index in range(repeats):
-                result = sample(tf.constant([0, index]))
-            result.numpy()
-
-        return {"train": over_batches(step), "log_prob": over_batches(log_prob), "sample": sampled}
+        return {
+            "train": repeated(step, batches),
+            "log_prob": repeated(log_prob, batches),
+            "sample": repeated(lambda index: sample(tf.constant([0, index])), range(BATCHES)),
+        }
 
     return {f"{task}, XLA" if jit else task: run for jit in (False, True) for task, run in compiled(jit).items()}
