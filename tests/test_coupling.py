@@ -578,3 +578,18 @@ def test_bad_arguments():
         coupling.forward(X)
     with pytest.raises(ValueError, match="event of affine_coupling must be of a floating-point dtype, got int32"):
         nvp.AffineCoupling(lambda kept: (kept, kept), nvp.masks.half(4)).inverse([[1, 2, 3, 4]])
+
+
+def test_a_batch_is_sliced_through_permutations_and_their_inverses():
+    """TFP's own chain with a `tfb.Permute` cannot be sliced."""
+    contexts = random_tensor((4, 3, 1), "float32", seed=5)
+    coupling = nvp.AffineCoupling(lambda kept, context: (kept * context, context), nvp.masks.half(2), contexts)
+    permutation = tfb.Permute([1, 0])
+    chain = OnePassChain([permutation, coupling, tfb.Invert(permutation)])
+    distribution = OnePassTransformedDistribution(tfd.MultivariateNormalDiag(tf.zeros(2)), chain)
+    x = tf.constant([0.5, -1.0])
+    expected = distribution.log_prob(x).numpy()
+    for slices in (np.s_[:2], np.s_[1], np.s_[..., 0], np.s_[1:, ::2]):
+        sliced = distribution[slices]
+        assert sliced.batch_shape == expected[slices].shape
+        np.testing.assert_allclose(sliced.log_prob(x), expected[slices], rtol=1e-6)

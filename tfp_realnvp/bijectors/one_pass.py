@@ -19,7 +19,12 @@ from tensorflow.python.eager import tape
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability.python.internal import cache_util
 
-from tfp_realnvp.bijectors.permutation import is_permutation_of_features, permutation_and_inverse, permute
+from tfp_realnvp.bijectors.permutation import (
+    is_permutation_of_features,
+    permutation_and_inverse,
+    permute,
+    without_batch,
+)
 from tfp_realnvp.checks import check_shape
 from tfp_realnvp.variables import all_variables, keras_inference
 
@@ -175,6 +180,7 @@ class OnePassChain(_OnePass, tfb.Chain):
         validate_args: bool = False,
         name: str | None = None,
     ):
+        bijectors = [without_batch(bijector) for bijector in bijectors]
         parameters = dict(locals())
         self._inference = inference
         self._event_shape = self._no_dependency(None if event_shape is None else tuple(event_shape))

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfp_realnvp.checks import check_size
 from tfp_realnvp.flows.data import check_rows, check_weights
 from tfp_realnvp.flows.fused_adam import fuse
+from tfp_realnvp.flows.non_finite import FiniteSteps, StopOnNonFiniteLoss
 
 __all__ = ["LikelihoodModel"]
 
@@ -33,6 +34,7 @@ class LikelihoodModel(keras.Model):
         super().__init__(**kwargs)
         self._asked_steps: int | None = 1  # of compile's steps_per_execution; Keras's own, until compiled
         self._functions: dict[tuple[str, int], Any] = {}  # Keras's own, by name and steps in one execution
+        self._finite_steps = FiniteSteps()
 
     @property
     @abc.abstractmethod
@@ -103,8 +105,10 @@ class LikelihoodModel(keras.Model):
             nll *= tf.cast(tf.reshape(sample_weight, [-1]), nll.dtype)
         regularization = self.losses if training else ()
         loss = tf.add_n([tf.reduce_mean(nll), *(tf.cast(extra, nll.dtype) for extra in regularization)])
-        # As Keras's own losses do: the replicas' gradients and losses are summed.
-        return loss / tf.distribute.get_strategy().num_replicas_in_sync
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        if training and self.steps_per_execution > 1 and replicas == 1:
+            self._finite_steps.add(loss)
+        return loss / replicas  # As Keras's own losses do: the replicas' gradients and losses are summed.
 
     def fit(
         self,
@@ -128,7 +132,8 @@ class LikelihoodModel(keras.Model):
 
         Returns:
             The history; "loss" is the mean negative log-likelihood in nats plus the regularisation losses of the
-            layers, "val_loss" is without them.
+            layers, "val_loss" is without them. At a loss that is NaN or infinite, training stops with the last weights
+            known to be good, of at most 64 batches before, and a RuntimeWarning names the epoch and the batch.
 
         Raises:
             ValueError: if arrays have a wrong shape, a NaN or infinity in the dtype of the model (the rows are named),
@@ -151,6 +156,11 @@ class LikelihoodModel(keras.Model):
                 self.optimizer.build(self.trainable_variables)
         validation_steps = None if validation_data is None else kwargs.get("validation_steps")
         steps = self._steps(kwargs.get("steps_per_epoch"), validation_steps)
+        stop = StopOnNonFiniteLoss(self._finite_steps)
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks.append(stop)
+        else:
+            callbacks = [stop, *tf.nest.flatten(callbacks or [])]
         with self._executing(steps, "train_function"):
             return super().fit(
                 x,

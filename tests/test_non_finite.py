@@ -1,0 +1,92 @@
+"""Training that meets a loss which is not finite: where it stops, and what is left."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow_probability import distributions as tfd
+
+import tfp_realnvp as nvp
+
+
+class LossNotFinite(keras.layers.Layer):
+    """A conditioner whose shift is NaN for kept values above 100, which no weight can mend."""
+
+    def build(self, shape):
+        self.dense = keras.layers.Dense(2)
+        self.dense.build(shape)
+
+    def call(self, kept):
+        shift, log_scale = keras.ops.split(self.dense(kept), 2, axis=-1)
+        return shift + keras.ops.where(kept > 100.0, np.nan, 0.0), keras.ops.tanh(log_scale)
+
+
+def flow(**options) -> nvp.Flow:
+    coupling = nvp.AffineCoupling(LossNotFinite(), mask=nvp.masks.half(2))
+    flow = nvp.Flow(tfd.TransformedDistribution(tfd.MultivariateNormalDiag(tf.zeros(2)), coupling))
+    flow.compile(keras.optimizers.Adam(1e-2), **options)
+    return flow
+
+
+def rows(batches: int, bad_batch: int | None = None) -> np.ndarray:
+    """Batches of 8 rows, one of them with a row that no flow of this file has a finite density for."""
+    x = np.random.default_rng(0).normal(size=(8 * batches, 2)).astype("float32")
+    if bad_batch is not None:
+        x[8 * bad_batch + 3] = 200.0
+    return x
+
+
+@pytest.mark.parametrize(
+    ("bad_batch", "lost", "options"),
+    [
+        (70, 6, {}),  # 32 steps an execution, copies before batches 0, 32 and 64: the newest is known to be good
+        (64, 32, {}),  # the newest is not
+        (0, 0, {}),
+        (40, 8, {"steps_per_execution": 1}),
+        (40, 8, {"steps_per_execution": 5}),
+        (40, 8, {"jit_compile": True}),
+        (3, 3, {"run_eagerly": True}),
+    ],
+)
+def test_training_stops_at_the_batch_with_the_weights_of_before(bad_batch, lost, options):
+    model, reference = flow(**options), flow(**options)
+    reference.set_weights(model.get_weights())
+    good = bad_batch - lost
+    if options.get("steps_per_execution") == 5:  # copies fall on the beginnings of executions only
+        good, lost = 35, 5
+    if good:
+        reference.fit(rows(good), batch_size=8, shuffle=False, verbose=0)
+    with pytest.warns(RuntimeWarning, match=rf"nan in epoch 1, batch {bad_batch + 1}, .* of {lost} batches before"):
+        history = model.fit(rows(80, bad_batch), batch_size=8, epochs=5, shuffle=False, verbose=0)
+    assert len(history.history["loss"]) == 1
+    for weight, expected in zip(model.get_weights(), reference.get_weights(), strict=True):
+        np.testing.assert_allclose(weight, expected, rtol=1e-5, atol=1e-6)
+    assert int(model.optimizer.iterations) == good
+    assert all(np.isfinite(variable.numpy()).all() for variable in model.optimizer.variables)
+    # Nothing is left that would disturb a next fit.
+    assert np.isfinite(model.fit(rows(40), batch_size=8, verbose=0).history["loss"]).all()
+
+
+def test_a_later_epoch_is_named_and_users_callbacks_run():
+    seen = []
+
+    class Weights(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append((epoch, np.isfinite(logs["loss"]), all(np.isfinite(w).all() for w in self.model.get_weights())))
+
+    good, bad = (tf.data.Dataset.from_tensor_slices(rows(40, batch)).batch(8) for batch in (None, 20))
+    with pytest.warns(RuntimeWarning, match="epoch 3, batch 21,"):
+        flow().fit(
+            good.concatenate(good).concatenate(bad), steps_per_epoch=40, epochs=4, callbacks=Weights(), verbose=0
+        )
+    assert seen == [(0, True, True), (1, True, True), (2, False, True)]
+
+
+def test_a_divergence_is_stopped():
+    """With a step size far too large, weights grow until a loss overflows."""
+    model = nvp.RealNVP(6, num_couplings=8, hidden_units=(16, 16), seed=0)
+    model.compile(keras.optimizers.SGD(1e4))
+    x = np.random.default_rng(0).normal(size=(512, 6))
+    with pytest.warns(RuntimeWarning, match=r"epoch \d+, batch \d+"):
+        model.fit(x, batch_size=16, epochs=20, verbose=0)
+    assert all(np.isfinite(weight).all() for weight in model.get_weights())
