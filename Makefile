@@ -1,5 +1,5 @@
 # `make demo` and `make test` need Python 3.10 to 3.13 and nothing else: they set up $(VENV) themselves, once.
-# Another interpreter: `make test PYTHON=python3.13`.
+# Another interpreter: `make test PYTHON=python3.13`. PINS are versions to install besides, as pip writes them.
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,16 +8,18 @@ RUN := $(VENV)/bin/python
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 STAMP := $(VENV)/installed-$(VERSION)
 LOG := $(VENV)/install.log
+OLDEST := tensorflow==2.18.* tf-keras==2.18.* keras==3.6.* numpy==2.0.*
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format clean
+.PHONY: help demo test test-oldest lint format clean
 
 help:
-	@echo "make demo    train two examples; pictures, models and exports go to demo/"
-	@echo "make test    ruff, then all tests"
-	@echo "make lint    ruff alone"
-	@echo "make format  let ruff put the code in order"
-	@echo "make clean   remove what these made, the environment included"
+	@echo "make demo         train two examples; pictures, models and exports go to demo/"
+	@echo "make test         ruff, then all tests"
+	@echo "make test-oldest  the same on the oldest supported versions, in .venv-oldest"
+	@echo "make lint         ruff alone"
+	@echo "make format       let ruff put the code in order"
+	@echo "make clean        remove what these made, the environments included"
 
 $(STAMP): setup.py
 	@case "$(VERSION)" in \
@@ -27,7 +29,7 @@ $(STAMP): setup.py
 	esac
 	@echo "Setting up $(VENV) with Python $(VERSION) (once, some minutes) ..."
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(RUN) -m pip install -e '.[examples,test]' > $(LOG) 2>&1 || \
+	@$(RUN) -m pip install -e '.[examples,test]' $(PINS) > $(LOG) 2>&1 || \
 		{ cat $(LOG) >&2; echo "Setting up $(VENV) failed; the messages above are in $(LOG)." >&2; exit 1; }
 	@touch $@
 
@@ -43,6 +45,9 @@ demo: $(STAMP)
 test: lint
 	@$(RUN) -m pytest
 
+test-oldest:
+	@$(MAKE) --no-print-directory test PYTHON=python3.10 VENV=.venv-oldest PINS="$(OLDEST)"
+
 lint: $(STAMP)
 	@$(RUN) -m ruff check
 	@$(RUN) -m ruff format --check
@@ -52,5 +57,5 @@ format: $(STAMP)
 	@$(RUN) -m ruff format
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv .venv-oldest demo build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -9,6 +9,8 @@ import keras
 import tensorflow as tf
 from keras.src.backend.common import global_state
 
+from tfp_realnvp.versions import hold
+
 __all__ = [
     "all_variables",
     "frozen_variables",
@@ -31,8 +33,7 @@ def keras_variable(variable: tf.Variable, trainable: bool) -> keras.Variable:
     """A Keras 3 variable around `variable` itself, so that a Keras model can hold, train and save it."""
     name = variable.name.split(":")[0].replace("/", "_")
     wrapper = keras.Variable(variable, dtype=variable.dtype.name, trainable=trainable, name=name)
-    wrapper._value = variable  # The first Keras 3 releases put a copy of it there.
-    return wrapper
+    return hold(wrapper, variable)
 
 
 def keras_layers(module: object) -> tuple[keras.layers.Layer, ...]:

@@ -13,6 +13,7 @@ from tfp_realnvp.checks import check_size
 from tfp_realnvp.flows.data import check_rows, check_weights
 from tfp_realnvp.flows.fused_adam import fuse
 from tfp_realnvp.flows.non_finite import FiniteSteps, StopOnNonFiniteLoss
+from tfp_realnvp.versions import KEEPS_UNFILLED_EXECUTIONS
 
 __all__ = ["LikelihoodModel"]
 
@@ -223,9 +224,8 @@ class LikelihoodModel(keras.Model):
         """
         if self._asked_steps is not None:
             return self._asked_steps
-        # Keras cannot divide a last short batch among replicas in more steps than one, and its releases without this
-        # attribute lose the steps of a last execution that the data do not fill.
-        if self.distribute_strategy.num_replicas_in_sync > 1 or not hasattr(self, "unrolled_steps_per_execution"):
+        # Keras cannot divide a last short batch among replicas in more steps than one.
+        if self.distribute_strategy.num_replicas_in_sync > 1 or not KEEPS_UNFILLED_EXECUTIONS:
             return 1
         steps = range(MAX_STEPS_PER_EXECUTION, 0, -1)
         return next(step for step in steps if all(count % step == 0 for count in counts if count))
