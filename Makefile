@@ -4,8 +4,11 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+# pyenv's own python3.10, say, refuses to start where another version is chosen, so we look where pyenv has it.
+INTERPRETER := $(shell $(PYTHON) -c "" 2>/dev/null && echo "$(PYTHON)" || \
+	ls -d "$$(pyenv root 2>/dev/null)"/versions/*/bin/$(PYTHON) 2>/dev/null | tail -1)
 # Its name holds the interpreter's version, its date is compared with setup.py's: a change of either installs anew.
-VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+VERSION := $(shell $(INTERPRETER) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 STAMP := $(VENV)/installed-$(VERSION)
 LOG := $(VENV)/install.log
 OLDEST := tensorflow==2.18.* tf-keras==2.18.* keras==3.6.* numpy==2.0.*
@@ -28,7 +31,7 @@ $(STAMP): setup.py
 		"choose another one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1 ;; \
 	esac
 	@echo "Setting up $(VENV) with Python $(VERSION) (once, some minutes) ..."
-	@$(PYTHON) -m venv --clear $(VENV)
+	@$(INTERPRETER) -m venv --clear $(VENV)
 	@$(RUN) -m pip install -e '.[examples,test]' $(PINS) > $(LOG) 2>&1 || \
 		{ cat $(LOG) >&2; echo "Setting up $(VENV) failed; the messages above are in $(LOG)." >&2; exit 1; }
 	@touch $@
