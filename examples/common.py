@@ -23,7 +23,9 @@ __all__ = [
     "save",
     "score_elsewhere",
     "tf",
+    "tfb",
     "tfd",
+    "tfp",
 ]
 
 
@@ -51,6 +53,8 @@ with _quiet_stderr():
     import keras
     import matplotlib
     import tensorflow as tf
+    import tensorflow_probability as tfp
+    from tensorflow_probability import bijectors as tfb
     from tensorflow_probability import distributions as tfd
 
     import tfp_realnvp as nvp

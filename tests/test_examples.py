@@ -29,6 +29,37 @@ def test_example(example, tmp_path):
     assert kinds == ([".csv"] if example == "tabular" else []) + [".keras", ".png", "export"]
 
 
+@pytest.mark.parametrize(
+    ("example", "small", "says", "writes"),
+    [
+        (
+            "simulation_based_inference",
+            ["--epochs", 2, "--simulations", 2000, "--checks", 200],
+            ["Real NVP less truth", "Simulation-based calibration"],
+            ["two_moons.keras", "two_moons_calibration.png", "two_moons_export", "two_moons_posterior.png"],
+        ),
+        (
+            "variational_inference",
+            ["--steps", 20, "--draws", 100],
+            ["ELBO", "Pareto k", "school H"],
+            ["variational_inference.png"],
+        ),
+        (
+            "neutra_hmc",
+            ["--steps", 20, "--chains", 8, "--gradients", 320],
+            ["plain HMC", "NeuTra", "R-hat"],
+            ["neutra_hmc.png"],
+        ),
+    ],
+)
+def test_example_of_inference(example, small, says, writes, tmp_path):
+    done = run(example, *small, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert all(words in done.stdout for words in says)
+    assert sorted(path.name for path in tmp_path.iterdir()) == writes
+
+
 def test_a_users_table(tmp_path):
     rows = np.random.default_rng(0).normal(size=(80, 3)) * [1.0, 10.0, 100.0]
     file = tmp_path / "mine.csv"

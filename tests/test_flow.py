@@ -343,3 +343,13 @@ def test_other_trainers_reach_the_variables_too(method):
             optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
     for variable, old in zip(distribution.trainable_variables, before, strict=True):
         assert np.any(variable.numpy() != old), variable.name
+
+
+def test_a_conditional_flow_of_a_conditional_flows_distribution(conditional_flow, conditional_data):
+    """Its distribution is a copy, among whose submodules are also the couplings that it is a copy of."""
+    x, context = (conditional_data[name][:5] for name in ("x", "context"))
+    bounded = tfd.TransformedDistribution(conditional_flow.distribution(context[0]), tfb.Exp())
+    model = nvp.Flow(bounded, context_shape=2)
+    standardised = (context - conditional_data["context"].mean(axis=0)) / conditional_data["context"].std(axis=0)
+    expected = conditional_flow.log_prob(x, context) - np.sum(x, axis=-1)
+    np.testing.assert_allclose(model.log_prob(np.exp(x), standardised), expected, rtol=1e-6)

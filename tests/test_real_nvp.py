@@ -285,3 +285,13 @@ def test_values_that_make_no_sense(flow, conditional_flow):
         conditional_flow.log_prob(np.zeros((4, 2)), np.zeros((5, 2)))
     with pytest.raises(ValueError, match=r"as many rows, got shapes \(4, 2\) and \(5, 2\)"):
         conditional_flow({"x": np.zeros((4, 2)), "context": np.zeros((5, 2))})
+
+
+def test_activation_of_the_hidden_layers_is_saved(tmp_path):
+    flow = nvp.RealNVP(2, num_couplings=2, hidden_units=(4,), activation="silu", seed=0)
+    assert all(layer.activation is keras.activations.silu for mlp in flow.conditioners for layer in mlp.hidden_layers)
+    flow.save(tmp_path / "flow.keras")
+    loaded = keras.models.load_model(tmp_path / "flow.keras")
+    assert loaded.conditioners[1].activation is keras.activations.silu
+    with pytest.raises(ValueError, match="sofa"):
+        nvp.RealNVP(2, activation="sofa")

@@ -1,7 +1,7 @@
 """Arguments of flows, checked and brought into one form."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -62,7 +62,7 @@ def check_contexts(
     """Raises unless `bijectors` hold all the couplings of `distribution` with a context, and theirs has that shape."""
     if context_shape is None:
         return
-    conditional = [part for part in distribution.submodules if isinstance(part, Coupling) and part.context is not None]
+    conditional = [part for part in _couplings(distribution) if part.context is not None]
     reached = {id(getattr(part, "bijector", part)) for part in bijectors}
     if not conditional:
         raise ValueError(f"context_shape is {list(context_shape)}, but no coupling of distribution has a context")
@@ -72,6 +72,15 @@ def check_contexts(
             raise ValueError(f"context_shape is {list(context_shape)}, but {coupling.name} has a context {shape}")
         if id(coupling) not in reached:
             raise ValueError(f"{coupling.name} has a context, but is no part of the chain of distribution's bijector")
+
+
+def _couplings(part: Any) -> Iterator[Coupling]:
+    """Those in a distribution or bijector; submodules would be those, too, of what it is a copy of."""
+    if isinstance(part, Coupling):
+        yield part
+    elif isinstance(part, tfd.Distribution | tfb.Bijector):
+        for value in tf.nest.flatten(list(part.parameters.values())):
+            yield from _couplings(value)
 
 
 def check_distribution(distribution: Any) -> None:

@@ -55,7 +55,8 @@ class Flow(LikelihoodModel):
         distribution: a `tfd.Distribution` of floating-point events of known shape, with batch shape `[]`; as a rule
             `tfd.TransformedDistribution(base, tfb.Chain([coupling, tfb.Permute(...), coupling, ...]))`.
         context_shape: None, or `(K,)` for a conditional flow: give its couplings a placeholder, such as
-            `context=tf.zeros([K])`, which each call replaces by its own context.
+            `context=tf.zeros([K])`, which each call replaces by its own context, standardised by this model's `adapt`
+            (not by that of an inner flow).
         dtype: Keras dtype policy; its variable dtype must be the distribution's dtype. Defaults to that dtype.
         **kwargs: `name` and `trainable` of `keras.Model`.
 
@@ -258,6 +259,7 @@ class Flow(LikelihoodModel):
         """Standardises within the density: sets the shift and scale of the last bijector to mean and deviation.
 
         The log-determinant counts, so log-densities stay those of the data as given. A context is standardised too.
+        Not for a distribution that ends in bounds, such as `tfb.Sigmoid`: what comes after moves them.
 
         Args:
             data: `x [N, *event_shape]`, `{"x": x, "context": context [N, K]}`, or a `tf.data.Dataset` of batches of

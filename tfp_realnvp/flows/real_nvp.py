@@ -1,6 +1,7 @@
 """Real NVP for vectors: couplings and permutations, assembled."""
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -39,6 +40,8 @@ class RealNVP(Flow):
             affine transform by functions of the context; without a context there is one, by constants.
         num_couplings: L, at least 1.
         hidden_units: width of each hidden layer of each MLP.
+        activation: Keras activation of the hidden layers, by name or a callable; smooth ones, such as "silu", give
+            smooth densities, which Hamiltonian Monte Carlo in the latent space takes larger steps through.
         context_shape: number K of context features, or `(K,)`, for a conditional density; None for none.
         coupling: "affine", the only kind.
         permutation: "reverse" turns the features around between couplings; "random" permutes them by `seed`, so that
@@ -68,6 +71,7 @@ class RealNVP(Flow):
         *,
         num_couplings: int = 8,
         hidden_units: Sequence[int] = (128, 128),
+        activation: str | Callable = "relu",
         context_shape: Sequence[int] | int | None = None,
         coupling: str = "affine",
         permutation: str = "reverse",
@@ -93,7 +97,8 @@ class RealNVP(Flow):
             base = tfd.Independent(tfd.Normal(*np.array([[0.0] * size, [1.0] * size], policy.variable_dtype)), 1)
         _check_base(base, size, policy.variable_dtype)
         context = None if context_shape is None else tf.zeros(context_shape, policy.variable_dtype)
-        bijectors = list(_bijectors(size, num_couplings, hidden_units, context, permutation, seed, policy))
+        mlp = functools.partial(MLP, hidden_units=hidden_units, activation=activation, dtype=policy)
+        bijectors = list(_bijectors(size, num_couplings, mlp, context, permutation, seed, policy.variable_dtype))
         super().__init__(
             tfd.TransformedDistribution(base, tfb.Chain(bijectors)), context_shape=context_shape, dtype=policy, **kwargs
         )
@@ -101,6 +106,7 @@ class RealNVP(Flow):
             "event_shape": [size],
             "num_couplings": int(num_couplings),
             "hidden_units": [int(units) for units in hidden_units],
+            "activation": keras.activations.serialize(keras.activations.get(activation)),
             "context_shape": context_shape,
             "coupling": coupling,
             "permutation": permutation,
@@ -115,17 +121,15 @@ class RealNVP(Flow):
 def _bijectors(
     size: int,
     num_couplings: int,
-    hidden_units: Sequence[int],
+    mlp: Callable[..., MLP],
     context: tf.Tensor | None,
     permutation: str,
     seed: int,
-    policy: keras.DTypePolicy,
+    dtype: str,
 ) -> Iterator[tfb.Bijector]:
     """Couplings with permutations between them, from data to latent."""
     if size == 1 and context is None:
-        shift, log_scale = (
-            tf.Variable([0.0], dtype=policy.variable_dtype, name=name) for name in ("shift", "log_scale")
-        )
+        shift, log_scale = (tf.Variable([0.0], dtype=dtype, name=name) for name in ("shift", "log_scale"))
         yield from (tfb.Shift(shift), tfb.Scale(log_scale=log_scale))
         return
     # The legacy generator's stream is frozen for good: a saved seed gives the same permutations in every version.
@@ -133,7 +137,7 @@ def _bijectors(
     for index in range(num_couplings):
         mlp_seed = int(random.randint(2**31))
         if size == 1:
-            yield ElementwiseAffine(MLP(1, hidden_units, seed=mlp_seed, dtype=policy), 1, context)
+            yield ElementwiseAffine(mlp(1, seed=mlp_seed), 1, context)
             continue
         if index and permutation == "reverse":
             yield tfb.Permute(np.arange(size)[::-1])
@@ -144,8 +148,7 @@ def _bijectors(
         # The first of a pair keeps ceil(D/2) features, the second the other floor(D/2): with ceil(D/2) both times and
         # an odd D, a reversal would never let the middle feature move.
         mask = masks.half(size) if index % 2 == 0 else masks.half(size, flip=True)[::-1]
-        mlp = MLP(int((~mask).sum()), hidden_units, seed=mlp_seed, dtype=policy)
-        yield AffineCoupling(mlp, mask, context)
+        yield AffineCoupling(mlp(int((~mask).sum()), seed=mlp_seed), mask, context)
 
 
 def _random_permutation(size: int, random: np.random.RandomState, swap: bool) -> np.ndarray:

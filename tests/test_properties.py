@@ -1,0 +1,366 @@
+"""Properties at whatever sizes, masks, shapes and hyper-parameters hypothesis draws.
+
+`PROPERTY_EXAMPLES=1000 pytest tests/test_properties.py` draws more of them.
+"""
+
+import functools
+import math
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
+
+import registry
+import tfp_realnvp as nvp
+from registry import REGISTRY, random_tensor
+from tfp_realnvp.bijectors import ElementwiseAffine, OnePassChain
+
+EXAMPLES = int(os.environ.get("PROPERTY_EXAMPLES", "25"))
+TOLERANCE = {"float32": 1e-3, "float64": 1e-9}  # relative to the largest number at hand, and to 1
+NORMAL_CONSTANT = 0.5 * math.log(2 * math.pi)
+
+
+def examples(number):
+    return settings(
+        max_examples=number,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _eager():
+    """Each example would be traced anew, which takes longer than all the rest."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+# What is drawn
+
+dtypes = st.sampled_from(list(TOLERANCE))
+seeds = st.integers(0, 2**16)
+hidden_units = st.lists(st.integers(1, 6), max_size=2)
+
+
+def shapes_that_broadcast(number, max_side=3):
+    """Leading shapes of events and contexts, of rank 0 to 3, maybe without a row."""
+    shapes = hnp.mutually_broadcastable_shapes(num_shapes=number, min_dims=0, max_dims=3, min_side=0, max_side=max_side)
+    return shapes.map(lambda drawn: drawn.input_shapes)
+
+
+@st.composite
+def masks(draw, size):
+    """Any pattern that keeps something and moves something."""
+    pattern = draw(st.integers(1, 2**size - 2))
+    return np.array([bool(pattern >> index & 1) for index in range(size)])
+
+
+def perturb(variables, dtype, seed, stddev=0.3):
+    """Away from the identity: a test of the identity proves nothing."""
+    for index, variable in enumerate(variables):
+        variable.assign_add(random_tensor(variable.shape, dtype, seed + index, stddev))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    bijector: tfb.Bijector
+    x: tf.Tensor  # [leading..., D]
+    batch_shape: tuple[int, ...]  # of events and context together
+
+    @property
+    def every_x(self) -> tf.Tensor:
+        """One event for each of the batch."""
+        return tf.broadcast_to(self.x, (*self.batch_shape, self.x.shape[-1]))
+
+
+class Parts:
+    """Bijectors of events of one size and dtype, with one context or none, drawn one by one."""
+
+    def __init__(self, draw, size, dtype, context):
+        self.draw, self.size, self.dtype, self.context = draw, size, dtype, context
+
+    def mlp(self, output_size):
+        return nvp.MLP(
+            output_size,
+            self.draw(hidden_units),
+            activation=self.draw(st.sampled_from(["relu", "tanh"])),
+            log_scale_bound=self.draw(st.floats(0.1, 3.0)),
+            seed=self.draw(seeds),
+            dtype=self.dtype,
+        )
+
+    def coupling(self):
+        mask = self.draw(masks(self.size))
+        return nvp.AffineCoupling(self.mlp(int((~mask).sum())), mask, self.context)
+
+    def elementwise(self):
+        return ElementwiseAffine(self.mlp(self.size), self.size, self.context)
+
+    def inverted(self):
+        return tfb.Invert(self.coupling())
+
+    def permutation(self):
+        return tfb.Permute(self.draw(st.permutations(range(self.size))))
+
+    def affine(self):
+        scale = np.random.default_rng(self.draw(seeds)).uniform(0.5, 2.0, self.size).astype(self.dtype)
+        return self.draw(st.sampled_from([tfb.Shift, tfb.Scale]))(tf.Variable(scale))
+
+    def chain(self, chain_type):
+        kinds = [self.coupling, self.coupling, self.inverted, self.permutation, self.affine]
+        return chain_type([self.draw(st.sampled_from(kinds))() for _ in range(self.draw(st.integers(1, 4)))])
+
+
+FAMILIES = {
+    "AffineCoupling": Parts.coupling,
+    "ElementwiseAffine": Parts.elementwise,
+    "Invert": Parts.inverted,
+    "OnePassChain": lambda parts: parts.chain(OnePassChain),
+    "Chain": lambda parts: parts.chain(tfb.Chain),
+}
+
+
+@st.composite
+def bijectors(draw, families=tuple(FAMILIES)):
+    family, dtype, size = draw(st.sampled_from(families)), draw(dtypes), draw(st.integers(2, 6))
+    leading, context_batch = draw(shapes_that_broadcast(2))
+    context = None
+    if family == "ElementwiseAffine" or draw(st.booleans()):
+        context = random_tensor((*context_batch, draw(st.integers(1, 3))), dtype, draw(seeds))
+    bijector = FAMILIES[family](Parts(draw, size, dtype, context))
+    perturb(bijector.trainable_variables, dtype, draw(seeds))
+    x = random_tensor((*leading, size), dtype, draw(seeds), draw(st.sampled_from([0.0, 1.0, 5.0])))
+    return Drawn(bijector, x, np.broadcast_shapes(leading, bijector.experimental_batch_shape(1)))
+
+
+@functools.cache
+def of_the_registry(name, dtype):
+    return registry.make(name, dtype)
+
+
+@st.composite
+def events_of_the_registry(draw):
+    """(name of a bijector, x, their batch shape)"""
+    name, dtype = draw(st.sampled_from(list(REGISTRY))), draw(dtypes)
+    leading = draw(hnp.broadcastable_shapes(REGISTRY[name].batch_shape, min_dims=0, max_dims=3, min_side=0))
+    x = random_tensor((*leading, REGISTRY[name].size), dtype, draw(seeds))
+    return name, x, np.broadcast_shapes(leading, REGISTRY[name].batch_shape)
+
+
+# What must hold
+
+
+def assert_close(actual, expected, dtype, scale=1.0):
+    expected = np.asarray(expected)
+    scale = max(scale, np.max(np.abs(expected), initial=1.0))
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=TOLERANCE[dtype] * scale)
+
+
+def value_and_jacobian(transform, x):
+    """y `[..., D]` and dy/dx `[..., D, D]`, in numpy; an event's y depends on that event alone."""
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        y = transform(x)
+        components = tf.unstack(y, axis=-1)
+    return y.numpy(), np.stack([tape.gradient(component, x) for component in components], axis=-2)
+
+
+def check_round_trips_and_log_dets(drawn):
+    bijector, x, dtype = drawn.bijector, drawn.every_x, drawn.x.dtype.name
+    y = bijector.forward(drawn.x)
+    assert y.shape == x.shape and y.dtype == dtype
+    assert bijector.inverse(drawn.x).shape == x.shape
+    scale = np.max(np.abs(y), initial=1.0)
+    assert_close(bijector.inverse(tf.identity(y)), x, dtype, scale)
+    for transform, log_det, other_log_det in (
+        (bijector.forward, bijector.forward_log_det_jacobian, bijector.inverse_log_det_jacobian),
+        (bijector.inverse, bijector.inverse_log_det_jacobian, bijector.forward_log_det_jacobian),
+    ):
+        y, jacobian = value_and_jacobian(transform, x)
+        assert_close(transform(drawn.x), y, dtype)
+        expected = np.linalg.slogdet(jacobian.astype("float64"))[1]
+        actual = log_det(drawn.x, event_ndims=1)
+        assert actual.dtype == dtype
+        assert_close(np.broadcast_to(actual, drawn.batch_shape), expected, dtype, scale)
+        back = other_log_det(tf.constant(y), event_ndims=1)
+        assert_close(np.broadcast_to(-back, drawn.batch_shape), expected, dtype, scale)
+
+
+def test_every_kind_of_the_registry_is_drawn():
+    assert {type(registry.make(name)).__name__.lstrip("_") for name in REGISTRY} <= set(FAMILIES)
+
+
+@given(bijectors())
+@examples(EXAMPLES)
+def test_round_trips_and_log_dets(drawn):
+    check_round_trips_and_log_dets(drawn)
+
+
+@given(events_of_the_registry())
+@examples(EXAMPLES)
+def test_round_trips_and_log_dets_of_the_registry(drawn):
+    name, x, batch_shape = drawn
+    check_round_trips_and_log_dets(Drawn(of_the_registry(name, x.dtype.name), x, batch_shape))
+
+
+@given(st.data())
+@examples(2 * EXAMPLES)
+def test_kept_components_come_through_bit_for_bit(data):
+    """Of every bit pattern: NaN, infinity, -0.0 and subnormal numbers, too."""
+    drawn = data.draw(bijectors(("AffineCoupling",)))
+    coupling, dtype = drawn.bijector, drawn.x.dtype.name
+    bits = {"float32": np.uint32, "float64": np.uint64}[dtype]
+    x = data.draw(hnp.arrays(dtype, drawn.x.shape, elements=st.floats(width=8 * np.dtype(dtype).itemsize)))
+    expected = np.broadcast_to(x, drawn.every_x.shape)[..., coupling.mask]
+    for transform in (coupling.forward, coupling.inverse):
+        y = transform(tf.constant(x)).numpy()
+        np.testing.assert_array_equal(np.ascontiguousarray(y[..., coupling.mask]).view(bits), expected.view(bits))
+
+
+@given(bijectors(("AffineCoupling", "ElementwiseAffine")))
+@examples(EXAMPLES)
+def test_a_batch_is_its_events_one_by_one(drawn):
+    bijector, x, dtype = drawn.bijector, drawn.every_x.numpy(), drawn.x.dtype.name
+    context = bijector.context
+    if context is not None:
+        context = np.broadcast_to(context, (*drawn.batch_shape, context.shape[-1]))
+    y, log_det = bijector.forward(drawn.x).numpy(), bijector.forward_log_det_jacobian(drawn.x).numpy()
+    assert log_det.shape == drawn.batch_shape
+    for index in np.ndindex(*drawn.batch_shape):
+        alone = bijector if context is None else bijector.copy(context=tf.constant(context[index]))
+        assert_close(alone.forward(x[index]), y[index], dtype)
+        assert_close(alone.forward_log_det_jacobian(x[index]), log_det[index], dtype)
+
+
+# RealNVP
+
+
+@st.composite
+def flows(draw):
+    """Of one feature too, of a base that trains or not, and standardised or not."""
+    size, dtype = draw(st.integers(1, 6)), draw(dtypes)
+    base = None
+    if draw(st.booleans()):
+        base = tfd.MultivariateNormalDiag(tf.Variable(np.zeros(size, dtype)), np.ones(size, dtype))
+    flow = nvp.RealNVP(
+        draw(st.sampled_from([size, (size,)])),
+        num_couplings=draw(st.integers(1, 4)),
+        hidden_units=draw(hidden_units),
+        context_shape=draw(st.none() | st.integers(1, 3)),
+        permutation=draw(st.sampled_from(["reverse", "random"])),
+        base_distribution=base,
+        seed=draw(seeds),
+        dtype=dtype,
+    )
+    perturb([variable._value for variable in flow.trainable_variables], dtype, draw(seeds))
+    if draw(st.booleans()):
+        x, context = draw(rows(flow, (20,), draw(st.sampled_from([0.01, 1.0, 100.0]))))
+        flow.adapt(x if context is None else {"x": x, "context": context})
+    return flow
+
+
+@st.composite
+def rows(draw, flow, leading, scale=1.0, context_leading=None):
+    """(x, context or None)"""
+    random, dtype = np.random.default_rng(draw(seeds)), flow.variable_dtype
+    x = random.normal(scale, scale, (*leading, *flow.event_shape)).astype(dtype)
+    if flow.context_shape is None:
+        return x, None
+    context_leading = leading if context_leading is None else context_leading
+    return x, random.normal(size=(*context_leading, *flow.context_shape)).astype(dtype)
+
+
+def log_prob_by_autodiff(flow, x, context):
+    """log p(z) + log|det dz/dx| with a Jacobian of autodiff."""
+    z, jacobian = value_and_jacobian(flow.bijector(context).inverse, tf.constant(x))
+    mean = getattr(flow.distribution(context).distribution, "loc", 0.0)  # of a base that trains
+    squares = np.sum((z - mean) ** 2, axis=-1)
+    log_det = np.linalg.slogdet(jacobian.astype("float64"))[1]
+    return log_det - 0.5 * squares - z.shape[-1] * NORMAL_CONSTANT
+
+
+@given(st.data())
+@examples(EXAMPLES)
+def test_round_trips_and_log_dets_of_real_nvp(data):
+    flow = data.draw(flows())
+    leading, context_leading = data.draw(shapes_that_broadcast(2))
+    x, context = data.draw(rows(flow, leading, 1.0, context_leading))
+    if context is None:
+        context_leading = ()
+    check_round_trips_and_log_dets(
+        Drawn(flow.bijector(context), tf.constant(x), np.broadcast_shapes(leading, context_leading))
+    )
+
+
+@given(st.data())
+@examples(EXAMPLES)
+def test_the_density_of_a_batch_is_that_of_its_rows(data):
+    flow = data.draw(flows())
+    leading, context_leading = data.draw(shapes_that_broadcast(2))
+    x, context = data.draw(rows(flow, leading, 1.0, context_leading))
+    if context is None:
+        context_leading = ()
+    batch_shape = np.broadcast_shapes(leading, context_leading)
+    log_prob = flow.log_prob(x, context)
+    assert log_prob.shape == batch_shape and log_prob.dtype == flow.variable_dtype
+    x = np.broadcast_to(x, (*batch_shape, *flow.event_shape))
+    if context is not None:
+        assert flow.distribution(context).batch_shape == context_leading
+        context = np.broadcast_to(context, (*batch_shape, *flow.context_shape))
+    for index in np.ndindex(*batch_shape):
+        row = None if context is None else context[index]
+        assert_close(flow.log_prob(x[index], row), log_prob[index], flow.variable_dtype)
+    assert_close(log_prob_by_autodiff(flow, x, context), log_prob, flow.variable_dtype)
+    if len(batch_shape) == 1:
+        assert_close(flow(x if context is None else {"x": x, "context": context}), log_prob, flow.variable_dtype)
+
+
+@given(st.data())
+@examples(EXAMPLES)
+def test_shapes_seeds_and_densities_of_samples(data):
+    flow = data.draw(flows())
+    shape = data.draw(st.integers(0, 4) | st.lists(st.integers(0, 3), max_size=3).map(tuple))
+    context_leading = data.draw(hnp.array_shapes(min_dims=0, max_dims=2, min_side=0, max_side=3))
+    _, context = data.draw(rows(flow, (), 1.0, context_leading))
+    seed = data.draw(st.integers(-(2**63), 2**64 - 1) | st.tuples(*2 * [st.integers(-(2**31) + 1, 2**31 - 1)]))
+    sample, log_prob = flow.sample_and_log_prob(shape, context, seed=seed)
+    batch_shape = (*np.atleast_1d(np.asarray(shape, int)), *(() if context is None else context_leading))
+    assert sample.shape == (*batch_shape, *flow.event_shape) and log_prob.shape == batch_shape
+    assert sample.dtype == log_prob.dtype == flow.variable_dtype
+    np.testing.assert_array_equal(flow.sample(shape, context, seed=seed), sample)
+    assert_close(flow.log_prob(sample, context), log_prob, flow.variable_dtype, np.max(np.abs(sample), initial=1.0))
+
+
+@given(st.data())
+@examples(EXAMPLES)
+def test_adapt_changes_the_unit_and_nothing_else(data):
+    """The density of x/scale + offset is that of x over scale, once each is standardised."""
+    flow = data.draw(flows())
+    x, context = data.draw(rows(flow, (20,)))
+    scale, offset = data.draw(st.floats(1e-3, 1e3)), data.draw(st.floats(-10.0, 10.0))
+    log_probs = []
+    for values in (x, scale * (x.astype("float64") + offset)):
+        flow.adapt(values if context is None else {"x": values, "context": context})
+        log_probs.append(flow.log_prob(values, context))
+    expected = log_probs[0] - x.shape[-1] * math.log(scale)
+    assert_close(log_probs[1], expected, flow.variable_dtype, 100.0)
+
+
+@given(flows())
+@examples(max(EXAMPLES // 2, 10))
+def test_a_flow_rebuilt_from_its_configuration_takes_its_weights(flow):
+    other = nvp.RealNVP.from_config(flow.get_config())
+    assert other.get_config() == flow.get_config()
+    other.set_weights(flow.get_weights())
+    x, context = (np.full((3, *shape), 0.5) if shape else None for shape in (flow.event_shape, flow.context_shape))
+    np.testing.assert_array_equal(other.log_prob(x, context), flow.log_prob(x, context))
