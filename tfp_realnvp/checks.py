@@ -3,25 +3,29 @@
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import numpy as np
+import tensorflow as tf
 
-__all__ = ["check_flag", "check_option", "check_shape", "check_size", "check_sizes", "is_size"]
-
-
-def is_size(size: Any) -> bool:
-    """Whether `size` is an integer of at least 1."""
-    return isinstance(size, int | np.integer) and not isinstance(size, bool) and size >= 1
+__all__ = ["check_flag", "check_option", "check_shape", "check_size", "check_sizes", "floating_policy", "is_size"]
 
 
-def check_size(argument: str, size: Any) -> None:
-    """Raises a ValueError unless `size` is an integer of at least 1."""
-    if not is_size(size):
-        raise ValueError(f"{argument} must be an integer of at least 1, got {size!r}")
+def is_size(size: Any, least: int = 1) -> bool:
+    """Whether `size` is an integer of at least 1, or of another least value, that TensorFlow takes for a size."""
+    return isinstance(size, int | np.integer) and not isinstance(size, bool) and least <= size < 2**31
+
+
+def check_size(argument: str, size: Any, least: int = 1) -> None:
+    """Raises a ValueError unless `size` is an integer of at least `least`, and below 2**31."""
+    if not is_size(size, least):
+        is_integer = isinstance(size, int | np.integer)
+        expected = "below 2**31" if is_integer and size >= 2**31 else f"an integer of at least {least}"
+        raise ValueError(f"{argument} must be {expected}, got {size!r}")
 
 
 def check_sizes(argument: str, sizes: Any) -> None:
     """Raises a ValueError unless `sizes` is a sequence, maybe empty, of integers of at least 1."""
-    if not isinstance(sizes, Sequence | np.ndarray) or isinstance(sizes, str):
+    if not isinstance(sizes, Sequence | np.ndarray) or isinstance(sizes, str | bytes) or np.ndim(sizes) == 0:
         raise ValueError(f"{argument} must be a sequence of integers, got {sizes!r}")
     for index, size in enumerate(sizes):
         check_size(f"{argument}[{index}]", size)
@@ -37,6 +41,17 @@ def check_option(argument: str, value: Any, options: Sequence[str]) -> None:
     """Raises a ValueError unless `value` is one of `options`."""
     if not isinstance(value, str) or value not in options:
         raise ValueError(f"{argument} must be one of {', '.join(map(repr, options))}, got {value!r}")
+
+
+def floating_policy(dtype: Any) -> keras.DTypePolicy:
+    """The Keras policy that `dtype` is or names; a ValueError unless its variables are floating-point numbers."""
+    try:
+        policy = keras.dtype_policies.get(dtype)
+    except (TypeError, ValueError):
+        policy = None
+    if policy is None or not tf.as_dtype(policy.variable_dtype).is_floating:
+        raise ValueError(f"dtype must be a floating-point Keras policy, such as 'float32', got {dtype!r}")
+    return policy
 
 
 def check_shape(argument: str, tensor: Any, shape: Sequence[int], leading: str = "...") -> None:

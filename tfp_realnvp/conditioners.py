@@ -1,6 +1,7 @@
 """Keras layers that compute the shift and log-scale of a coupling from the part it keeps."""
 
 import numbers
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfp_realnvp.checks import check_size, check_sizes
+from tfp_realnvp.checks import check_size, check_sizes, floating_policy
 
 __all__ = ["MLP"]
 
@@ -60,13 +61,17 @@ class MLP(keras.layers.Layer):
         seed: int | None = None,
         **kwargs: Any,
     ):
+        if kwargs.get("dtype") is not None:
+            floating_policy(kwargs["dtype"])
         super().__init__(**kwargs)
         check_size("output_size", output_size)
         check_sizes("hidden_units", hidden_units)
-        if not isinstance(log_scale_bound, numbers.Real) or not 0 < log_scale_bound < float("inf"):
-            raise ValueError(f"log_scale_bound must be above 0 and finite, got {log_scale_bound!r}")
-        if not isinstance(seed, int | np.integer | None) or isinstance(seed, bool):
-            raise ValueError(f"seed must be an integer or None, got {seed!r}")
+        is_number = isinstance(log_scale_bound, numbers.Real) and not isinstance(log_scale_bound, bool)
+        if not is_number or not 0 < log_scale_bound <= sys.float_info.max:
+            raise ValueError(f"log_scale_bound must be above 0 and finite, got {log_scale_bound!r:.100}")
+        is_integer = isinstance(seed, int | np.integer | None) and not isinstance(seed, bool)
+        if not is_integer or not -(2**63) <= (seed or 0) < 2**63 - len(hidden_units):
+            raise ValueError(f"seed must be None or an integer of 64 bits, got {seed!r}")
         self.output_size = int(output_size)
         self.hidden_units = tuple(int(units) for units in hidden_units)
         self.activation = keras.activations.get(activation)
@@ -87,6 +92,9 @@ class MLP(keras.layers.Layer):
         )
 
     def build(self, kept_shape: tuple, context_shape: tuple | None = None) -> None:
+        for argument, shape in (("kept", kept_shape), ("context", context_shape)):
+            if shape is not None and len(shape) != 2:
+                raise ValueError(f"{argument} must be of shape [N, size], got shape {list(shape)}")
         size = kept_shape[-1] + (0 if context_shape is None else context_shape[-1])
         if size == 0:  # TensorFlow aborts the process on some processors, in the product with an empty kernel.
             raise ValueError(f"kept must have a feature where there is no context, got shape {list(kept_shape)}")
@@ -97,7 +105,11 @@ class MLP(keras.layers.Layer):
         self.built = True
 
     def call(self, kept: Any, context: Any = None) -> tuple[Any, Any]:
-        hidden = kept if context is None else ops.concatenate([kept, context], axis=-1)
+        hidden = kept
+        if context is not None:
+            if None not in (kept.shape[0], context.shape[0]) and kept.shape[0] != context.shape[0]:
+                raise ValueError(f"kept and context must have as many rows, got {kept.shape} and {context.shape}")
+            hidden = ops.concatenate([kept, context], axis=-1)
         for layer in self.hidden_layers:
             hidden = layer(hidden)
         shift, log_scale = ops.split(self.output_layer(hidden), 2, axis=-1)

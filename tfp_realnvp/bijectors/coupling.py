@@ -39,11 +39,7 @@ class Coupling(OnePassBijector):
                 raise ValueError(f"conditioner must be callable, got {conditioner!r}")
             self._conditioner = conditioner
             self._mask = self._no_dependency(self._checked_mask(mask))
-            self._context = context if context is None or tf.is_tensor(context) else tf.convert_to_tensor(context)
-            if self._context is not None:
-                dtype, shape = self._context.dtype, self._context.shape
-                if shape.rank == 0 or not (dtype.is_floating or dtype.is_integer):
-                    raise ValueError(f"context must be numbers of shape [..., K], got {dtype.name} of shape {shape}")
+            self._context = None if context is None else _checked_context(context)
 
             # Two contiguous parts are slices of the event; another mask costs one gather each way.
             self._kept_first, self._order = bool(self._mask[0]), None
@@ -152,7 +148,12 @@ class Coupling(OnePassBijector):
         expected = f"conditioner must return the pair (shift, log_scale), each [N, {self._moved_size}]"
         if not isinstance(outputs, tuple | list) or len(outputs) != 2:
             raise ValueError(f"{expected}, got {outputs!r}")
-        outputs = tuple(tf.convert_to_tensor(output) for output in outputs)
+        try:
+            outputs = tuple(tf.convert_to_tensor(output) for output in outputs)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{expected}, got {outputs!r:.100}") from error
+        if any(not (output.dtype.is_floating or output.dtype.is_integer) for output in outputs):
+            raise ValueError(f"{expected}, got dtypes {' and '.join(output.dtype.name for output in outputs)}")
         if any(not output.shape.is_compatible_with([kept.shape[0], self._moved_size]) for output in outputs):
             shapes = " and ".join(str(output.shape) for output in outputs)
             raise ValueError(f"{expected}, got shapes {shapes} for kept of shape {kept.shape}")
@@ -298,6 +299,18 @@ def broadcast_batch_shape(event: tf.Tensor, event_ndims: int, context: tf.Tensor
             f"got {context.shape[:-1]} and {event.shape[:batch_ndims]}"
         ) from None
     return tf.broadcast_dynamic_shape(tf.shape(event)[:batch_ndims], tf.shape(context)[:-1])
+
+
+def _checked_context(context: Any) -> tf.Tensor:
+    try:
+        context = tf.convert_to_tensor(context)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"context must be numbers of shape [..., K], got {context!r:.100}") from error
+    if context.shape.rank == 0 or not (context.dtype.is_floating or context.dtype.is_integer):
+        raise ValueError(
+            f"context must be numbers of shape [..., K], got {context.dtype.name} of shape {context.shape}"
+        )
+    return context
 
 
 def _as_matrix(tensor: tf.Tensor) -> tf.Tensor:

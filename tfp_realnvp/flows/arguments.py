@@ -1,6 +1,7 @@
 """Arguments of flows, checked and brought into one form."""
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,7 +14,23 @@ from tensorflow_probability import distributions as tfd
 from tfp_realnvp.bijectors import Coupling
 from tfp_realnvp.checks import check_shape, is_size
 
-__all__ = ["as_sample_shape", "as_tensor", "as_vector_shape", "check_contexts", "check_distribution", "stateless_seed"]
+__all__ = [
+    "as_path",
+    "as_sample_shape",
+    "as_tensor",
+    "as_vector_shape",
+    "check_contexts",
+    "check_distribution",
+    "stateless_seed",
+]
+
+
+def as_path(filepath: Any) -> str:
+    """`filepath` as a string; a ValueError unless it is one, or a `os.PathLike` of one."""
+    path = os.fspath(filepath) if isinstance(filepath, str | os.PathLike) else None
+    if not isinstance(path, str):
+        raise ValueError(f"filepath must be a path, got {filepath!r}")
+    return path
 
 
 def as_vector_shape(shape: Sequence[int] | int, argument: str) -> tuple[int]:
@@ -29,6 +46,8 @@ def as_tensor(argument: str, value: Any, shape: Sequence[int], dtype: str, leadi
 
     What a graph does not know of the shape yet is checked when it runs.
     """
+    if np.ma.is_masked(value):
+        raise ValueError(f"{argument} must be an array of numbers, got masked values")
     try:
         tensor = tf.convert_to_tensor(value)
     except (TypeError, ValueError) as error:

@@ -28,7 +28,7 @@ def split_inputs(data: Any, context_shape: Shape | None, argument: str = "x") ->
     if not isinstance(data, Mapping):
         data = {"x": data}
     if "x" not in data or not set(data) <= {"x", "context"}:
-        raise ValueError(f'{argument} must have the keys "x" and, if conditional, "context"; got {sorted(data)}')
+        raise ValueError(f'{argument} must have the keys "x" and, if conditional, "context"; got {list(data)}')
     check_context(data.get("context"), context_shape, argument)
     return data["x"], data.get("context")
 
@@ -61,8 +61,10 @@ def check_weights(sample_weight: Any, data: Any, argument: str, dtype: str) -> N
         return
     if not _is_array(sample_weight):
         raise ValueError(f"{argument} must be an array, got {type(sample_weight)}")
-    if tuple(sample_weight.shape[1:]) not in ((), (1,)):
-        raise ValueError(f"{argument} must have shape [N], got {list(sample_weight.shape)}")
+    shape = list(sample_weight.shape)
+    if len(shape) not in (1, 2) or shape[1:] not in ([], [1]):
+        raise ValueError(f"{argument} must have shape [N], got {shape}")
+    _check_numbers(sample_weight, argument)
     x = data["x"] if isinstance(data, Mapping) else data
     if _is_array(x) and len(x) != len(sample_weight):
         raise ValueError(f"{argument} must have one weight for each of {len(x)} rows, got {len(sample_weight)}")
@@ -79,11 +81,10 @@ def standardization_moments(
     check_rows(data, event_shape, context_shape, "data", "float64")
     x_moments, context_moments = Moments(), Moments()
     for batch in _batches(data):
+        check_rows(batch, event_shape, context_shape, "data")
         x, context = split_inputs(batch, context_shape, "data")
-        check_shape("data", x, event_shape, leading="N")
         x_moments.update(x)
         if context is not None:
-            check_shape('data["context"]', context, context_shape, leading="N")
             context_moments.update(context)
     if x_moments.count == 0:
         raise ValueError("data must have at least one row, got none")
@@ -148,13 +149,17 @@ def _check_array(array: Any, shape: Shape, name: str, dtype: str | None) -> None
     if not _is_array(array):
         raise ValueError(f"{name} must be an array, got {type(array)}")
     check_shape(name, array, shape, leading="N")
-    kind = np.asarray(array[:0]).dtype
-    if kind.kind in "cmMOSU":
-        raise ValueError(f"{name} must be an array of numbers, got dtype {kind}")
+    _check_numbers(array, name)
     if len(array) == 0:
         raise ValueError(f"{name} must have at least one row, got shape {list(array.shape)}")
-    if dtype is not None:
-        _check_finite(array, name, dtype)
+    if dtype is not None or np.ma.is_masked(array):  # What is masked is no number either.
+        _check_finite(array, name, dtype or "float64")
+
+
+def _check_numbers(array: Any, name: str) -> None:
+    dtype = np.asarray(array[:0]).dtype
+    if dtype.kind in "cmMOSU" or dtype.names is not None:
+        raise ValueError(f"{name} must be an array of numbers, got dtype {dtype}")
 
 
 def _check_finite(array: Any, name: str, dtype: str) -> None:

@@ -12,8 +12,10 @@ from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp.bijectors import OnePassChain
 from tfp_realnvp.bijectors.coupling import broadcast_batch_shape, with_context
+from tfp_realnvp.checks import floating_policy
 from tfp_realnvp.distributions import OnePassTransformedDistribution, one_pass
 from tfp_realnvp.flows.arguments import (
+    as_path,
     as_sample_shape,
     as_tensor,
     as_vector_shape,
@@ -91,7 +93,7 @@ class Flow(LikelihoodModel):
     ):
         check_distribution(distribution)
         # Data stay in the dtype of the variables under a mixed precision policy; networks cast for themselves.
-        super().__init__(dtype=dtype or distribution.dtype.name, autocast=False, **kwargs)
+        super().__init__(dtype=floating_policy(dtype or distribution.dtype.name), autocast=False, **kwargs)
         if self.variable_dtype != distribution.dtype.name:
             raise ValueError(f"dtype must have {distribution.dtype.name} variables like the distribution, got {dtype}")
         self._event_shape = tuple(distribution.event_shape)
@@ -351,8 +353,8 @@ class Flow(LikelihoodModel):
         Raises:
             ValueError: if the path ends otherwise, or if a part of the distribution cannot be described; it is named.
         """
-        if not os.fspath(filepath).endswith(".keras"):
-            raise ValueError(f"filepath must end in .keras, got {os.fspath(filepath)!r}")
+        if not as_path(filepath).endswith(".keras"):
+            raise ValueError(f"filepath must end in .keras, got {as_path(filepath)!r}")
         super().save(filepath, overwrite, **kwargs)
 
     def export(self, filepath: str | os.PathLike, *, verbose: bool = False) -> None:
@@ -368,10 +370,16 @@ class Flow(LikelihoodModel):
         Args:
             filepath: the folder to write.
             verbose: whether to print the signatures.
+
+        Raises:
+            ValueError: if the path is empty or that of a file.
         """
-        signatures = self._rows.export(filepath, [raw_variable(variable) for variable in self.variables])
+        path = as_path(filepath)
+        if not path or os.path.isfile(path):
+            raise ValueError(f"filepath must be a folder, or one to make, got {path!r}")
+        signatures = self._rows.export(path, [raw_variable(variable) for variable in self.variables])
         if verbose:
-            print(f"{os.fspath(filepath)} has the signatures {', '.join(signatures)}")
+            print(f"{path} has the signatures {', '.join(signatures)}")
 
 
 def _identity_standardization(shape: tuple[int, ...], dtype: str) -> tuple[tf.Variable, tf.Variable]:

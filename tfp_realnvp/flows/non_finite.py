@@ -21,20 +21,18 @@ class FiniteSteps:
     """
 
     def __init__(self):
-        # After a loss that is not finite, -1 - the number of steps before it: so it stays.
         self._steps = tf.Variable(0, trainable=False, dtype=tf.int64, name="finite_steps")
 
     def reset(self) -> None:
         self._steps.assign(0)
 
-    def add(self, loss: tf.Tensor) -> None:
-        steps = self._steps
-        self._steps.assign(tf.where(steps < 0, steps, tf.where(tf.math.is_finite(loss), steps + 1, -1 - steps)))
+    def add(self, sum_before: tf.Tensor) -> None:
+        """Counts a step, unless the sum of the losses of the epoch's steps before it is not finite."""
+        self._steps.assign_add(tf.cast(tf.math.is_finite(sum_before), tf.int64))
 
-    def failed(self) -> int | None:
-        """Index of the step whose loss was not finite, or None."""
-        steps = int(self._steps.read_value())
-        return -1 - steps if steps < 0 else None
+    def last(self) -> int | None:
+        """Index of the last step counted, or None if none was."""
+        return int(self._steps.read_value()) - 1 if self._steps.read_value() > 0 else None
 
 
 class StopOnNonFiniteLoss(keras.callbacks.Callback):
@@ -52,7 +50,12 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
         super().__init__()
         self._finite_steps = finite_steps
         self._batches, self._epoch, self._epoch_start = 0, 0, 0
+        self._variables: list[tf.Variable] = []
         self._copies: list[tuple[int, list[tf.Tensor]]] = []  # (batches of this fit before it, values)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        held = *self.model.weights, *self.model.optimizer.variables
+        self._variables = [raw_variable(variable) for variable in held]
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._epoch, self._epoch_start = epoch, self._batches
@@ -61,7 +64,7 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         done = self._epoch_start + batch
         if not self._copies or done - self._copies[-1][0] >= BATCHES_BETWEEN_COPIES:
-            self._copies = [*self._copies[-1:], (done, [tf.identity(variable) for variable in self._variables()])]
+            self._copies = [*self._copies[-1:], (done, [variable.read_value() for variable in self._variables])]
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self._batches = self._epoch_start + batch + 1
@@ -70,12 +73,12 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
             self._stop(batch, float(loss))
 
     def _stop(self, last_batch: int, loss: float) -> None:
-        failed = self._finite_steps.failed()
+        failed = self._finite_steps.last()
         batch = last_batch if failed is None else failed
         # A copy is known to be good if a batch had a finite loss with it; at the first batch of all, there is none.
         good = [copy for copy in self._copies if copy[0] < self._epoch_start + batch]
         done, values = (good or self._copies)[-1]
-        for variable, value in zip(self._variables(), values, strict=True):
+        for variable, value in zip(self._variables, values, strict=True):
             variable.assign(value)
         self.model.stop_training = True
         lost = self._epoch_start + batch - done
@@ -86,6 +89,3 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
             RuntimeWarning,
             stacklevel=2,
         )
-
-    def _variables(self) -> list[tf.Variable]:
-        return [raw_variable(variable) for variable in (*self.model.weights, *self.model.optimizer.variables)]

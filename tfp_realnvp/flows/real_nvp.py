@@ -12,7 +12,7 @@ from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp import masks
 from tfp_realnvp.bijectors import AffineCoupling, ElementwiseAffine
-from tfp_realnvp.checks import check_option, check_size, check_sizes
+from tfp_realnvp.checks import check_option, check_size, check_sizes, floating_policy
 from tfp_realnvp.conditioners import MLP
 from tfp_realnvp.flows.arguments import as_vector_shape
 from tfp_realnvp.flows.flow import Flow
@@ -86,7 +86,7 @@ class RealNVP(Flow):
         check_sizes("hidden_units", hidden_units)
         check_option("coupling", coupling, _COUPLINGS)
         check_option("permutation", permutation, _PERMUTATIONS)
-        policy = _floating_policy(dtype)
+        policy = floating_policy(dtype)
         if seed is None:
             seed = int(np.random.randint(2**31))  # noqa: NPY002
         if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed < 2**32:
@@ -157,16 +157,6 @@ def _random_permutation(size: int, random: np.random.RandomState, swap: bool) ->
         return random.permutation(size)
     first = size // 2
     return np.concatenate([first + random.permutation(size - first), random.permutation(first)])
-
-
-def _floating_policy(dtype: Any) -> keras.DTypePolicy:
-    try:
-        policy = keras.dtype_policies.get(dtype)
-    except (TypeError, ValueError):
-        policy = None
-    if policy is None or not tf.as_dtype(policy.variable_dtype).is_floating:
-        raise ValueError(f"dtype must be a floating-point Keras policy, such as 'float32', got {dtype!r}")
-    return policy
 
 
 def _check_base(base: tfd.Distribution, size: int, dtype: str) -> None:

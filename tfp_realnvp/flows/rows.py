@@ -1,7 +1,6 @@
 """The densities of a flow as compiled functions of rows, for calls and for export."""
 
 import functools
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -71,7 +70,7 @@ class RowFunctions:
         self.forward = compiled(forward, z=rows)
         self.inverse = compiled(inverse, x=rows)
 
-    def export(self, directory: str | os.PathLike, variables: Sequence[tf.Variable]) -> tuple[str, ...]:
+    def export(self, directory: str, variables: Sequence[tf.Variable]) -> tuple[str, ...]:
         """Writes a SavedModel whose signatures return dictionaries, and returns the signatures' names.
 
         `variables` are those that the functions read.
@@ -92,5 +91,5 @@ class RowFunctions:
             "forward": signature(self.forward, "x", "log_det"),
             "inverse": signature(self.inverse, "z", "log_det"),
         }
-        tf.saved_model.save(module, os.fspath(directory), signatures=signatures)
+        tf.saved_model.save(module, directory, signatures=signatures)
         return tuple(signatures)

@@ -2,6 +2,7 @@
 
 import abc
 import contextlib
+import numbers
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from tfp_realnvp.checks import check_size
 from tfp_realnvp.flows.data import check_rows, check_weights
 from tfp_realnvp.flows.fused_adam import fuse
 from tfp_realnvp.flows.non_finite import FiniteSteps, StopOnNonFiniteLoss
+from tfp_realnvp.variables import raw_variable
 from tfp_realnvp.versions import KEEPS_UNFILLED_EXECUTIONS
 
 __all__ = ["LikelihoodModel"]
@@ -23,6 +25,8 @@ _NO_TARGETS = (
     'a flow has no targets y; pass a context as {"x": x, "context": context}, and weights as the argument '
     "sample_weight or, in a dataset, as (x, x, sample_weight)"
 )
+_EMPTY = "x must have at least one batch, got an empty dataset"
+_COUNTS_OF_FIT = ("steps_per_epoch", "validation_steps", "validation_batch_size")
 
 
 class LikelihoodModel(keras.Model):
@@ -74,7 +78,7 @@ class LikelihoodModel(keras.Model):
 
         Raises:
             ValueError: if a loss or metrics are given: without targets there is nothing to compare with; if
-                steps_per_execution is no integer of at least 1.
+                steps_per_execution is no integer of at least 1, or another argument none of what it may be.
         """
         for name, value in {"loss": loss, **kwargs}.items():
             if value is not None and name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
@@ -82,7 +86,12 @@ class LikelihoodModel(keras.Model):
         if steps_per_execution is not None:
             check_size("steps_per_execution", steps_per_execution)
         self._asked_steps, self._functions = steps_per_execution, {}
-        optimizer = keras.optimizers.get(optimizer)
+        if jit_compile not in (True, False, "auto"):
+            raise ValueError(f'jit_compile must be True, False or "auto", got {jit_compile!r}')
+        try:
+            optimizer = keras.optimizers.get(optimizer)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"optimizer must be a Keras optimizer or the name of one, got {optimizer!r}") from error
         fuse(optimizer)
         super().compile(optimizer, steps_per_execution=steps_per_execution or 1, jit_compile=jit_compile, **kwargs)
 
@@ -108,7 +117,7 @@ class LikelihoodModel(keras.Model):
         loss = tf.add_n([tf.reduce_mean(nll), *(tf.cast(extra, nll.dtype) for extra in regularization)])
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         if training and self.steps_per_execution > 1 and replicas == 1:
-            self._finite_steps.add(loss)
+            self._finite_steps.add(raw_variable(self._loss_tracker.total))
         return loss / replicas  # As Keras's own losses do: the replicas' gradients and losses are summed.
 
     def fit(
@@ -138,13 +147,19 @@ class LikelihoodModel(keras.Model):
 
         Raises:
             ValueError: if arrays have a wrong shape, a NaN or infinity in the dtype of the model (the rows are named),
-                if a dataset is known to be empty, if targets are given, or if the distribution has variables that the
-                model cannot see or none to train.
+                if a dataset is empty, if targets are given, if a number of epochs or the like is none, or if the
+                distribution has variables that the model cannot see or none to train.
         """
+        _check_counts(batch_size=batch_size, **{name: kwargs.get(name) for name in _COUNTS_OF_FIT})
+        check_size("epochs", epochs, least=0)
+        if not isinstance(validation_split, numbers.Real) or not 0 <= validation_split < 1:
+            raise ValueError(f"validation_split must be from 0 to below 1, got {validation_split!r}")
         if kwargs.get("class_weight") is not None:
             raise ValueError("a flow has no classes, so class_weight must be None; see sample_weight")
         y = self._check_data(x, y, kwargs.get("sample_weight"), "x")
         if validation_data is not None:
+            if isinstance(validation_data, list):  # of which Keras would take the first for x
+                check_rows(validation_data, self.event_shape, self.context_shape, "validation_data")
             x_val, y_val, weight_val = keras.utils.unpack_x_y_sample_weight(validation_data)
             y_val = self._check_data(x_val, y_val, weight_val, "validation_data")
             validation_data = keras.utils.pack_x_y_sample_weight(x_val, y_val, weight_val)
@@ -163,7 +178,7 @@ class LikelihoodModel(keras.Model):
         else:
             callbacks = [stop, *tf.nest.flatten(callbacks or [])]
         with self._executing(steps, "train_function"):
-            return super().fit(
+            history = super().fit(
                 x,
                 y,
                 batch_size=batch_size,
@@ -174,6 +189,9 @@ class LikelihoodModel(keras.Model):
                 validation_data=validation_data,
                 **kwargs,
             )
+        if history.epoch and "loss" not in history.history:
+            raise ValueError(_EMPTY)
+        return history
 
     def evaluate(
         self,
@@ -192,21 +210,29 @@ class LikelihoodModel(keras.Model):
         if kwargs.get("_use_cached_eval_dataset"):  # `fit` has checked its validation data, for steps of its own.
             steps = self.steps_per_execution
         else:
+            _check_counts(batch_size=batch_size, steps=kwargs.get("steps"))
             y = self._check_data(x, y, sample_weight, "x")
             steps = self._steps(kwargs.get("steps"))
         with self._executing(steps, "test_function"):
-            return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
+            results = super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
+        if results in ([], {}):
+            raise ValueError(_EMPTY)
+        return results
 
     def predict(self, x: Any, batch_size: int | None = None, verbose: Any = "auto", **kwargs: Any) -> np.ndarray:
         """Log-densities `[N]` in nats, batch by batch; arguments are those of `keras.Model.predict`.
 
         Raises:
-            ValueError: if a shape is wrong, or the context missing or unexpected.
+            ValueError: if a shape is wrong, the context missing or unexpected, or a dataset empty.
         """
+        _check_counts(batch_size=batch_size, steps=kwargs.get("steps"))
         check_rows(x, self.event_shape, self.context_shape, "x")
         # With more steps, Keras would trace `predict` anew for each number of batches.
         with self._executing(self._asked_steps or 1, "predict_function"):
-            return super().predict(x, batch_size, verbose, **kwargs)
+            try:
+                return super().predict(x, batch_size, verbose, **kwargs)
+            except UnboundLocalError as error:  # Keras's own, of the outputs of no batch
+                raise ValueError(_EMPTY) from error
 
     def _check_data(self, x: Any, y: Any, sample_weight: Any, argument: str) -> Any:
         """The targets for Keras: it drops sample weights where there are none, so the weights stand in for them."""
@@ -249,3 +275,9 @@ class LikelihoodModel(keras.Model):
                 functions[name, steps] = getattr(self, name)
                 self.steps_per_execution = outer_steps
                 setattr(self, name, outer_function or getattr(self, name))
+
+
+def _check_counts(**counts: int | None) -> None:
+    for name, count in counts.items():
+        if count is not None:
+            check_size(name, count)
