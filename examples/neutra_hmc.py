@@ -180,8 +180,8 @@ def print_table(runs: list[Run]) -> None:
         )
 
 
-def print_break_even(runs: list[Run], training: int) -> None:
-    """Prints from how many gradients on NeuTra is ahead, those of its training counted."""
+def print_worth(runs: list[Run], training: int) -> None:
+    """Prints what NeuTra's gradients are worth, and how many its training took."""
     plain, neutra = (best_of(runs, name) for name in SAMPLERS)
     rates = plain.ess.min(), neutra.ess.min()
     print(
@@ -190,13 +190,16 @@ def print_break_even(runs: list[Run], training: int) -> None:
     if rates[1] <= rates[0]:
         print("They do not pay: plain HMC has the higher minimal ESS a gradient.")
         return
-    even, factor = training * rates[1] / (rates[1] - rates[0]), rates[1] / rates[0]
+    factor, dearer = rates[1] / rates[0], neutra.seconds / plain.seconds
     print(
-        f"A gradient is worth {factor:.0f} times as much minimal ESS afterwards. Training counted, NeuTra is ahead\n"
-        f"from {even:.0f} gradients on, where each sampler has {even * rates[0] / 1000:.0f} effective samples."
+        f"By the best of their settings, a gradient is worth {factor:.1f} times as much minimal ESS afterwards, and a\n"
+        f"second {factor / dearer:.1f} times: gradients through the flow take {dearer:.1f} times as long as without."
     )
-    if plain.r_hat > 1.05:
-        print(f"Even that flatters plain HMC: with an R-hat of {plain.r_hat:.2f}, its ESS is of what little it saw.")
+    for run in (plain, neutra):
+        if run.r_hat > 1.05:
+            print(
+                f"{run.sampler} has not converged, with an R-hat of {run.r_hat:.2f}: its ESS is of what little it saw."
+            )
 
 
 def draw(flow: nvp.RealNVP, runs: list[Run], path: Path, seed: int) -> None:
@@ -285,7 +288,7 @@ def main() -> None:
     )
     runs = run_all(flow, options.chains, options.gradients, options.seed)
     print_table(runs)
-    print_break_even(runs, options.steps * SAMPLE_SIZE)
+    print_worth(runs, options.steps * SAMPLE_SIZE)
 
     picture = options.out / "neutra_hmc.png"
     draw(flow, runs, picture, options.seed)

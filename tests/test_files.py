@@ -286,3 +286,20 @@ def test_config_names_only_distributions_and_bijectors():
     for name in ("tfp.distributions.Nothing", "os.system", "tfp.bijectors.np", "tfp.distributions.kl_divergence"):
         with pytest.raises(ValueError, match="unknown distribution or bijector"):
             from_config({"class": name, "parameters": {}})
+
+
+def test_what_a_flow_hands_out_is_saved_within_another(flow, data, tmp_path):
+    bounded = tfd.TransformedDistribution(flow.distribution(), tfb.Exp())
+    for distribution in (flow.distribution(), bounded):
+        model = nvp.Flow(distribution)
+        model.save(tmp_path / "flow.keras")
+        loaded = keras.models.load_model(tmp_path / "flow.keras")
+        x = distribution.sample(5, seed=1)
+        np.testing.assert_allclose(loaded.log_prob(x), distribution.log_prob(x), rtol=1e-5)
+        assert len(loaded.trainable_variables) == len(flow.trainable_variables)
+
+
+def test_a_lambda_for_activation_is_refused_by_save(tmp_path):
+    flow = nvp.RealNVP(2, num_couplings=1, activation=lambda x: x)
+    with pytest.raises(ValueError, match="activation cannot be saved"):
+        flow.save(tmp_path / "flow.keras")

@@ -353,3 +353,17 @@ def test_a_conditional_flow_of_a_conditional_flows_distribution(conditional_flow
     standardised = (context - conditional_data["context"].mean(axis=0)) / conditional_data["context"].std(axis=0)
     expected = conditional_flow.log_prob(x, context) - np.sum(x, axis=-1)
     np.testing.assert_allclose(model.log_prob(np.exp(x), standardised), expected, rtol=1e-6)
+
+
+def test_adapt_does_not_move_bounds():
+    x = np.random.default_rng(0).uniform(-1.0, 1.0, (200, 2))
+    within = nvp.RealNVP(2, num_couplings=2, hidden_units=(8,), seed=0)
+    bounded = nvp.Flow(tfd.TransformedDistribution(within.distribution(), tfb.Sigmoid(-1.0, 1.0)))
+    before = bounded.log_prob(x)
+    with pytest.raises(ValueError, match="the distribution has bounds"):
+        bounded.adapt(x)
+    np.testing.assert_array_equal(bounded.log_prob(x), before)
+    within.adapt(2 * np.arctanh(x))
+    np.testing.assert_allclose(
+        bounded.log_prob(x), within.log_prob(2 * np.arctanh(x)) + np.sum(np.log(2 / (1 - x**2)), axis=-1), rtol=1e-4
+    )

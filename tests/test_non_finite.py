@@ -21,8 +21,8 @@ class LossNotFinite(keras.layers.Layer):
         return shift + keras.ops.where(kept > 100.0, np.nan, 0.0), keras.ops.tanh(log_scale)
 
 
-def flow(**options) -> nvp.Flow:
-    coupling = nvp.AffineCoupling(LossNotFinite(), mask=nvp.masks.half(2))
+def flow(conditioner=None, **options) -> nvp.Flow:
+    coupling = nvp.AffineCoupling(conditioner or LossNotFinite(), mask=nvp.masks.half(2))
     flow = nvp.Flow(tfd.TransformedDistribution(tfd.MultivariateNormalDiag(tf.zeros(2)), coupling))
     flow.compile(keras.optimizers.Adam(1e-2), **options)
     return flow
@@ -56,7 +56,7 @@ def test_training_stops_at_the_batch_with_the_weights_of_before(bad_batch, lost,
         good, lost = 35, 5
     if good:
         reference.fit(rows(good), batch_size=8, shuffle=False, verbose=0)
-    with pytest.warns(RuntimeWarning, match=rf"nan in epoch 1, batch {bad_batch + 1}, .* of {lost} batches before"):
+    with pytest.warns(RuntimeWarning, match=rf"nan in epoch 1, batch {bad_batch + 1}, .* of {lost} batch(es)? before"):
         history = model.fit(rows(80, bad_batch), batch_size=8, epochs=5, shuffle=False, verbose=0)
     assert len(history.history["loss"]) == 1
     for weight, expected in zip(model.get_weights(), reference.get_weights(), strict=True):
@@ -80,6 +80,45 @@ def test_a_later_epoch_is_named_and_users_callbacks_run():
             good.concatenate(good).concatenate(bad), steps_per_epoch=40, epochs=4, callbacks=Weights(), verbose=0
         )
     assert seen == [(0, True, True), (1, True, True), (2, False, True)]
+
+
+class SlopeNotFinite(LossNotFinite):
+    """The shift is 0 for kept values above 100, its gradient NaN."""
+
+    def call(self, kept):
+        shift, log_scale = keras.ops.split(self.dense(kept), 2, axis=-1)
+        return shift * keras.ops.where(kept > 100.0, tf.sqrt(0.0 * shift), 1.0), keras.ops.tanh(log_scale)
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_a_last_update_that_breaks_the_weights_is_taken_back(epochs):
+    """Its batch had a finite loss, and there is no next one in which it would show."""
+    model, reference = flow(conditioner=SlopeNotFinite()), flow(conditioner=SlopeNotFinite())
+    reference.set_weights(model.get_weights())
+    reference.fit(rows(32), batch_size=8, shuffle=False, verbose=0)
+    with pytest.warns(RuntimeWarning, match=r"the weights are not finite after epoch 1, batch 40, .* of 7 batches"):
+        model.fit(rows(40, 39), batch_size=8, epochs=epochs, shuffle=False, verbose=0)
+    for weight, expected in zip(model.get_weights(), reference.get_weights(), strict=True):
+        np.testing.assert_allclose(weight, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_batches_are_counted_through_epochs_that_fill_no_execution():
+    """Copies are taken before batches 0 and 32 of the first epoch, and before 32 of the second, after 72 in all."""
+    model = flow()
+    epochs = iter([rows(40), rows(40, 35)])
+    signature = tf.TensorSpec([8, 2], tf.float32)
+    data = tf.data.Dataset.from_generator(lambda: next(epochs).reshape(40, 8, 2), output_signature=signature)
+    with pytest.warns(RuntimeWarning, match="epoch 2, batch 36, .* of 3 batches before"):
+        model.fit(data, epochs=2, verbose=0)
+    assert int(model.optimizer.iterations) == 72
+
+
+def test_a_list_of_callbacks_made_by_hand():
+    model = flow()
+    callbacks = keras.callbacks.CallbackList([], add_history=True, model=model)
+    with pytest.warns(RuntimeWarning, match="epoch 1, batch 4,"):
+        history = model.fit(rows(8, 3), batch_size=8, shuffle=False, callbacks=callbacks, verbose=0)
+    assert history.epoch == [0] and len(callbacks.callbacks) == 1
 
 
 def test_a_divergence_is_stopped():

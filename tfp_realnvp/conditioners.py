@@ -11,7 +11,7 @@ from keras import ops
 
 from tfp_realnvp.checks import check_size, check_sizes, floating_policy
 
-__all__ = ["MLP"]
+__all__ = ["MLP", "activation_config"]
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
@@ -69,12 +69,13 @@ class MLP(keras.layers.Layer):
         is_number = isinstance(log_scale_bound, numbers.Real) and not isinstance(log_scale_bound, bool)
         if not is_number or not 0 < log_scale_bound <= sys.float_info.max:
             raise ValueError(f"log_scale_bound must be above 0 and finite, got {log_scale_bound!r:.100}")
-        is_integer = isinstance(seed, int | np.integer | None) and not isinstance(seed, bool)
-        if not is_integer or not -(2**63) <= (seed or 0) < 2**63 - len(hidden_units):
-            raise ValueError(f"seed must be None or an integer of 64 bits, got {seed!r}")
+        if not isinstance(seed, int | np.integer | None) or isinstance(seed, bool):
+            raise ValueError(f"seed must be an integer or None, got {seed!r}")
+        if not -(2**63) <= (seed or 0) < 2**63 - len(hidden_units):  # as many layers count on from it
+            raise ValueError(f"seed must fit into 64 bits, got {seed!r}")
         self.output_size = int(output_size)
         self.hidden_units = tuple(int(units) for units in hidden_units)
-        self.activation = keras.activations.get(activation)
+        self.activation = _as_activation(activation)
         self.log_scale_bound = float(log_scale_bound)
         self.seed = None if seed is None else int(seed)
         self.hidden_layers = [
@@ -119,7 +120,20 @@ class MLP(keras.layers.Layer):
         return super().get_config() | {
             "output_size": self.output_size,
             "hidden_units": self.hidden_units,
-            "activation": keras.activations.serialize(self.activation),
+            "activation": activation_config(self.activation),
             "log_scale_bound": self.log_scale_bound,
             "seed": self.seed,
         }
+
+
+def activation_config(activation: str | Callable) -> Any:
+    """How Keras writes an activation to a file; a ValueError for one that it could not read again."""
+    if getattr(activation, "__name__", None) == "<lambda>":
+        raise ValueError("activation cannot be saved: a lambda has no name; register a function with Keras instead")
+    return keras.activations.serialize(_as_activation(activation))
+
+
+def _as_activation(activation: str | Callable) -> Callable:
+    if isinstance(activation, type):
+        raise ValueError(f"activation must be a name or a function, got the class {activation!r}")
+    return keras.activations.get(activation)

@@ -9,6 +9,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_realnvp.bijectors
+from tfp_realnvp.bijectors.permutation import UnbatchedPermute
+from tfp_realnvp.distributions import OnePassTransformedDistribution
 
 __all__ = ["from_config", "to_config"]
 
@@ -16,6 +18,12 @@ _NAMESPACES = {
     "tfp.distributions": tfp.distributions,
     "tfp.bijectors": tfp.bijectors,
     "tfp_realnvp.bijectors": tfp_realnvp.bijectors,
+}
+
+# What a flow hands out of itself, and what a user would have written.
+_WRITTEN_AS = {
+    OnePassTransformedDistribution: tfp.distributions.TransformedDistribution,
+    UnbatchedPermute: tfp.bijectors.Permute,
 }
 
 _REMEDY = "Use save_weights(), and load_weights() in a flow built anew by your own code; or export()"
@@ -101,11 +109,12 @@ class _Writer:
                 raise ValueError(f"{path} cannot be saved: {layer.name} and {other.name} share variables. {_REMEDY}")
 
     def _tfp_object(self, value: Any, path: str) -> dict[str, Any]:
+        kind = _WRITTEN_AS.get(type(value), type(value))
         for namespace, module in _NAMESPACES.items():
             # TFP makes a _Chain of a Chain whose parts are no composite tensors; likewise _TransformedDistribution.
-            name = type(value).__name__.lstrip("_")
+            name = kind.__name__.lstrip("_")
             found = getattr(module, name, None)
-            if inspect.isclass(found) and type(value) in (found, *found.__mro__):
+            if inspect.isclass(found) and kind in (found, *found.__mro__):
                 return self._tfp_parameters(value, path, found, f"{namespace}.{name}")
         raise ValueError(f"{path} cannot be saved: {type(value)} is no class of {', '.join(_NAMESPACES)}. {_REMEDY}")
 

@@ -9,7 +9,7 @@ from tensorflow_probability import bijectors as tfb
 
 from tfp_realnvp.checks import check_shape
 
-__all__ = ["is_permutation_of_features", "permutation_and_inverse", "permute", "without_batch"]
+__all__ = ["UnbatchedPermute", "is_permutation_of_features", "permutation_and_inverse", "permute", "without_batch"]
 
 Indices = np.ndarray | tf.Tensor
 
@@ -29,7 +29,7 @@ def permute(event: tf.Tensor, permutation: Indices, inverse: Indices) -> tf.Tens
 
 def is_permutation_of_features(bijector: tfb.Bijector) -> bool:
     """Whether `bijector` is a `tfb.Permute` of the last axis."""
-    return type(bijector) in (tfb.Permute, _Permute) and tf.get_static_value(bijector.axis) == -1
+    return type(bijector) in (tfb.Permute, UnbatchedPermute) and tf.get_static_value(bijector.axis) == -1
 
 
 def permutation_and_inverse(bijector: tfb.Permute) -> tuple[Indices, Indices]:
@@ -41,7 +41,7 @@ def permutation_and_inverse(bijector: tfb.Permute) -> tuple[Indices, Indices]:
     return permutation, tf.math.invert_permutation(permutation)
 
 
-class _Permute(tfb.Permute):
+class UnbatchedPermute(tfb.Permute):
     """A `tfb.Permute` that has no batch: one that is sliced with its chain stays as it is.
 
     TFP's own makes a batch of permutations of itself, which it then refuses.
@@ -56,4 +56,4 @@ def without_batch(bijector: tfb.Bijector) -> tfb.Bijector:
     if type(bijector) is tfb.Invert:
         inner = without_batch(bijector.bijector)
         return bijector if inner is bijector.bijector else tfb.Invert(inner)
-    return _Permute(**bijector.parameters) if type(bijector) is tfb.Permute else bijector
+    return UnbatchedPermute(**bijector.parameters) if type(bijector) is tfb.Permute else bijector

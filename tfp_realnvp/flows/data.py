@@ -28,7 +28,9 @@ def split_inputs(data: Any, context_shape: Shape | None, argument: str = "x") ->
     if not isinstance(data, Mapping):
         data = {"x": data}
     if "x" not in data or not set(data) <= {"x", "context"}:
-        raise ValueError(f'{argument} must have the keys "x" and, if conditional, "context"; got {list(data)}')
+        raise ValueError(
+            f'{argument} must have the keys "x" and, if conditional, "context"; got {sorted(data, key=str)}'
+        )
     check_context(data.get("context"), context_shape, argument)
     return data["x"], data.get("context")
 
@@ -56,7 +58,7 @@ def check_rows(
 
 
 def check_weights(sample_weight: Any, data: Any, argument: str, dtype: str) -> None:
-    """Raises a ValueError if weights are no array of one finite number for each row of `data`."""
+    """Raises a ValueError unless weights are an array of one finite number of at least 0 for each row of `data`."""
     if sample_weight is None:
         return
     if not _is_array(sample_weight):
@@ -69,6 +71,8 @@ def check_weights(sample_weight: Any, data: Any, argument: str, dtype: str) -> N
     if _is_array(x) and len(x) != len(sample_weight):
         raise ValueError(f"{argument} must have one weight for each of {len(x)} rows, got {len(sample_weight)}")
     _check_finite(sample_weight, argument, dtype)
+    if np.any(np.asarray(sample_weight) < 0) or not np.any(np.asarray(sample_weight) > 0):
+        raise ValueError(f"{argument} must be of 0 and above, not all 0, got {np.min(sample_weight)} for the least")
 
 
 def standardization_moments(

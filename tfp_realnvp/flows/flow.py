@@ -261,23 +261,40 @@ class Flow(LikelihoodModel):
         """Standardises within the density: sets the shift and scale of the last bijector to mean and deviation.
 
         The log-determinant counts, so log-densities stay those of the data as given. A context is standardised too.
-        Not for a distribution that ends in bounds, such as `tfb.Sigmoid`: what comes after moves them.
+        Not for a distribution that ends in bounds, such as `tfb.Sigmoid`, which this would move: have the flow within
+        them adapt to `bounds.inverse(data)`.
 
         Args:
             data: `x [N, *event_shape]`, `{"x": x, "context": context [N, K]}`, or a `tf.data.Dataset` of batches of
                 either.
 
         Raises:
-            ValueError: if a shape is wrong, a row is not finite, or a feature of x is constant: it has no density.
+            ValueError: if a shape is wrong, a row is not finite, or a feature of x is constant: it has no density; if
+                the distribution would have no density any more where it had one, a standard deviation from the mean.
         """
         (mean, stddev), context_moments = standardization_moments(
             data, self._event_shape, self._context_shape, self.variable_dtype
         )
-        self._shift.assign(mean)
-        self._scale.assign(stddev)
+        standardization, moments = [self._shift, self._scale], [mean, stddev]
+        context = None
         if context_moments is not None:
-            self._context_shift.assign(context_moments[0])
-            self._context_scale.assign(context_moments[1])
+            standardization, moments = (
+                [*standardization, self._context_shift, self._context_scale],
+                [*moments, *context_moments],
+            )
+            context = np.broadcast_to(context_moments[0], (3, *self._context_shape))
+        former = [variable.numpy() for variable in standardization]
+        points = mean + np.array([-1.0, 0.0, 1.0]).reshape([3] + [1] * mean.ndim) * stddev
+        had_density = np.isfinite(self.log_prob(points, context))
+        for variable, value in zip(standardization, moments, strict=True):
+            variable.assign(value)
+        if np.any(had_density & ~np.isfinite(self.log_prob(points, context))):
+            for variable, value in zip(standardization, former, strict=True):
+                variable.assign(value)
+            raise ValueError(
+                "data: the distribution has bounds, which adapt would move away from the data; have the flow within "
+                "them adapt to the data as they are before the bounds, as in the README"
+            )
 
     def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
         x, context = split_inputs(inputs, self._context_shape, "inputs")

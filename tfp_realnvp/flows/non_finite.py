@@ -1,6 +1,6 @@
 """Training that stops where its loss is no longer finite, with the weights that it had before."""
 
-import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -30,24 +30,27 @@ class FiniteSteps:
         """Counts a step, unless the sum of the losses of the epoch's steps before it is not finite."""
         self._steps.assign_add(tf.cast(tf.math.is_finite(sum_before), tf.int64))
 
-    def last(self) -> int | None:
-        """Index of the last step counted, or None if none was."""
-        return int(self._steps.read_value()) - 1 if self._steps.read_value() > 0 else None
+    def count(self) -> int:
+        """Number of steps counted; 0 where nobody counts, since each step is looked at."""
+        return int(self._steps.read_value())
 
 
 class StopOnNonFiniteLoss(keras.callbacks.Callback):
     """Stops `fit` at a loss that is NaN or infinite, and puts weights and optimizer back to what was finite.
 
-    Copies are taken every 32 batches, and the two newest kept: the newest may be what made the loss not finite.
+    Copies are taken every 32 batches, and the two newest kept, of twice the memory of weights and optimizer: the newest
+    may be what made the loss not finite.
 
     Args:
         finite_steps: counts the steps of executions of several steps.
 
-    A RuntimeWarning names the epoch and the batch, counted from 1 as Keras shows them.
+    Attributes:
+        message: None, or after a stop, what happened, with the epoch and the batch counted from 1 as Keras shows them.
     """
 
     def __init__(self, finite_steps: FiniteSteps):
         super().__init__()
+        self.message: str | None = None
         self._finite_steps = finite_steps
         self._batches, self._epoch, self._epoch_start = 0, 0, 0
         self._variables: list[tf.Variable] = []
@@ -56,13 +59,17 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         held = *self.model.weights, *self.model.optimizer.variables
         self._variables = [raw_variable(variable) for variable in held]
+        self._finite_steps.reset()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._epoch, self._epoch_start = epoch, self._batches
+        # Keras tells the batch where an execution would have ended that the data did not fill.
+        counted = self._finite_steps.count()
+        self._epoch, self._epoch_start = epoch, self._epoch_start + counted if counted else self._batches
         self._finite_steps.reset()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        done = self._epoch_start + batch
+        # Keras begins one more execution than there are, to learn that the data have ended.
+        done = self._epoch_start + (self._finite_steps.count() or batch)
         if not self._copies or done - self._copies[-1][0] >= BATCHES_BETWEEN_COPIES:
             self._copies = [*self._copies[-1:], (done, [variable.read_value() for variable in self._variables])]
 
@@ -70,22 +77,31 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
         self._batches = self._epoch_start + batch + 1
         loss = (logs or {}).get("loss", 0.0)
         if not np.isfinite(loss):
-            self._stop(batch, float(loss))
+            self._stop(batch, f"the loss is {float(loss)} in")
 
-    def _stop(self, last_batch: int, loss: float) -> None:
-        failed = self._finite_steps.last()
-        batch = last_batch if failed is None else failed
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        # The update of the last batch has had no loss after it that would show what it did.
+        if self.message is None and self._batches > self._epoch_start and not _are_finite(self._variables):
+            self._stop(self._batches - self._epoch_start - 1, "the weights are not finite after")
+
+    def _stop(self, last_batch: int, what: str) -> None:
+        # The last step counted is the one whose loss made the sum not finite, if any did.
+        batch = (self._finite_steps.count() or last_batch + 1) - 1
         # A copy is known to be good if a batch had a finite loss with it; at the first batch of all, there is none.
-        good = [copy for copy in self._copies if copy[0] < self._epoch_start + batch]
-        done, values = (good or self._copies)[-1]
+        earlier = [copy for copy in self._copies if copy[0] < self._epoch_start + batch]
+        good = [copy for copy in earlier if _are_finite(copy[1])]
+        done, values = (good or self._copies)[-1 if good else 0]
         for variable, value in zip(self._variables, values, strict=True):
             variable.assign(value)
         self.model.stop_training = True
         lost = self._epoch_start + batch - done
-        warnings.warn(
-            f"the loss is {loss} in epoch {self._epoch + 1}, batch {batch + 1}, so fit stops, with the weights and "
-            f"the optimizer of {lost} batches before. What helps: adapt(), a smaller learning rate, clipnorm in the "
-            "optimizer, a look at the data for extreme rows",
-            RuntimeWarning,
-            stacklevel=2,
+        self.message = (
+            f"{what} epoch {self._epoch + 1}, batch {batch + 1}, so fit has stopped and put back the "
+            f"weights and the optimizer of {lost} batch{'' if lost == 1 else 'es'} before. What helps: a smaller "
+            "learning rate, clipnorm in the optimizer, adapt() for data far from standardised, a look at the data for "
+            "extreme rows and for rows that lie where the distribution has no density"
         )
+
+
+def _are_finite(values: Sequence[tf.Variable | tf.Tensor]) -> bool:
+    return all(np.all(np.isfinite(value.numpy())) for value in values if value.dtype.is_floating)

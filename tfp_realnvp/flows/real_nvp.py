@@ -13,7 +13,7 @@ from tensorflow_probability import distributions as tfd
 from tfp_realnvp import masks
 from tfp_realnvp.bijectors import AffineCoupling, ElementwiseAffine
 from tfp_realnvp.checks import check_option, check_size, check_sizes, floating_policy
-from tfp_realnvp.conditioners import MLP
+from tfp_realnvp.conditioners import MLP, activation_config
 from tfp_realnvp.flows.arguments import as_vector_shape
 from tfp_realnvp.flows.flow import Flow
 from tfp_realnvp.serialization import to_config
@@ -38,10 +38,10 @@ class RealNVP(Flow):
     Args:
         event_shape: number of features D, or `(D,)`. For D = 1, which no coupling can split, each coupling is an
             affine transform by functions of the context; without a context there is one, by constants.
-        num_couplings: L, at least 1.
-        hidden_units: width of each hidden layer of each MLP.
-        activation: Keras activation of the hidden layers, by name or a callable; smooth ones, such as "silu", give
-            smooth densities, which Hamiltonian Monte Carlo in the latent space takes larger steps through.
+        num_couplings: L, at least 1; 8 if not given. Each scales by at most e^3.
+        hidden_units: width of each hidden layer of each MLP; (128, 128) if not given.
+        activation: Keras activation of the hidden layers, by name or a callable; "relu" if not given. Smooth ones, such
+            as "silu", give smooth densities, in whose latent space Hamiltonian Monte Carlo takes larger steps.
         context_shape: number K of context features, or `(K,)`, for a conditional density; None for none.
         coupling: "affine", the only kind.
         permutation: "reverse" turns the features around between couplings; "random" permutes them by `seed`, so that
@@ -52,7 +52,7 @@ class RealNVP(Flow):
         dtype: Keras dtype policy, "float32" or "float64" as a rule. Defaults to Keras's own.
         **kwargs: `name` and `trainable` of `keras.Model`.
 
-    Call arguments, returns and methods are those of `Flow`.
+    Call arguments, returns and methods are those of `Flow`; call `adapt` before `fit`, unless data are standardised.
 
     Raises:
         ValueError: if a size is below 1, an option unknown, or the base distribution of wrong shape or dtype.
@@ -106,7 +106,7 @@ class RealNVP(Flow):
             "event_shape": [size],
             "num_couplings": int(num_couplings),
             "hidden_units": [int(units) for units in hidden_units],
-            "activation": keras.activations.serialize(keras.activations.get(activation)),
+            "activation": activation,
             "context_shape": context_shape,
             "coupling": coupling,
             "permutation": permutation,
@@ -115,7 +115,8 @@ class RealNVP(Flow):
         self._base_distribution = base_distribution
 
     def _constructor_config(self) -> dict[str, Any]:
-        return self._options | {"base_distribution": to_config(self._base_distribution, "base_distribution")}
+        options = self._options | {"activation": activation_config(self._options["activation"])}
+        return options | {"base_distribution": to_config(self._base_distribution, "base_distribution")}
 
 
 def _bijectors(

@@ -3,6 +3,8 @@
 import abc
 import contextlib
 import numbers
+import threading
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,6 +42,7 @@ class LikelihoodModel(keras.Model):
         self._asked_steps: int | None = 1  # of compile's steps_per_execution; Keras's own, until compiled
         self._functions: dict[tuple[str, int], Any] = {}  # Keras's own, by name and steps in one execution
         self._finite_steps = FiniteSteps()
+        self._one_at_a_time = threading.RLock()
 
     @property
     @abc.abstractmethod
@@ -78,10 +81,10 @@ class LikelihoodModel(keras.Model):
 
         Raises:
             ValueError: if a loss or metrics are given: without targets there is nothing to compare with; if
-                steps_per_execution is no integer of at least 1, or another argument none of what it may be.
+                steps_per_execution is no integer of at least 1, or another argument has an unknown value.
         """
         for name, value in {"loss": loss, **kwargs}.items():
-            if value is not None and name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+            if value is not None and value != [] and name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
                 raise ValueError(f"{name} must be None, got {value!r}: a flow has its negative log-likelihood alone")
         if steps_per_execution is not None:
             check_size("steps_per_execution", steps_per_execution)
@@ -143,12 +146,13 @@ class LikelihoodModel(keras.Model):
         Returns:
             The history; "loss" is the mean negative log-likelihood in nats plus the regularisation losses of the
             layers, "val_loss" is without them. At a loss that is NaN or infinite, training stops with the last weights
-            known to be good, of at most 64 batches before, and a RuntimeWarning names the epoch and the batch.
+            that gave a finite one, of at most 64 batches before (the "val_loss" of that epoch is theirs), and a
+            RuntimeWarning names the epoch and the batch.
 
         Raises:
             ValueError: if arrays have a wrong shape, a NaN or infinity in the dtype of the model (the rows are named),
-                if a dataset is empty, if targets are given, if a number of epochs or the like is none, or if the
-                distribution has variables that the model cannot see or none to train.
+                if a dataset is empty, if targets are given, if a number of epochs or the like is no positive
+                integer, or if the distribution has variables that the model cannot see or none to train.
         """
         _check_counts(batch_size=batch_size, **{name: kwargs.get(name) for name in _COUNTS_OF_FIT})
         check_size("epochs", epochs, least=0)
@@ -174,7 +178,8 @@ class LikelihoodModel(keras.Model):
         steps = self._steps(kwargs.get("steps_per_epoch"), validation_steps)
         stop = StopOnNonFiniteLoss(self._finite_steps)
         if isinstance(callbacks, keras.callbacks.CallbackList):
-            callbacks.append(stop)
+            params = callbacks.params or {}
+            callbacks = keras.callbacks.CallbackList([stop, *callbacks.callbacks], model=self, **params)
         else:
             callbacks = [stop, *tf.nest.flatten(callbacks or [])]
         with self._executing(steps, "train_function"):
@@ -189,6 +194,8 @@ class LikelihoodModel(keras.Model):
                 validation_data=validation_data,
                 **kwargs,
             )
+        if stop.message is not None:  # Of this model by name: Python shows one and the same warning once only.
+            warnings.warn(f"{self.name}: {stop.message}", RuntimeWarning, stacklevel=2)
         if history.epoch and "loss" not in history.history:
             raise ValueError(_EMPTY)
         return history
@@ -262,19 +269,39 @@ class LikelihoodModel(keras.Model):
 
         A callback may call `evaluate` or `predict` while `fit` runs: what this call had is there again afterwards.
         """
+        with self._one_at_a_time, _floatx(self.variable_dtype), self._swapped(steps, name):
+            yield
+
+    @contextlib.contextmanager
+    def _swapped(self, steps: int, name: str) -> Iterator[None]:
         functions, outer_steps, outer_function = self._functions, self.steps_per_execution, getattr(self, name)
-        floatx = keras.config.floatx()
         self.steps_per_execution = steps
         setattr(self, name, functions.get((name, steps)))
-        keras.config.set_floatx(self.variable_dtype)  # to which Keras casts the arrays that it is given
         try:
             yield
         finally:
-            keras.config.set_floatx(floatx)
             if self._functions is functions:  # not compiled anew meanwhile
                 functions[name, steps] = getattr(self, name)
                 self.steps_per_execution = outer_steps
                 setattr(self, name, outer_function or getattr(self, name))
+
+
+_FLOATX_LOCK = threading.RLock()
+
+
+@contextlib.contextmanager
+def _floatx(dtype: str) -> Iterator[None]:
+    """Has Keras cast arrays to `dtype`, a setting of the whole process: one thread at a time may want another."""
+    if keras.config.floatx() == dtype:
+        yield
+        return
+    with _FLOATX_LOCK:
+        former = keras.config.floatx()
+        keras.config.set_floatx(dtype)
+        try:
+            yield
+        finally:
+            keras.config.set_floatx(former)
 
 
 def _check_counts(**counts: int | None) -> None:
