@@ -1,5 +1,7 @@
 """Plain Keras `fit`, `evaluate` and `predict` on every kind of data."""
 
+import concurrent.futures
+
 import keras
 import numpy as np
 import pytest
@@ -402,3 +404,13 @@ def test_two_replicas_train_as_one_device():
         # Before it undid the division by the number of replicas, Keras reported a part of the loss.
         if UNSCALES_LOSSES:
             assert history < 1e-5
+
+
+def test_threads_that_predict_leave_keras_as_it_was(conditional_flow, conditional_data):
+    """The dtype to which Keras casts arrays is one for the whole process, and no thread loses digits by another's."""
+    expected = conditional_flow.predict(conditional_data, verbose=0)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: conditional_flow.predict(conditional_data, verbose=0), range(24)))
+    for result in results:
+        np.testing.assert_array_equal(result, expected)
+    assert keras.config.floatx() == "float32" and conditional_flow.steps_per_execution == 1

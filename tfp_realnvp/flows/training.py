@@ -222,7 +222,7 @@ class LikelihoodModel(keras.Model):
             steps = self._steps(kwargs.get("steps"))
         with self._executing(steps, "test_function"):
             results = super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
-        if results in ([], {}):
+        if isinstance(results, list | dict) and not results:
             raise ValueError(_EMPTY)
         return results
 
