@@ -406,11 +406,13 @@ def test_two_replicas_train_as_one_device():
             assert history < 1e-5
 
 
-def test_threads_that_predict_leave_keras_as_it_was(conditional_flow, conditional_data):
+def test_threads_that_predict_leave_keras_as_it_was(flow, data, conditional_flow, conditional_data):
     """The dtype to which Keras casts arrays is one for the whole process, and no thread loses digits by another's."""
-    expected = conditional_flow.predict(conditional_data, verbose=0)
+    uses = [(flow, data[:500]), (conditional_flow, conditional_data)]  # in float32 and float64
+    expected = [model.predict(x, verbose=0) for model, x in uses]
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(lambda _: conditional_flow.predict(conditional_data, verbose=0), range(24)))
-    for result in results:
-        np.testing.assert_array_equal(result, expected)
-    assert keras.config.floatx() == "float32" and conditional_flow.steps_per_execution == 1
+        results = list(pool.map(lambda index: uses[index % 2][0].predict(uses[index % 2][1], verbose=0), range(60)))
+    for index, result in enumerate(results):
+        np.testing.assert_array_equal(result, expected[index % 2])
+    assert keras.config.floatx() == "float32"
+    assert flow.steps_per_execution == conditional_flow.steps_per_execution == 1

@@ -291,8 +291,11 @@ _FLOATX_LOCK = threading.RLock()
 
 @contextlib.contextmanager
 def _floatx(dtype: str) -> Iterator[None]:
-    """Has Keras cast arrays to `dtype`, a setting of the whole process: one thread at a time may want another."""
-    if keras.config.floatx() == dtype:
+    """Has Keras cast arrays to `dtype`, a setting of the whole process: one thread at a time may change or rely on it.
+
+    A flow in float32 need not rely on it: what Keras has left in more digits, it casts itself.
+    """
+    if keras.config.floatx() == dtype == "float32":
         yield
         return
     with _FLOATX_LOCK:
