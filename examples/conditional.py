@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.colors import PowerNorm
-from scipy.stats import multivariate_normal, norm
+from scipy.stats import norm
 
-from common import ACCENT, DATA, MODEL, ProgressBar, keras, nvp, print_scores, save
+from common import ACCENT, DATA, MODEL, ProgressBar, keras, linear_gaussian_log_prob, nvp, print_scores, save
 
 BATCH_SIZE = 256
 LEVELS = 0.5, 0.8, 0.9, 0.95
@@ -50,14 +50,6 @@ def true_log_prob(data: dict[str, np.ndarray]) -> np.ndarray:
     # Rounding to float32 may leave a point at the very edge of the support a hair outside.
     v = 2 * np.log(np.maximum(lognormal, 1e-6))
     return norm.logpdf(first, np.sin(2 * x), first_scale) + norm.logpdf(v) + np.log(2 / (second_scale * np.exp(v / 2)))
-
-
-def linear_gaussian_log_prob(train: dict[str, np.ndarray], test: dict[str, np.ndarray], degree: int) -> np.ndarray:
-    """Log-densities of least squares on powers of x, with one Gaussian for the noise everywhere."""
-    features, test_features = (np.vander(data["context"][:, 0], degree + 1) for data in (train, test))
-    coefficients = np.linalg.lstsq(features, train["x"], rcond=None)[0]
-    residuals = train["x"] - features @ coefficients
-    return multivariate_normal(cov=np.cov(residuals.T)).logpdf(test["x"] - test_features @ coefficients)
 
 
 def train_flow(train: dict, validation: dict, epochs: int, seed: int) -> nvp.RealNVP:

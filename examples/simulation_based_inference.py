@@ -16,7 +16,7 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import PowerNorm
 from scipy.stats import binom, chisquare, multivariate_normal, norm
 
-from common import ACCENT, DATA, MODEL, ProgressBar, keras, nll, nvp, print_scores, save
+from common import ACCENT, DATA, MODEL, ProgressBar, keras, linear_gaussian_log_prob, nll, nvp, print_scores, save
 
 BATCH_SIZE = 512
 DRAWS = 255  # of each posterior: the 256 ranks that are possible fall evenly into BINS
@@ -163,14 +163,6 @@ def train_flow(train: dict, validation: dict, epochs: int, seed: int) -> nvp.Rea
         callbacks=[best, ProgressBar()],
     )
     return flow
-
-
-def linear_gaussian_log_prob(train: dict[str, np.ndarray], test: dict[str, np.ndarray]) -> np.ndarray:
-    """Log-densities [N] of theta by least squares on x, with one Gaussian for what is left."""
-    features, test_features = (np.column_stack([data["context"], np.ones(len(data["x"]))]) for data in (train, test))
-    coefficients = np.linalg.lstsq(features, train["x"], rcond=None)[0]
-    residuals = train["x"] - features @ coefficients
-    return multivariate_normal(cov=np.cov(residuals.T)).logpdf(test["x"] - test_features @ coefficients)
 
 
 def rank_statistics(simulator: Simulator, data: dict[str, np.ndarray], draws: np.ndarray) -> dict[str, np.ndarray]:

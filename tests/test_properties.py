@@ -289,33 +289,31 @@ def log_prob_by_autodiff(flow, x, context):
     return log_det - 0.5 * squares - z.shape[-1] * NORMAL_CONSTANT
 
 
+@st.composite
+def flows_and_batches(draw):
+    """(flow, x, context or None, the batch shape of x and context together)."""
+    flow = draw(flows())
+    leading, context_leading = draw(shapes_that_broadcast(2))
+    x, context = draw(rows(flow, leading, 1.0, context_leading))
+    return flow, x, context, np.broadcast_shapes(leading, () if context is None else context_leading)
+
+
 @given(st.data())
 @examples(EXAMPLES)
 def test_round_trips_and_log_dets_of_real_nvp(data):
-    flow = data.draw(flows())
-    leading, context_leading = data.draw(shapes_that_broadcast(2))
-    x, context = data.draw(rows(flow, leading, 1.0, context_leading))
-    if context is None:
-        context_leading = ()
-    check_round_trips_and_log_dets(
-        Drawn(flow.bijector(context), tf.constant(x), np.broadcast_shapes(leading, context_leading))
-    )
+    flow, x, context, batch_shape = data.draw(flows_and_batches())
+    check_round_trips_and_log_dets(Drawn(flow.bijector(context), tf.constant(x), batch_shape))
 
 
 @given(st.data())
 @examples(EXAMPLES)
 def test_the_density_of_a_batch_is_that_of_its_rows(data):
-    flow = data.draw(flows())
-    leading, context_leading = data.draw(shapes_that_broadcast(2))
-    x, context = data.draw(rows(flow, leading, 1.0, context_leading))
-    if context is None:
-        context_leading = ()
-    batch_shape = np.broadcast_shapes(leading, context_leading)
+    flow, x, context, batch_shape = data.draw(flows_and_batches())
     log_prob = flow.log_prob(x, context)
     assert log_prob.shape == batch_shape and log_prob.dtype == flow.variable_dtype
     x = np.broadcast_to(x, (*batch_shape, *flow.event_shape))
     if context is not None:
-        assert flow.distribution(context).batch_shape == context_leading
+        assert flow.distribution(context).batch_shape == context.shape[:-1]
         context = np.broadcast_to(context, (*batch_shape, *flow.context_shape))
     for index in np.ndindex(*batch_shape):
         row = None if context is None else context[index]

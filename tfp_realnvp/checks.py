@@ -7,19 +7,32 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["check_flag", "check_option", "check_shape", "check_size", "check_sizes", "floating_policy", "is_size"]
+__all__ = [
+    "check_flag",
+    "check_option",
+    "check_shape",
+    "check_size",
+    "check_sizes",
+    "floating_policy",
+    "is_integer",
+    "is_size",
+]
+
+
+def is_integer(value: Any) -> bool:
+    """Whether `value` is an integer of Python or NumPy; a truth value is none."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def is_size(size: Any, least: int = 1) -> bool:
     """Whether `size` is an integer of at least 1, or of another least value, that TensorFlow takes for a size."""
-    return isinstance(size, int | np.integer) and not isinstance(size, bool) and least <= size < 2**31
+    return is_integer(size) and least <= size < 2**31
 
 
 def check_size(argument: str, size: Any, least: int = 1) -> None:
     """Raises a ValueError unless `size` is an integer of at least `least`, and below 2**31."""
     if not is_size(size, least):
-        is_integer = isinstance(size, int | np.integer)
-        expected = "below 2**31" if is_integer and size >= 2**31 else f"an integer of at least {least}"
+        expected = "below 2**31" if is_integer(size) and size >= 2**31 else f"an integer of at least {least}"
         raise ValueError(f"{argument} must be {expected}, got {size!r}")
 
 

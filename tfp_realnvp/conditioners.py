@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
-from tfp_realnvp.checks import check_size, check_sizes, floating_policy
+from tfp_realnvp.checks import check_size, check_sizes, floating_policy, is_integer
 
 __all__ = ["MLP", "activation_config"]
 
@@ -69,7 +68,7 @@ class MLP(keras.layers.Layer):
         is_number = isinstance(log_scale_bound, numbers.Real) and not isinstance(log_scale_bound, bool)
         if not is_number or not 0 < log_scale_bound <= sys.float_info.max:
             raise ValueError(f"log_scale_bound must be above 0 and finite, got {log_scale_bound!r:.100}")
-        if not isinstance(seed, int | np.integer | None) or isinstance(seed, bool):
+        if seed is not None and not is_integer(seed):
             raise ValueError(f"seed must be an integer or None, got {seed!r}")
         if not -(2**63) <= (seed or 0) < 2**63 - len(hidden_units):  # as many layers count on from it
             raise ValueError(f"seed must fit into 64 bits, got {seed!r}")

@@ -1,7 +1,5 @@
 """What the supported releases of Keras 3 do differently; the rest of the package is the same for all of them."""
 
-from typing import Any
-
 import keras
 import tensorflow as tf
 from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
@@ -16,7 +14,7 @@ KEEPS_UNFILLED_EXECUTIONS = hasattr(TensorFlowTrainer(), "unrolled_steps_per_exe
 UNSCALES_LOSSES = hasattr(loss, "unscale_loss_for_distribution")
 
 
-def hold(wrapper: keras.Variable, variable: tf.Variable) -> Any:
+def hold(wrapper: keras.Variable, variable: tf.Variable) -> keras.Variable:
     """`wrapper`, which was made of `variable`, around `variable` itself: the first releases put a copy there."""
     wrapper._value = variable
     return wrapper

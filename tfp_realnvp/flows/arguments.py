@@ -12,7 +12,7 @@ from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp.bijectors import Coupling
-from tfp_realnvp.checks import check_shape, is_size
+from tfp_realnvp.checks import check_shape, is_integer, is_size
 
 __all__ = [
     "as_path",
@@ -123,7 +123,7 @@ def stateless_seed(seed: Any) -> tf.Tensor:
     """An int32 tensor `[2]`: a fresh one from None, the two halves of a 64-bit integer, or the given pair."""
     if seed is None:
         return tf.random.uniform([2], tf.int32.min, tf.int32.max, tf.int32)
-    if isinstance(seed, int | np.integer) and not isinstance(seed, bool):
+    if is_integer(seed):
         if not -(2**63) <= seed < 2**64:
             raise ValueError(f"seed must fit into 64 bits, got {seed}")
         words = [int(seed) & 0xFFFFFFFF, int(seed) >> 32 & 0xFFFFFFFF]

@@ -71,8 +71,9 @@ def check_weights(sample_weight: Any, data: Any, argument: str, dtype: str) -> N
     if _is_array(x) and len(x) != len(sample_weight):
         raise ValueError(f"{argument} must have one weight for each of {len(x)} rows, got {len(sample_weight)}")
     _check_finite(sample_weight, argument, dtype)
-    if np.any(np.asarray(sample_weight) < 0) or not np.any(np.asarray(sample_weight) > 0):
-        raise ValueError(f"{argument} must be of 0 and above, not all 0, got {np.min(sample_weight)} for the least")
+    least = np.min(sample_weight)
+    if least < 0 or not np.any(sample_weight):
+        raise ValueError(f"{argument} must be of 0 and above, not all 0, got {least} for the least")
 
 
 def standardization_moments(

@@ -12,7 +12,7 @@ from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp import masks
 from tfp_realnvp.bijectors import AffineCoupling, ElementwiseAffine
-from tfp_realnvp.checks import check_option, check_size, check_sizes, floating_policy
+from tfp_realnvp.checks import check_option, check_size, check_sizes, floating_policy, is_integer
 from tfp_realnvp.conditioners import MLP, activation_config
 from tfp_realnvp.flows.arguments import as_vector_shape
 from tfp_realnvp.flows.flow import Flow
@@ -89,7 +89,7 @@ class RealNVP(Flow):
         policy = floating_policy(dtype)
         if seed is None:
             seed = int(np.random.randint(2**31))  # noqa: NPY002
-        if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+        if not is_integer(seed) or not 0 <= seed < 2**32:
             raise ValueError(f"seed must be None or an integer from 0 to 2**32 - 1, got {seed!r}")
 
         base = base_distribution
