@@ -32,7 +32,7 @@ def coupling(mask, context_shape=None):
 def elementwise(context_shape):
     def make(dtype):
         conditioner = nvp.MLP(2, hidden_units=(8,), activation="tanh", dtype=dtype)
-        return ElementwiseAffine(conditioner, 2, random_tensor(context_shape, dtype, seed=7))
+        return ElementwiseAffine(conditioner, [False, False], random_tensor(context_shape, dtype, seed=7))
 
     return make
 

@@ -104,7 +104,7 @@ class Parts:
         return nvp.AffineCoupling(self.mlp(int((~mask).sum())), mask, self.context)
 
     def elementwise(self):
-        return ElementwiseAffine(self.mlp(self.size), self.size, self.context)
+        return ElementwiseAffine(self.mlp(self.size), np.zeros(self.size, bool), self.context)
 
     def inverted(self):
         return tfb.Invert(self.coupling())

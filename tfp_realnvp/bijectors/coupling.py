@@ -1,6 +1,7 @@
 """Coupling bijectors: the kept part of an event conditions how the rest is moved."""
 
 import abc
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,14 +15,17 @@ from tfp_realnvp.bijectors.permutation import permute
 from tfp_realnvp.checks import check_shape
 from tfp_realnvp.variables import all_variables, keras_layers, tf_keras_layers
 
-__all__ = ["AffineCoupling", "Coupling", "ElementwiseAffine"]
+__all__ = ["Coupling", "broadcast_batch_shape", "with_context"]
 
 
 class Coupling(OnePassBijector):
     """What all couplings share: the split of an event, and one call of the conditioner a pass.
 
-    A subclass says how the moved part changes, given the conditioner's two outputs, in `_move` and `_move_back`.
+    A subclass says what the conditioner returns, in `_expected_outputs` and `_output_shapes`, and how the moved part
+    changes given that, in `_move` and `_move_back`. Its constructor passes `dict(locals())` on as `parameters`.
     """
+
+    _keeps_part = True  # False for what moves every feature by functions of the context alone
 
     def __init__(
         self,
@@ -39,6 +43,9 @@ class Coupling(OnePassBijector):
                 raise ValueError(f"conditioner must be callable, got {conditioner!r}")
             self._conditioner = conditioner
             self._mask = self._no_dependency(self._checked_mask(mask))
+            parameters = parameters | {
+                "mask": self._mask
+            }  # The caller's array may change; copies are rebuilt of these.
             self._context = None if context is None else _checked_context(context)
 
             # Two contiguous parts are slices of the event; another mask costs one gather each way.
@@ -59,13 +66,17 @@ class Coupling(OnePassBijector):
             self._conditioner_variables = conditioner_variables or all_variables(conditioner)
             super().__init__(forward_min_event_ndims=1, validate_args=validate_args, parameters=parameters, name=name)
 
-    @staticmethod
-    def _checked_mask(mask: Any) -> np.ndarray:
-        mask = np.asarray(mask)
-        if mask.dtype != bool or mask.ndim != 1:
+    def _checked_mask(self, mask: Any) -> np.ndarray:
+        try:
+            mask = np.array(mask)
+        except ValueError as error:
+            raise ValueError(f"mask must be a boolean vector [D], got {mask!r:.100}") from error
+        if mask.dtype != bool or mask.ndim != 1 or not mask.size:
             raise ValueError(f"mask must be a boolean vector [D], got dtype {mask.dtype} and shape {list(mask.shape)}")
-        if mask.all() or not mask.any():
+        if self._keeps_part and (mask.all() or not mask.any()):
             raise ValueError(f"mask must keep a part of the event and move a part, got {mask.tolist()}")
+        if not self._keeps_part and mask.any():
+            raise ValueError(f"mask must keep nothing in {type(self).__name__}, got {mask.tolist()}")
         return mask
 
     @classmethod
@@ -83,6 +94,16 @@ class Coupling(OnePassBijector):
     @property
     def context(self) -> tf.Tensor | None:
         return self._context
+
+    @property
+    @abc.abstractmethod
+    def _expected_outputs(self) -> str:
+        """What the conditioner must return, in words."""
+
+    @property
+    @abc.abstractmethod
+    def _output_shapes(self) -> list[list[int]]:
+        """The shape of each output of the conditioner, after its rows; flattened ones will do."""
 
     @abc.abstractmethod
     def _move(self, moved: tf.Tensor, *outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -133,9 +154,7 @@ class Coupling(OnePassBijector):
         # Keras's functional models take matrices only.
         outputs = self._call_conditioner(_as_matrix(kept), None if context is None else _as_matrix(context))
         if kept.shape.rank != 2:
-            shape = tf.concat([tf.shape(kept)[:-1], [self._moved_size]], axis=0)
-            static_shape = kept.shape[:-1].concatenate([self._moved_size])
-            outputs = tuple(tf.ensure_shape(tf.reshape(output, shape), static_shape) for output in outputs)
+            outputs = tuple(_with_rows(output, kept) for output in outputs)
         return kept, tuple(tf.cast(output, kept.dtype) for output in outputs)
 
     def _call_conditioner(self, kept: tf.Tensor, context: tf.Tensor | None) -> tuple[tf.Tensor, ...]:
@@ -145,138 +164,24 @@ class Coupling(OnePassBijector):
             outputs = self._conditioner([kept, context])  # as functional models of Keras want it
         else:
             outputs = self._conditioner(kept, context)
-        expected = f"conditioner must return the pair (shift, log_scale), each [N, {self._moved_size}]"
-        if not isinstance(outputs, tuple | list) or len(outputs) != 2:
+        expected, shapes = f"conditioner must return {self._expected_outputs}", self._output_shapes
+        outputs = tuple(outputs) if isinstance(outputs, tuple | list) else (outputs,)
+        if len(outputs) != len(shapes):
             raise ValueError(f"{expected}, got {outputs!r}")
         try:
-            outputs = tuple(tf.convert_to_tensor(output) for output in outputs)
+            outputs = [tf.convert_to_tensor(output) for output in outputs]
         except (TypeError, ValueError) as error:
             raise ValueError(f"{expected}, got {outputs!r:.100}") from error
         if any(not (output.dtype.is_floating or output.dtype.is_integer) for output in outputs):
             raise ValueError(f"{expected}, got dtypes {' and '.join(output.dtype.name for output in outputs)}")
-        if any(not output.shape.is_compatible_with([kept.shape[0], self._moved_size]) for output in outputs):
-            shapes = " and ".join(str(output.shape) for output in outputs)
-            raise ValueError(f"{expected}, got shapes {shapes} for kept of shape {kept.shape}")
-        return outputs
-
-
-class AffineCoupling(Coupling):
-    """Affine coupling of Real NVP: the moved part is scaled and shifted by functions of the kept part.
-
-    With mask b (1 = kept), log-scale s and shift t, both computed by the conditioner from the kept part and, if there
-    is one, the context,
-
-        y = x * exp((1-b) * s(b*x)) + (1-b) * t(b*x)            log|det dy/dx| = sum((1-b) * s(b*x))
-        x = (y - (1-b) * t(b*y)) * exp(-(1-b) * s(b*y))         log|det dx/dy| = -sum((1-b) * s(b*y))
-
-    `forward` takes latent to data (sampling), `inverse` data to latent (density). Kept components come through
-    unchanged, bit for bit. The conditioner runs once for a value and its log-determinant.
-
-    Source: Dinh, Sohl-Dickstein & Bengio, "Density estimation using Real NVP", 2017, arXiv 1605.08803, section 3.
-
-    Args:
-        conditioner: `conditioner(kept)`, or `conditioner(kept, context)` with a context, returning the pair
-            (shift, log_scale). `kept` is `[N, d]`, all leading dimensions flattened into N; shift and log_scale are
-            `[N, D - d]`, in the order of the features. A Keras 3 layer or model, a tf_keras layer or model (a
-            functional one has two inputs, in that order), a `tf.Module`, or a plain function. A Keras conditioner
-            that is not built yet is built here. A plain function is for fixed transforms: wrap one that has variables
-            in a `tf.Module`, since nobody can see into a function.
-        mask: boolean vector `[D]`, True = kept, for instance `masks.half(D)`. Two contiguous parts are sliced, other
-            patterns gathered.
-        context: floating-point tensor `[B..., K]`, or None. Its leading dimensions are the batch shape of the
-            bijector; they broadcast with those of the events.
-        conditioner_variables: leave it None. TFP passes what it found here when it rebuilds the bijector.
-        validate_args: as in every `tfb.Bijector`; there is nothing more to validate here.
-        name: name of the ops.
-
-    Events are `[..., D]`, log-determinants `[...]`, in nats, and in float32 at least.
-
-    Raises:
-        ValueError: if mask is not a boolean vector or keeps all or nothing; if an event's last dimension is not D; if
-            the conditioner does not return two tensors `[N, D - d]`.
-
-    In eager mode nothing is cached, so TFP's own `tfb.Chain` computes the conditioner again (twice) for the
-    log-determinant; in a `tf.function`, and in what `Flow` makes of a chain, it runs once.
-
-    >>> coupling = AffineCoupling(lambda kept: (kept, tf.zeros_like(kept)), mask=np.array([True, False]))
-    >>> coupling.forward([[1.0, 2.0]]).numpy()
-    array([[1., 3.]], dtype=float32)
-    """
-
-    def __init__(
-        self,
-        conditioner: Callable,
-        mask: np.ndarray,
-        context: Any = None,
-        *,
-        conditioner_variables: Sequence[tf.Variable] | None = None,
-        validate_args: bool = False,
-        name: str = "affine_coupling",
-    ):
-        """The arguments are those that the class describes."""
-        try:
-            mask = np.array(mask)  # The caller's array may change; copies are rebuilt from the parameters.
-        except ValueError as error:
-            raise ValueError(f"mask must be a boolean vector [D], got {mask!r:.100}") from error
-        parameters = dict(locals())
-        super().__init__(
-            conditioner,
-            mask,
-            context,
-            conditioner_variables=conditioner_variables,
-            validate_args=validate_args,
-            parameters=parameters,
-            name=name,
-        )
-
-    def _move(self, moved, shift, log_scale):
-        return moved * tf.exp(log_scale) + shift, log_scale
-
-    def _move_back(self, moved, shift, log_scale):
-        return (moved - shift) * tf.exp(-log_scale), -log_scale
-
-
-class ElementwiseAffine(Coupling):
-    """Affine transform of every feature, y = x * exp(s(context)) + t(context): a coupling that keeps nothing.
-
-    The fallback for events of one feature, which no coupling can split. Arguments, shapes and errors are those of
-    `AffineCoupling`, but for `size`, the number of features D, in place of the mask, and for the context, which there
-    must be; `kept` is `[N, 0]`.
-    """
-
-    def __init__(
-        self,
-        conditioner: Callable,
-        size: int,
-        context: Any,
-        *,
-        conditioner_variables: Sequence[tf.Variable] | None = None,
-        validate_args: bool = False,
-        name: str = "elementwise_affine",
-    ):
-        """The arguments are those that the class describes."""
-        parameters = dict(locals())
-        self._size = size
-        super().__init__(
-            conditioner,
-            np.zeros(size, bool),
-            context,
-            conditioner_variables=conditioner_variables,
-            validate_args=validate_args,
-            parameters=parameters,
-            name=name,
-        )
-
-    @staticmethod
-    def _checked_mask(mask):
-        return mask
-
-    @property
-    def size(self) -> int:
-        return self._size
-
-    _move = AffineCoupling._move
-    _move_back = AffineCoupling._move_back
+        rows = kept.shape[:1]
+        for index, (output, shape) in enumerate(zip(outputs, shapes, strict=True)):
+            if len(shape) > 1 and output.shape.rank == 2 and output.shape[-1] == math.prod(shape):
+                outputs[index] = tf.reshape(output, [-1, *shape])
+            elif not output.shape.is_compatible_with(rows + shape):
+                got = " and ".join(str(output.shape) for output in outputs)
+                raise ValueError(f"{expected}, got shapes {got} for kept of shape {kept.shape}")
+        return tuple(outputs)
 
 
 def with_context(bijector: tfb.Bijector, context: tf.Tensor) -> tfb.Bijector:
@@ -318,3 +223,9 @@ def _as_matrix(tensor: tf.Tensor) -> tf.Tensor:
     if tensor.shape.rank == 2:
         return tensor
     return tf.reshape(tensor, [tf.reduce_prod(tf.shape(tensor)[:-1]), tensor.shape[-1]])
+
+
+def _with_rows(output: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:
+    """`output [N, ...]` as `[*batch, ...]`, with the batch shape of `kept`."""
+    shape = tf.concat([tf.shape(kept)[:-1], output.shape[1:]], axis=0)
+    return tf.ensure_shape(tf.reshape(output, shape), kept.shape[:-1] + output.shape[1:])

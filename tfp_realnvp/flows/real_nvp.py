@@ -138,7 +138,7 @@ def _bijectors(
     for index in range(num_couplings):
         mlp_seed = int(random.randint(2**31))
         if size == 1:
-            yield ElementwiseAffine(mlp(1, seed=mlp_seed), 1, context)
+            yield ElementwiseAffine(mlp(1, seed=mlp_seed), [False], context)
             continue
         if index and permutation == "reverse":
             yield tfb.Permute(np.arange(size)[::-1])

@@ -1,0 +1,100 @@
+"""Affine couplings: the moved part is scaled and shifted."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfp_realnvp.bijectors.coupling import Coupling
+
+__all__ = ["AffineCoupling", "ElementwiseAffine"]
+
+
+class AffineCoupling(Coupling):
+    """Affine coupling of Real NVP: the moved part is scaled and shifted by functions of the kept part.
+
+    With mask b (1 = kept), log-scale s and shift t, both computed by the conditioner from the kept part and, if there
+    is one, the context,
+
+        y = x * exp((1-b) * s(b*x)) + (1-b) * t(b*x)            log|det dy/dx| = sum((1-b) * s(b*x))
+        x = (y - (1-b) * t(b*y)) * exp(-(1-b) * s(b*y))         log|det dx/dy| = -sum((1-b) * s(b*y))
+
+    `forward` takes latent to data (sampling), `inverse` data to latent (density). Kept components come through
+    unchanged, bit for bit. The conditioner runs once for a value and its log-determinant.
+
+    Source: Dinh, Sohl-Dickstein & Bengio, "Density estimation using Real NVP", 2017, arXiv 1605.08803, section 3.
+
+    Args:
+        conditioner: `conditioner(kept)`, or `conditioner(kept, context)` with a context, returning the pair
+            (shift, log_scale). `kept` is `[N, d]`, all leading dimensions flattened into N; shift and log_scale are
+            `[N, D - d]`, in the order of the features. A Keras 3 layer or model, a tf_keras layer or model (a
+            functional one has two inputs, in that order), a `tf.Module`, or a plain function. A Keras conditioner
+            that is not built yet is built here. A plain function is for fixed transforms: wrap one that has variables
+            in a `tf.Module`, since nobody can see into a function.
+        mask: boolean vector `[D]`, True = kept, for instance `masks.half(D)`. Two contiguous parts are sliced, other
+            patterns gathered.
+        context: floating-point tensor `[B..., K]`, or None. Its leading dimensions are the batch shape of the
+            bijector; they broadcast with those of the events.
+        conditioner_variables: leave it None. TFP passes what it found here when it rebuilds the bijector.
+        validate_args: as in every `tfb.Bijector`; there is nothing more to validate here.
+        name: name of the ops.
+
+    Events are `[..., D]`, log-determinants `[...]`, in nats, and in float32 at least.
+
+    Raises:
+        ValueError: if mask is not a boolean vector or keeps all or nothing; if an event's last dimension is not D; if
+            the conditioner does not return two tensors `[N, D - d]`.
+
+    In eager mode nothing is cached, so TFP's own `tfb.Chain` computes the conditioner again (twice) for the
+    log-determinant; in a `tf.function`, and in what `Flow` makes of a chain, it runs once.
+
+    >>> coupling = AffineCoupling(lambda kept: (kept, tf.zeros_like(kept)), mask=np.array([True, False]))
+    >>> coupling.forward([[1.0, 2.0]]).numpy()
+    array([[1., 3.]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        conditioner: Callable,
+        mask: np.ndarray,
+        context: Any = None,
+        *,
+        conditioner_variables: Sequence[tf.Variable] | None = None,
+        validate_args: bool = False,
+        name: str = "affine_coupling",
+    ):
+        """The arguments are those that the class describes."""
+        super().__init__(
+            conditioner,
+            mask,
+            context,
+            conditioner_variables=conditioner_variables,
+            validate_args=validate_args,
+            parameters=dict(locals()),
+            name=name,
+        )
+
+    @property
+    def _expected_outputs(self):
+        return f"the pair (shift, log_scale), each [N, {self._moved_size}]"
+
+    @property
+    def _output_shapes(self):
+        return 2 * [[self._moved_size]]
+
+    def _move(self, moved, shift, log_scale):
+        return moved * tf.exp(log_scale) + shift, log_scale
+
+    def _move_back(self, moved, shift, log_scale):
+        return (moved - shift) * tf.exp(-log_scale), -log_scale
+
+
+class ElementwiseAffine(AffineCoupling):
+    """Affine transform of every feature, y = x * exp(s(context)) + t(context): a coupling that keeps nothing.
+
+    For events of one feature, which no coupling can split. Arguments, shapes and errors are those of `AffineCoupling`,
+    but that `mask` is False everywhere, so that `kept` is `[N, 0]`.
+    """
+
+    _keeps_part = False
