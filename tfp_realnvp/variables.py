@@ -14,6 +14,7 @@ from tfp_realnvp.versions import hold
 __all__ = [
     "all_variables",
     "frozen_variables",
+    "in_keras_training",
     "keras_inference",
     "keras_layers",
     "keras_variable",
@@ -58,6 +59,12 @@ def all_variables(module: object) -> tuple[tf.Variable, ...]:
 def frozen_variables(layers: Sequence[Any]) -> tuple[tf.Variable, ...]:
     """The variables of tf_keras layers that these do not train; a frozen layer's say themselves that they train."""
     return tuple(variable for layer in layers for variable in layer.non_trainable_variables)
+
+
+def in_keras_training() -> bool:
+    """Whether a Keras 3 layer is being called in training mode, as the layers within it are then, too."""
+    call = global_state.get_global_attribute("current_call_ctx")
+    return bool(getattr(call, "training", None))
 
 
 @contextlib.contextmanager

@@ -2,6 +2,20 @@
 
 from tfp_realnvp.bijectors.affine import AffineCoupling, ElementwiseAffine
 from tfp_realnvp.bijectors.coupling import Coupling
+from tfp_realnvp.bijectors.linear import LULinear
+from tfp_realnvp.bijectors.normalization import ActNorm, BatchNorm
 from tfp_realnvp.bijectors.one_pass import OnePassBijector, OnePassChain
+from tfp_realnvp.bijectors.spline import ElementwiseSpline, SplineCoupling
 
-__all__ = ["AffineCoupling", "Coupling", "ElementwiseAffine", "OnePassBijector", "OnePassChain"]
+__all__ = [
+    "ActNorm",
+    "AffineCoupling",
+    "BatchNorm",
+    "Coupling",
+    "ElementwiseAffine",
+    "ElementwiseSpline",
+    "LULinear",
+    "OnePassBijector",
+    "OnePassChain",
+    "SplineCoupling",
+]

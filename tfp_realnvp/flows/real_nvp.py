@@ -11,41 +11,67 @@ from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp import masks
-from tfp_realnvp.bijectors import AffineCoupling, ElementwiseAffine
+from tfp_realnvp.bijectors import (
+    ActNorm,
+    AffineCoupling,
+    BatchNorm,
+    Coupling,
+    ElementwiseAffine,
+    ElementwiseSpline,
+    LULinear,
+    SplineCoupling,
+)
 from tfp_realnvp.checks import check_option, check_size, check_sizes, floating_policy, is_integer
-from tfp_realnvp.conditioners import MLP, activation_config
+from tfp_realnvp.conditioners import MLP, Constant, ResNet, activation_config
 from tfp_realnvp.flows.arguments import as_vector_shape
 from tfp_realnvp.flows.flow import Flow
 from tfp_realnvp.serialization import to_config
 
 __all__ = ["RealNVP"]
 
-_COUPLINGS = ("affine",)
-_PERMUTATIONS = ("reverse", "random")
+_CONDITIONERS = {"mlp": MLP, "resnet": ResNet}
+_COUPLINGS = {  # and what stands in for each where there is one feature
+    "affine": (AffineCoupling, ElementwiseAffine),
+    "spline": (SplineCoupling, ElementwiseSpline),
+}
+_PERMUTATIONS = ("reverse", "random", "lu")
+_NORMALIZATIONS = {"actnorm": ActNorm, "batchnorm": BatchNorm}
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
 class RealNVP(Flow):
     """Real NVP density of vectors, unconditional p(x) or conditional p(x | context).
 
-        x = f_1(P(f_2(P(... f_L(z))))),        z ~ base_distribution,
+        x = P_1(f_1(P_2(f_2(... P_L(f_L(z)))))),        z ~ base_distribution,
 
-    with affine couplings f_i, each of an `MLP`, and permutations P between them. Successive couplings move
-    complementary parts of the event: two move every feature, four let every feature depend on every other.
+    with couplings f_i, each of a network of its own, and permutations P_i, the first of which is the identity.
+    Successive couplings move complementary parts of the event: two move every feature, four let every feature depend on
+    every other.
 
-    Source: Dinh, Sohl-Dickstein & Bengio, "Density estimation using Real NVP", 2017, arXiv 1605.08803.
+    Sources: Dinh, Sohl-Dickstein & Bengio, "Density estimation using Real NVP", 2017, arXiv 1605.08803; splines and LU
+    maps as in Durkan, Bekasov, Murray & Papamakarios, "Neural spline flows", 2019, arXiv 1906.04032.
 
     Args:
         event_shape: number of features D, or `(D,)`. For D = 1, which no coupling can split, each coupling is an
-            affine transform by functions of the context; without a context there is one, by constants.
-        num_couplings: L, at least 1; 8 if not given. Each scales by at most e^3.
-        hidden_units: width of each hidden layer of each MLP; (128, 128) if not given.
+            element-wise transform by functions of the context; without a context its parameters are learned constants,
+            and an affine one is enough for all of them.
+        num_couplings: L, at least 1; 8 if not given.
+        hidden_units: width of each hidden layer of each network, or of each residual block; (128, 128) if not given.
         activation: Keras activation of the hidden layers, by name or a callable; "relu" if not given. Smooth ones, such
             as "silu", give smooth densities, in whose latent space Hamiltonian Monte Carlo takes larger steps.
         context_shape: number K of context features, or `(K,)`, for a conditional density; None for none.
-        coupling: "affine", the only kind.
+        conditioner: the kind of network: "mlp", an `MLP`, or "resnet", a `ResNet`.
+        dropout: part of the units that the networks drop in training, from 0 to below 1. Densities and samples, in
+            `evaluate`, too, and exports use all units.
+        coupling: "affine", an `AffineCoupling`, or "spline", a `SplineCoupling`.
+        log_scale_bound: of affine couplings: each scales by at most e to the power of it.
+        num_bins: of splines: the number of bins of each.
+        bound: of splines: each is the identity outside [-bound, bound]; `adapt` brings data to unit scale.
         permutation: "reverse" turns the features around between couplings; "random" permutes them by `seed`, so that
-            of a pair of couplings the second moves what the first kept. Random permutations are saved with the weights.
+            of a pair of couplings the second moves what the first kept; "lu" learns a linear map, an `LULinear`, in
+            place of each such permutation, and one more at either end. Saved with the weights.
+        normalization: after each coupling, seen from the data: "actnorm", an `ActNorm`, "batchnorm", a `BatchNorm`, or
+            None.
         base_distribution: `tfd.Distribution` of event shape `[D]` and batch shape `[]`, of the dtype of the flow;
             its trainable variables train too. Defaults to N(0, I).
         seed: integer that fixes initial weights and permutations; None draws one (from `numpy.random`).
@@ -73,8 +99,14 @@ class RealNVP(Flow):
         hidden_units: Sequence[int] = (128, 128),
         activation: str | Callable = "relu",
         context_shape: Sequence[int] | int | None = None,
+        conditioner: str = "mlp",
+        dropout: float = 0.0,
         coupling: str = "affine",
+        log_scale_bound: float = 3.0,
+        num_bins: int = 8,
+        bound: float = 3.0,
         permutation: str = "reverse",
+        normalization: str | None = None,
         base_distribution: tfd.Distribution | None = None,
         seed: int | None = None,
         dtype: Any = None,
@@ -84,8 +116,12 @@ class RealNVP(Flow):
         context_shape = None if context_shape is None else as_vector_shape(context_shape, "context_shape")
         check_size("num_couplings", num_couplings)
         check_sizes("hidden_units", hidden_units)
-        check_option("coupling", coupling, _COUPLINGS)
+        check_option("conditioner", conditioner, tuple(_CONDITIONERS))
+        check_option("coupling", coupling, tuple(_COUPLINGS))
+        check_size("num_bins", num_bins, least=2)
         check_option("permutation", permutation, _PERMUTATIONS)
+        if normalization is not None:
+            check_option("normalization", normalization, tuple(_NORMALIZATIONS))
         policy = floating_policy(dtype)
         if seed is None:
             seed = int(np.random.randint(2**31))  # noqa: NPY002
@@ -97,8 +133,35 @@ class RealNVP(Flow):
             base = tfd.Independent(tfd.Normal(*np.array([[0.0] * size, [1.0] * size], policy.variable_dtype)), 1)
         _check_base(base, size, policy.variable_dtype)
         context = None if context_shape is None else tf.zeros(context_shape, policy.variable_dtype)
-        mlp = functools.partial(MLP, hidden_units=hidden_units, activation=activation, dtype=policy)
-        bijectors = list(_bijectors(size, num_couplings, mlp, context, permutation, seed, policy.variable_dtype))
+
+        network = functools.partial(
+            _CONDITIONERS[conditioner], hidden_units=hidden_units, activation=activation, dropout=dropout
+        )
+        is_constant = size == 1 and context is None
+        if is_constant:
+            network = Constant
+        is_spline = coupling == "spline"
+        make_network = functools.partial(
+            network,
+            num_parameters=3 * num_bins - 1 if is_spline else None,
+            log_scale_bound=log_scale_bound,
+            dtype=policy,
+        )
+        kind = _COUPLINGS[coupling][size == 1]
+        if is_spline:
+            kind = functools.partial(kind, num_bins=num_bins, bound=bound)
+
+        def make_coupling(mask: np.ndarray, seed: int) -> Coupling:
+            return kind(make_network(int((~mask).sum()), seed=seed), mask, context)
+
+        dtype = policy.variable_dtype
+        if is_constant and not is_spline:
+            bijectors = [
+                tfb.Shift(tf.Variable([0.0], dtype=dtype, name="shift")),
+                tfb.Scale(log_scale=tf.Variable([0.0], dtype=dtype, name="log_scale")),
+            ]
+        else:
+            bijectors = list(_bijectors(size, num_couplings, make_coupling, permutation, normalization, seed, dtype))
         super().__init__(
             tfd.TransformedDistribution(base, tfb.Chain(bijectors)), context_shape=context_shape, dtype=policy, **kwargs
         )
@@ -108,8 +171,14 @@ class RealNVP(Flow):
             "hidden_units": [int(units) for units in hidden_units],
             "activation": activation,
             "context_shape": context_shape,
+            "conditioner": conditioner,
+            "dropout": float(dropout),
             "coupling": coupling,
+            "log_scale_bound": float(log_scale_bound),
+            "num_bins": int(num_bins),
+            "bound": float(bound),
             "permutation": permutation,
+            "normalization": normalization,
             "seed": int(seed),
         }
         self._base_distribution = base_distribution
@@ -122,34 +191,34 @@ class RealNVP(Flow):
 def _bijectors(
     size: int,
     num_couplings: int,
-    mlp: Callable[..., MLP],
-    context: tf.Tensor | None,
+    make_coupling: Callable[[np.ndarray, int], Coupling],
     permutation: str,
+    normalization: str | None,
     seed: int,
     dtype: str,
 ) -> Iterator[tfb.Bijector]:
-    """Couplings with permutations between them, from data to latent."""
-    if size == 1 and context is None:
-        shift, log_scale = (tf.Variable([0.0], dtype=dtype, name=name) for name in ("shift", "log_scale"))
-        yield from (tfb.Shift(shift), tfb.Scale(log_scale=log_scale))
-        return
+    """Couplings with permutations between them, and normalisations after them, from data to latent."""
     # The legacy generator's stream is frozen for good: a saved seed gives the same permutations in every version.
     random = np.random.RandomState(seed)
     for index in range(num_couplings):
-        mlp_seed = int(random.randint(2**31))
-        if size == 1:
-            yield ElementwiseAffine(mlp(1, seed=mlp_seed), [False], context)
-            continue
-        if index and permutation == "reverse":
-            yield tfb.Permute(np.arange(size)[::-1])
-        elif index:
-            # A variable, so that weights bring the permutations along that they were trained with.
-            permutation_of_seed = _random_permutation(size, random, swap=index % 2 == 1)
-            yield tfb.Permute(tf.Variable(permutation_of_seed.astype(np.int32), trainable=False, name="permutation"))
+        coupling_seed = int(random.randint(2**31))
+        if permutation == "lu":
+            yield LULinear(size, _random_permutation(size, random, swap=index % 2 == 1), dtype=dtype)
+        elif index and size > 1:
+            if permutation == "reverse":
+                yield tfb.Permute(np.arange(size)[::-1])
+            else:
+                # A variable, so that weights bring the permutations along that they were trained with.
+                order = _random_permutation(size, random, swap=index % 2 == 1).astype(np.int32)
+                yield tfb.Permute(tf.Variable(order, trainable=False, name="permutation"))
         # The first of a pair keeps ceil(D/2) features, the second the other floor(D/2): with ceil(D/2) both times and
-        # an odd D, a reversal would never let the middle feature move.
+        # an odd D, a reversal would never let the middle feature move. A single feature moves each time.
         mask = masks.half(size) if index % 2 == 0 else masks.half(size, flip=True)[::-1]
-        yield AffineCoupling(mlp(int((~mask).sum()), seed=mlp_seed), mask, context)
+        yield make_coupling(mask if size > 1 else np.array([False]), coupling_seed)
+        if normalization is not None:
+            yield _NORMALIZATIONS[normalization](size, dtype=dtype)
+    if permutation == "lu":
+        yield LULinear(size, dtype=dtype)
 
 
 def _random_permutation(size: int, random: np.random.RandomState, swap: bool) -> np.ndarray:

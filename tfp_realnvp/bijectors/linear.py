@@ -1,0 +1,109 @@
+"""Learned invertible linear maps."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfp_realnvp.bijectors.one_pass import OnePassBijector
+from tfp_realnvp.bijectors.permutation import permute
+from tfp_realnvp.checks import check_shape, check_size
+
+__all__ = ["LULinear"]
+
+
+class LULinear(OnePassBijector):
+    """Learned invertible linear map with a shift, in LU form: a permutation that learns to be any linear map.
+
+    With a fixed permutation P and, all of them learned, L lower triangular with ones on its diagonal, U upper
+    triangular with a positive diagonal e^d, and a vector b,
+
+        x = L U P y + b        log|det dx/dy| = sum(d)         (`inverse`, data to latent)
+        y = P^T U^-1 L^-1 (x - b)                              (`forward`, by triangular solves)
+
+    It starts as the permutation: L = U = I, b = 0.
+
+    Sources: Kingma & Dhariwal, "Glow: generative flow with invertible 1x1 convolutions", 2018, arXiv 1807.03039;
+    Durkan, Bekasov, Murray & Papamakarios, "Neural spline flows", 2019, arXiv 1906.04032.
+
+    Args:
+        size: number of features D.
+        permutation: integers `[D]`, P y = `y[permutation]`, or None for the identity. Saved with the weights.
+        dtype: of the variables.
+        variables: leave it None. TFP passes what it found here when it rebuilds the bijector.
+        validate_args: as in every `tfb.Bijector`; there is nothing more to validate here.
+        name: name of the ops.
+
+    Events are `[..., D]`, log-determinants are scalars, in nats.
+
+    Raises:
+        ValueError: if the size is below 1, or `permutation` is none of 0, 1, ..., D - 1.
+
+    >>> LULinear(3, [2, 0, 1]).inverse([1.0, 2.0, 3.0]).numpy()
+    array([3., 1., 2.], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        size: int,
+        permutation: Sequence[int] | np.ndarray | None = None,
+        *,
+        dtype: Any = tf.float32,
+        variables: Sequence[tf.Variable] | None = None,
+        validate_args: bool = False,
+        name: str = "lu_linear",
+    ):
+        """The arguments are those that the class describes."""
+        with tf.name_scope(name) as name:
+            check_size("size", size)
+            permutation = np.arange(size) if permutation is None else np.asarray(permutation)
+            if permutation.ndim != 1 or not np.array_equal(np.sort(permutation), np.arange(size)):
+                raise ValueError(f"permutation must hold each of 0 to {size - 1} once, got {permutation.tolist()}")
+            if variables is None:
+                variables = [
+                    tf.Variable(tf.zeros([size, size], dtype), name="lower_upper"),
+                    tf.Variable(tf.zeros([size], dtype), name="log_diagonal"),
+                    tf.Variable(tf.zeros([size], dtype), name="shift"),
+                    tf.Variable(permutation.astype(np.int32), trainable=False, name="permutation"),
+                ]
+            self._lower_upper, self._log_diagonal, self._shift, self._permutation = self._variables = variables
+            super().__init__(
+                forward_min_event_ndims=1,
+                validate_args=validate_args,
+                dtype=self._shift.dtype,
+                parameters=dict(locals()),
+                name=name,
+            )
+
+    @classmethod
+    def _parameter_properties(cls, dtype):
+        return {}  # None of its parameters has a batch shape.
+
+    def _forward_and_log_det(self, x):
+        check_shape(f"event of {self.name}", x, self._shift.shape)
+        lower, upper, log_det = self._factors()
+        columns = tf.transpose(tf.reshape(x - self._shift, [-1, self._shift.shape[0]]))
+        columns = tf.linalg.triangular_solve(upper, tf.linalg.triangular_solve(lower, columns), lower=False)
+        permutation, inverse = self._permutation_and_inverse()
+        return tf.reshape(permute(tf.transpose(columns), inverse, permutation), tf.shape(x)), -log_det
+
+    def _inverse_and_log_det(self, y):
+        check_shape(f"event of {self.name}", y, self._shift.shape)
+        lower, upper, log_det = self._factors()
+        permutation, inverse = self._permutation_and_inverse()
+        upper = permute(upper, inverse, permutation)  # U P: as a rule smaller than the events
+        rows = tf.reshape(y, [-1, self._shift.shape[0]])
+        x = tf.matmul(tf.matmul(rows, upper, transpose_b=True), lower, transpose_b=True)
+        return tf.reshape(x, tf.shape(y)) + self._shift, log_det
+
+    def _permutation_and_inverse(self) -> tuple[tf.Tensor, tf.Tensor]:
+        permutation = tf.convert_to_tensor(self._permutation)
+        return permutation, tf.math.invert_permutation(permutation)
+
+    def _factors(self) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """(L, U, log|det L U|)."""
+        lower_upper, log_diagonal = tf.convert_to_tensor(self._lower_upper), tf.convert_to_tensor(self._log_diagonal)
+        lower = tf.linalg.set_diag(tf.linalg.band_part(lower_upper, -1, 0), tf.ones_like(log_diagonal))
+        upper = tf.linalg.set_diag(tf.linalg.band_part(lower_upper, 0, -1), tf.exp(log_diagonal))
+        return lower, upper, tf.reduce_sum(log_diagonal)

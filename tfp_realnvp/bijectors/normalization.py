@@ -1,0 +1,233 @@
+"""Bijectors that normalise each feature by statistics of the data: once, or as training goes on."""
+
+import abc
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tfp_realnvp.bijectors.one_pass import OnePassBijector
+from tfp_realnvp.checks import check_shape, check_size
+from tfp_realnvp.variables import in_keras_training
+
+__all__ = ["ActNorm", "BatchNorm"]
+
+
+class _Normalization(OnePassBijector):
+    """x = (y - shift) * exp(-log_scale), feature by feature; a subclass says where shift and log_scale come from."""
+
+    def __init__(self, size: int, event_ndims: int, variables: Sequence[tf.Variable], **kwargs: Any):
+        self._size, self._variables = size, variables
+        super().__init__(forward_min_event_ndims=event_ndims, dtype=variables[0].dtype, **kwargs)
+
+    @classmethod
+    def _parameter_properties(cls, dtype):
+        return {}  # None of its parameters has a batch shape.
+
+    @abc.abstractmethod
+    def _shift_and_log_scale(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Both `[size]`, as they are now."""
+
+    @abc.abstractmethod
+    def _updated_shift_and_log_scale(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The same in training, after a look at the events y."""
+
+    def _forward_and_log_det(self, x):
+        self._check(x)
+        shift, log_scale = self._shift_and_log_scale()
+        return x * tf.exp(log_scale) + shift, self._log_det(log_scale, x)
+
+    def _inverse_and_log_det(self, y):
+        self._check(y)
+        shift, log_scale = self._updated_shift_and_log_scale(y) if in_keras_training() else self._shift_and_log_scale()
+        return (y - shift) * tf.exp(-log_scale), -self._log_det(log_scale, y)
+
+    def _check(self, event: tf.Tensor) -> None:
+        check_shape(f"event of {self.name}", event, [None] * (self.forward_min_event_ndims - 1) + [self._size])
+
+    def _log_det(self, log_scale: tf.Tensor, event: tf.Tensor) -> tf.Tensor:
+        positions = tf.reduce_prod(tf.shape(event)[-self.forward_min_event_ndims : -1])
+        return tf.reduce_sum(log_scale) * tf.cast(positions, log_scale.dtype)
+
+
+class ActNorm(_Normalization):
+    """Activation normalisation: a shift and a scale of each feature, learned, that start at the data's.
+
+        x = (y - t) * exp(-s)        log|det dx/dy| = -positions * sum(s)         (`inverse`, data to latent)
+        y = x * exp(s) + t           log|det dy/dx| = positions * sum(s)          (`forward`, latent to data)
+
+    It is the identity until the first training step in a Keras model, such as `Flow`, which sets t and s to the mean
+    and the log of the standard deviation of each feature in its batch; then t and s are trained like other variables.
+    `positions` is the number of positions that share them, such as H * W for images `[H, W, C]`, and 1 for vectors.
+
+    Source: Kingma & Dhariwal, "Glow: generative flow with invertible 1x1 convolutions", 2018, arXiv 1807.03039.
+
+    Args:
+        size: number of features: the last dimension of an event.
+        event_ndims: number of dimensions of an event; 3 for images `[H, W, C]`.
+        epsilon: is added to the variance that the start takes from the data; above 0.
+        dtype: of the variables.
+        variables: leave it None. TFP passes what it found here when it rebuilds the bijector.
+        validate_args: as in every `tfb.Bijector`; there is nothing more to validate here.
+        name: name of the ops.
+
+    Events are `[..., size]`, log-determinants are scalars, in nats.
+
+    Raises:
+        ValueError: if a size is below 1, or epsilon not above 0; if an event is of another shape.
+
+    >>> ActNorm(2).forward([[1.0, 2.0]]).numpy()
+    array([[1., 2.]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        event_ndims: int = 1,
+        epsilon: float = 1e-6,
+        dtype: Any = tf.float32,
+        variables: Sequence[tf.Variable] | None = None,
+        validate_args: bool = False,
+        name: str = "act_norm",
+    ):
+        """The arguments are those that the class describes."""
+        with tf.name_scope(name) as name:
+            _check_arguments(size, event_ndims, epsilon)
+            if variables is None:
+                variables = [
+                    _variable(tf.zeros([size], dtype), "shift", trainable=True),
+                    _variable(tf.zeros([size], dtype), "log_scale", trainable=True),
+                    _variable(tf.zeros([], dtype), "is_set"),
+                ]
+            self._shift, self._log_scale, self._is_set = variables
+            self._epsilon = epsilon
+            parameters = dict(locals())
+            super().__init__(
+                size, event_ndims, variables, validate_args=validate_args, parameters=parameters, name=name
+            )
+
+    def _shift_and_log_scale(self):
+        return tf.convert_to_tensor(self._shift), tf.convert_to_tensor(self._log_scale)
+
+    def _updated_shift_and_log_scale(self, y):
+        # Without a branch, since replicas of a distributed step cannot write to variables in one.
+        is_set = self._is_set > 0
+        mean, variance = _moments(tf.stop_gradient(y))
+        self._shift.assign(tf.where(is_set, self._shift, mean))
+        self._log_scale.assign(tf.where(is_set, self._log_scale, tf.math.log(variance + self._epsilon) / 2))
+        self._is_set.assign(tf.ones_like(self._is_set))
+        return self._shift_and_log_scale()
+
+
+class BatchNorm(_Normalization):
+    """Batch normalisation by running averages: x = (y - m) / sqrt(v + epsilon), with mean m and variance v of the data.
+
+        log|det dx/dy| = -positions * sum(log(v + epsilon)) / 2
+
+    A training step in a Keras model, such as `Flow`, first moves the averages towards the moments of its batch,
+
+        m <- rho * m + (1 - rho) * batch mean,        v <- rho * v + (1 - rho) * batch variance,
+
+    with rho = min(momentum, t / (t + 1)) in step t = 0, 1, ..., and then uses these: value and log-determinant have the
+    same statistics in every mode, and `forward` those of the latest step, so that it inverts `inverse` exactly.
+    Gradients flow through the batch's moments. Only densities in training update; sampling and inference never do.
+
+    Sources: Ioffe & Szegedy, "Batch normalization", 2015, arXiv 1502.03167; with running averages as in Dinh,
+    Sohl-Dickstein & Bengio, "Density estimation using Real NVP", 2017, arXiv 1605.08803, section 3.7 and appendix E.
+
+    Args:
+        size: number of features: the last dimension of an event.
+        event_ndims: number of dimensions of an event; 3 for images `[H, W, C]`, whose positions share the statistics.
+        momentum: the largest rho, from 0 to below 1.
+        epsilon: is added to the variance; above 0.
+        dtype: of the variables.
+        variables: leave it None. TFP passes what it found here when it rebuilds the bijector.
+        validate_args: as in every `tfb.Bijector`; there is nothing more to validate here.
+        name: name of the ops.
+
+    Events are `[..., size]`, log-determinants are scalars, in nats.
+
+    Raises:
+        ValueError: if a size is below 1, epsilon not above 0, or momentum not from 0 to below 1; if an event is of
+            another shape.
+
+    >>> BatchNorm(2, epsilon=1e-4).inverse([[0.0, 2.0]]).numpy().round(3)
+    array([[0., 2.]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        event_ndims: int = 1,
+        momentum: float = 0.99,
+        epsilon: float = 1e-4,
+        dtype: Any = tf.float32,
+        variables: Sequence[tf.Variable] | None = None,
+        validate_args: bool = False,
+        name: str = "batch_norm",
+    ):
+        """The arguments are those that the class describes."""
+        with tf.name_scope(name) as name:
+            _check_arguments(size, event_ndims, epsilon)
+            if not isinstance(momentum, numbers.Real) or not 0 <= momentum < 1:
+                raise ValueError(f"momentum must be from 0 to below 1, got {momentum!r:.100}")
+            if variables is None:
+                variables = [
+                    _variable(tf.zeros([size], dtype), "mean"),
+                    _variable(tf.ones([size], dtype), "variance"),
+                    _variable(tf.zeros([], dtype), "step"),
+                ]
+            self._mean, self._variance, self._step = variables
+            self._momentum, self._epsilon = momentum, epsilon
+            parameters = dict(locals())
+            super().__init__(
+                size, event_ndims, variables, validate_args=validate_args, parameters=parameters, name=name
+            )
+
+    def _shift_and_log_scale(self):
+        return self._of_moments(tf.convert_to_tensor(self._mean), tf.convert_to_tensor(self._variance))
+
+    def _updated_shift_and_log_scale(self, y):
+        step = tf.convert_to_tensor(self._step)
+        rho = tf.minimum(tf.cast(self._momentum, step.dtype), step / (step + 1))
+        mean, variance = (
+            rho * average + (1 - rho) * moment
+            for average, moment in zip((self._mean, self._variance), _moments(y), strict=True)
+        )
+        self._mean.assign(mean)
+        self._variance.assign(variance)
+        self._step.assign(step + 1)
+        return self._of_moments(mean, variance)
+
+    def _of_moments(self, mean: tf.Tensor, variance: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return mean, tf.math.log(variance + self._epsilon) / 2
+
+
+def _check_arguments(size: Any, event_ndims: Any, epsilon: Any) -> None:
+    check_size("size", size)
+    check_size("event_ndims", event_ndims)
+    if not isinstance(epsilon, numbers.Real) or not 0 < epsilon < math.inf:
+        raise ValueError(f"epsilon must be above 0 and finite, got {epsilon!r:.100}")
+
+
+def _variable(initial: tf.Tensor, name: str, trainable: bool = False) -> tf.Variable:
+    # Replicas of a distributed step all assign the same value; their mean is that.
+    return tf.Variable(initial, trainable=trainable, name=name, aggregation=tf.VariableAggregation.MEAN)
+
+
+def _moments(events: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mean and variance `[size]` over all rows and positions, of all replicas; each feature's own."""
+    axes = list(range(events.shape.rank - 1))
+    mean = _mean_of_replicas(tf.reduce_mean(events, axes))
+    return mean, _mean_of_replicas(tf.reduce_mean(tf.math.squared_difference(events, mean), axes))
+
+
+def _mean_of_replicas(value: tf.Tensor) -> tf.Tensor:
+    replica = tf.distribute.get_replica_context()
+    if replica is None or replica.num_replicas_in_sync == 1:
+        return value
+    return replica.all_reduce(tf.distribute.ReduceOp.MEAN, value)
