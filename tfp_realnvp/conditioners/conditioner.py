@@ -1,0 +1,141 @@
+"""What all conditioners share."""
+
+import abc
+import numbers
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from tfp_realnvp.checks import check_size, floating_policy, is_integer
+
+__all__ = ["Conditioner", "Constant", "activation_config", "as_activation", "as_rate", "dropout_layer"]
+
+
+class Conditioner(keras.layers.Layer, abc.ABC):
+    """What all conditioners share: checked arguments, and an output layer that starts at zero.
+
+    Subclasses build what comes before the output layer in `_build_hidden`, and call it in `_call_hidden`.
+    """
+
+    def __init__(
+        self,
+        output_size: int,
+        *,
+        num_parameters: int | None = None,
+        log_scale_bound: float = 3.0,
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
+        if kwargs.get("dtype") is not None:
+            floating_policy(kwargs["dtype"])
+        super().__init__(**kwargs)
+        check_size("output_size", output_size)
+        if num_parameters is not None:
+            check_size("num_parameters", num_parameters)
+        is_number = isinstance(log_scale_bound, numbers.Real) and not isinstance(log_scale_bound, bool)
+        if not is_number or not 0 < log_scale_bound <= sys.float_info.max:
+            raise ValueError(f"log_scale_bound must be above 0 and finite, got {log_scale_bound!r:.100}")
+        if seed is not None and not is_integer(seed):
+            raise ValueError(f"seed must be an integer or None, got {seed!r}")
+        if not -(2**63) <= (seed or 0) < 2**63 - 2**32:  # layers count on from it
+            raise ValueError(f"seed must fit into 64 bits, got {seed!r}")
+        self.output_size = int(output_size)
+        self.num_parameters = None if num_parameters is None else int(num_parameters)
+        self.log_scale_bound = float(log_scale_bound)
+        self.seed = None if seed is None else int(seed)
+        # One product for both outputs of an affine coupling: half the kernel launches of two layers.
+        self.output_layer = self.dense((self.num_parameters or 2) * self.output_size, kernel_initializer="zeros")
+
+    def dense(self, units: int, depth: int = 0, **kwargs: Any) -> keras.layers.Dense:
+        glorot = keras.initializers.GlorotUniform(None if self.seed is None else self.seed + depth)
+        return keras.layers.Dense(units, dtype=self.dtype_policy, **{"kernel_initializer": glorot} | kwargs)
+
+    @abc.abstractmethod
+    def _build_hidden(self, size: int, context_size: int) -> int:
+        """Builds the hidden layers for kept features and contexts `[N, size]`; returns the size of what they give."""
+
+    @abc.abstractmethod
+    def _call_hidden(self, inputs: Any, context: Any, training: bool | None) -> Any:
+        """What the output layer takes, of kept features and contexts `[N, size]` side by side."""
+
+    def build(self, kept_shape: tuple, context_shape: tuple | None = None) -> None:
+        for argument, shape in (("kept", kept_shape), ("context", context_shape)):
+            if shape is not None and len(shape) != 2:
+                raise ValueError(f"{argument} must be of shape [N, size], got shape {list(shape)}")
+        context_size = 0 if context_shape is None else context_shape[-1]
+        size = kept_shape[-1] + context_size
+        if size == 0:  # TensorFlow aborts the process on some processors, in the product with an empty kernel.
+            raise ValueError(f"kept must have a feature where there is no context, got shape {list(kept_shape)}")
+        self.output_layer.build((None, self._build_hidden(size, context_size)))
+        for layer in self._flatten_layers(include_self=False):
+            layer.trainable = self.trainable  # Reaches the variables, which is where an outer model looks.
+        self.built = True
+
+    def call(self, kept: Any, context: Any = None, training: bool | None = None) -> Any:
+        inputs = kept
+        if context is not None:
+            if None not in (kept.shape[0], context.shape[0]) and kept.shape[0] != context.shape[0]:
+                raise ValueError(f"kept and context must have as many rows, got {kept.shape} and {context.shape}")
+            inputs = ops.concatenate([kept, context], axis=-1)
+        outputs = self.output_layer(self._call_hidden(inputs, context, training))
+        if self.num_parameters is not None:
+            return ops.reshape(outputs, [-1, self.output_size, self.num_parameters])
+        shift, log_scale = ops.split(outputs, 2, axis=-1)
+        return shift, self.log_scale_bound * ops.tanh(log_scale / self.log_scale_bound)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {
+            "output_size": self.output_size,
+            "num_parameters": self.num_parameters,
+            "log_scale_bound": self.log_scale_bound,
+            "seed": self.seed,
+        }
+
+
+@keras.saving.register_keras_serializable(package="tfp_realnvp")
+class Constant(Conditioner):
+    """Outputs that are the same for every row, and learned: for events of one feature, where there is no context.
+
+    Arguments, shapes and errors are those of `MLP`, without its hidden layers.
+
+    >>> Constant(1, num_parameters=11)(keras.ops.ones((5, 0))).shape
+    TensorShape([5, 1, 11])
+    """
+
+    def build(self, kept_shape: tuple, context_shape: tuple | None = None) -> None:
+        self.output_layer.build((None, 1))
+        self.output_layer.trainable = self.trainable
+        self.built = True
+
+    def _build_hidden(self, size, context_size):
+        raise NotImplementedError("there is none")
+
+    def _call_hidden(self, inputs, context, training):
+        return ops.ones([ops.shape(inputs)[0], 1], self.compute_dtype)
+
+
+def activation_config(activation: str | Callable) -> Any:
+    """How Keras writes an activation to a file; a ValueError for one that it could not read again."""
+    if getattr(activation, "__name__", None) == "<lambda>":
+        raise ValueError("activation cannot be saved: a lambda has no name; register a function with Keras instead")
+    return keras.activations.serialize(as_activation(activation))
+
+
+def as_activation(activation: str | Callable) -> Callable:
+    if isinstance(activation, type):
+        raise ValueError(f"activation must be a name or a function, got the class {activation!r}")
+    return keras.activations.get(activation)
+
+
+def as_rate(argument: str, rate: Any) -> float:
+    if not isinstance(rate, numbers.Real) or isinstance(rate, bool) or not 0 <= rate < 1:
+        raise ValueError(f"{argument} must be from 0 to below 1, got {rate!r:.100}")
+    return float(rate)
+
+
+def dropout_layer(rate: float, seed: int | None, dtype: keras.DTypePolicy) -> keras.layers.Dropout | None:
+    """None at rate 0: a layer would bring a random state into every file."""
+    return keras.layers.Dropout(rate, seed=seed, dtype=dtype) if rate else None

@@ -1,0 +1,98 @@
+"""The multilayer perceptron."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+from tfp_realnvp.checks import check_sizes
+from tfp_realnvp.conditioners.conditioner import Conditioner, activation_config, as_activation, as_rate, dropout_layer
+
+__all__ = ["MLP"]
+
+
+@keras.saving.register_keras_serializable(package="tfp_realnvp")
+class MLP(Conditioner):
+    """Multilayer perceptron `(kept[, context]) -> (shift, log_scale)`.
+
+    With h the last hidden layer and B = `log_scale_bound`,
+
+        shift = W_t h + b_t,        log_scale = B * tanh((W_s h + b_s) / B),
+
+    or, for splines, parameters = W h + b, without a bound. These W and b start at zero, so that a coupling starts as
+    the identity; the hidden layers start at Glorot's values. `|log_scale| < B` keeps each coupling invertible in
+    floating point. A context is concatenated to the kept features.
+
+    Source: Dinh, Sohl-Dickstein & Bengio, "Density estimation using Real NVP", 2017, arXiv 1605.08803.
+
+    Args:
+        output_size: number of moved features, `D - d`; at least 1.
+        hidden_units: width of each hidden layer, each at least 1; may be empty.
+        num_parameters: None for the pair (shift, log_scale) of an affine coupling; else the number P of parameters of
+            each moved feature, such as `3 * num_bins - 1` for a `SplineCoupling`.
+        activation: name of a Keras activation, or a callable, for the hidden layers.
+        dropout: part of the units that each hidden layer drops in training, from 0 to below 1.
+        log_scale_bound: B, the largest absolute value that `log_scale` approaches; above 0, finite.
+        seed: integer that fixes the initial weights and what is dropped, or None.
+        **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
+
+    Call arguments:
+        kept: floating-point tensor `[N, d]`; d may be 0 where there is a context.
+        context: floating-point tensor `[N, K]`, or None.
+        training: whether to drop units; as in every Keras layer.
+
+    Returns (of a call):
+        The pair (shift, log_scale), each `[N, output_size]`; or one tensor `[N, output_size, P]`.
+
+    Raises:
+        ValueError: if a size is below 1, the bound not above 0 and finite, dropout out of its range, or the seed no
+            integer; in a call, if there is neither a kept feature nor a context.
+
+    >>> shift, log_scale = MLP(2, hidden_units=(16,))(keras.ops.ones((5, 3)))
+    >>> shift.shape, log_scale.shape
+    (TensorShape([5, 2]), TensorShape([5, 2]))
+    """
+
+    def __init__(
+        self,
+        output_size: int,
+        hidden_units: Sequence[int] = (128, 128),
+        *,
+        num_parameters: int | None = None,
+        activation: str | Callable = "relu",
+        dropout: float = 0.0,
+        log_scale_bound: float = 3.0,
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            output_size, num_parameters=num_parameters, log_scale_bound=log_scale_bound, seed=seed, **kwargs
+        )
+        check_sizes("hidden_units", hidden_units)
+        self.hidden_units = tuple(int(units) for units in hidden_units)
+        self.activation, self.dropout = as_activation(activation), as_rate("dropout", dropout)
+        self.hidden_layers = [
+            self.dense(units, depth, activation=self.activation) for depth, units in enumerate(self.hidden_units)
+        ]
+        self.dropout_layer = dropout_layer(self.dropout, self.seed, self.dtype_policy)
+
+    def _build_hidden(self, size, context_size):
+        for layer in self.hidden_layers:
+            layer.build((None, size))
+            size = layer.units
+        return size
+
+    def _call_hidden(self, inputs, context, training):
+        hidden = inputs
+        for layer in self.hidden_layers:
+            hidden = layer(hidden)
+            if self.dropout_layer is not None:
+                hidden = self.dropout_layer(hidden, training=training)
+        return hidden
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {
+            "hidden_units": self.hidden_units,
+            "activation": activation_config(self.activation),
+            "dropout": self.dropout,
+        }
