@@ -5,10 +5,10 @@
     python benchmarks/density.py train defaults table.csv --seeds 0 1 2
     python benchmarks/density.py table results.jsonl
 
-`train` appends one JSON line for each seed and fold: mean log-likelihood of rows that had no part in training, in nats,
-with its standard error, parameters, seconds, and all options. `--set NAME=VALUE` changes an option of `RealNVP` or of the
-training below. With `--work`, a run that was stopped, by whatever signal, goes on where it stood when the same command is
-given again. Data sets: see `density_data.py`.
+`train` appends one JSON line for each seed and fold: mean log-likelihood of rows that had no part in training, in
+nats, with its standard error, parameters, seconds, and all options. `--set NAME=VALUE` changes an option of `RealNVP`
+or of the training below. With `--work`, a run that was stopped, by whatever signal, goes on where it stood when the
+same command is given again. Data sets: see `density_data.py`.
 """
 
 import argparse

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-# Mean log-likelihoods of held-out rows, in nats. Papamakarios, Pavlakou & Murray, "Masked autoregressive flow for density
-# estimation", 2017, arXiv 1705.07057; Durkan, Bekasov, Murray & Papamakarios, "Neural spline flows", 2019, arXiv
-# 1906.04032; Uria, Murray & Larochelle, "RNADE", 2013, arXiv 1306.0186.
+# Mean log-likelihoods of held-out rows, in nats. Papamakarios, Pavlakou & Murray, "Masked autoregressive flow for
+# density estimation", 2017, arXiv 1705.07057; Durkan, Bekasov, Murray & Papamakarios, "Neural spline flows", 2019,
+# arXiv 1906.04032; Uria, Murray & Larochelle, "RNADE", 2013, arXiv 1306.0186.
 PUBLISHED = {
     "bsds300": {
         "Gaussian": 96.5,
