@@ -8,7 +8,7 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
 import tfp_realnvp as nvp
-from tfp_realnvp.bijectors import ElementwiseAffine, OnePassChain
+from tfp_realnvp.bijectors import ElementwiseAffine, ElementwiseSpline, OnePassChain
 
 
 @dataclass(frozen=True)
@@ -16,25 +16,30 @@ class Case:
     make: Callable[[str], tfb.Bijector]  # from a dtype name
     size: int
     batch_shape: tuple[int, ...] = ()
+    constant_log_det: bool = False
+    trainable: bool = True
 
 
-def coupling(mask, context_shape=None):
+def coupling(mask, context_shape=None, kind=nvp.AffineCoupling, network=nvp.MLP, hidden_units=(8,), **options):
     mask = np.asarray(mask, bool)
 
     def make(dtype):
         context = None if context_shape is None else random_tensor(context_shape, dtype, seed=7)
-        conditioner = nvp.MLP(int((~mask).sum()), hidden_units=(8,), activation="tanh", dtype=dtype)
-        return nvp.AffineCoupling(conditioner, mask, context)
+        parameters = None if issubclass(kind, nvp.AffineCoupling) else 3 * options.get("num_bins", 8) - 1
+        conditioner = network(
+            int((~mask).sum()), hidden_units, num_parameters=parameters, activation="tanh", dtype=dtype
+        )
+        return kind(conditioner, mask, context, **options)
 
     return make
 
 
-def elementwise(context_shape):
-    def make(dtype):
-        conditioner = nvp.MLP(2, hidden_units=(8,), activation="tanh", dtype=dtype)
-        return ElementwiseAffine(conditioner, [False, False], random_tensor(context_shape, dtype, seed=7))
+def spline(mask, context_shape=None, **options):
+    return coupling(mask, context_shape, nvp.SplineCoupling, **options)
 
-    return make
+
+def of_size(kind, size, *arguments):
+    return lambda dtype: kind(size, *arguments, dtype=dtype)
 
 
 def chain(chain_type, context_shape=None):
@@ -47,6 +52,9 @@ def chain(chain_type, context_shape=None):
             tfb.Permute([2, 0, 1]),
             tfb.Invert(coupling(second)(dtype)),
         ]
+        if chain_type is OnePassChain:
+            parts += [nvp.LULinear(3, [1, 2, 0], dtype=dtype), spline(first, num_bins=4)(dtype)]
+            parts += [nvp.BatchNorm(3, dtype=dtype), nvp.ActNorm(3, dtype=dtype)]
         return chain_type(parts)
 
     return make
@@ -60,8 +68,16 @@ REGISTRY = {
     "two_features": Case(coupling([1, 0]), 2),
     "context_vector": Case(coupling(nvp.masks.half(3), (2,)), 3),
     "context_batch": Case(coupling(nvp.masks.alternating(4), (6, 2)), 4, (6,)),
-    "elementwise": Case(elementwise((3,)), 2),
-    "elementwise_context": Case(elementwise((6, 3)), 2, (6,)),
+    "elementwise": Case(coupling([0, 0], (3,), ElementwiseAffine), 2, constant_log_det=True),
+    "elementwise_context": Case(coupling([0, 0], (6, 3), ElementwiseAffine), 2, (6,)),
+    "resnet": Case(coupling(nvp.masks.half(3), (6, 2), network=nvp.ResNet, hidden_units=(6, 6)), 3, (6,)),
+    "spline": Case(spline(nvp.masks.half(5)), 5),
+    "spline_context": Case(spline(nvp.masks.alternating(3, flip=True), (6, 2), num_bins=5, bound=2.0), 3, (6,)),
+    "spline_of_tails": Case(spline([1, 0, 0, 1], num_bins=2, bound=1.0), 4),
+    "elementwise_spline": Case(coupling([0, 0], (6, 3), ElementwiseSpline, num_bins=4), 2, (6,)),
+    "lu_linear": Case(of_size(nvp.LULinear, 4, [2, 0, 3, 1]), 4, constant_log_det=True),
+    "act_norm": Case(of_size(nvp.ActNorm, 3), 3, constant_log_det=True),
+    "batch_norm": Case(of_size(nvp.BatchNorm, 3), 3, constant_log_det=True, trainable=False),
     "one_pass_chain": Case(chain(OnePassChain), 3),
     "one_pass_chain_context": Case(chain(OnePassChain, (6, 2)), 3, (6,)),
     "tfb_chain": Case(chain(tfb.Chain), 3),
@@ -75,8 +91,12 @@ def random_tensor(shape, dtype, seed, stddev=1.0):
 def make(name: str, dtype: str = "float64") -> tfb.Bijector:
     """The bijector, away from its identity start: a test of the identity proves nothing."""
     bijector = REGISTRY[name].make(dtype)
-    for index, variable in enumerate(bijector.trainable_variables):
-        variable.assign_add(random_tensor(variable.shape, dtype, seed=100 + index, stddev=0.3))
+    for index, variable in enumerate(bijector.variables):
+        noise = random_tensor(variable.shape, dtype, seed=100 + index, stddev=0.3)
+        if variable.trainable:
+            variable.assign_add(noise)
+        elif variable.name.split("/")[-1] in ("mean:0", "variance:0"):  # as training would have left them
+            variable.assign(tf.exp(4 * noise))
     return bijector
 
 

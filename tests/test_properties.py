@@ -20,7 +20,7 @@ from tensorflow_probability import distributions as tfd
 import registry
 import tfp_realnvp as nvp
 from registry import REGISTRY, random_tensor
-from tfp_realnvp.bijectors import ElementwiseAffine, OnePassChain
+from tfp_realnvp.bijectors import ElementwiseAffine, ElementwiseSpline, OnePassChain
 
 EXAMPLES = int(os.environ.get("PROPERTY_EXAMPLES", "25"))
 TOLERANCE = {"float32": 1e-3, "float64": 1e-9}  # relative to the largest number at hand, and to 1
@@ -89,7 +89,7 @@ class Parts:
     def __init__(self, draw, size, dtype, context):
         self.draw, self.size, self.dtype, self.context = draw, size, dtype, context
 
-    def mlp(self, output_size):
+    def mlp(self, output_size, **options):
         return nvp.MLP(
             output_size,
             self.draw(hidden_units),
@@ -97,6 +97,7 @@ class Parts:
             log_scale_bound=self.draw(st.floats(0.1, 3.0)),
             seed=self.draw(seeds),
             dtype=self.dtype,
+            **options,
         )
 
     def coupling(self):
@@ -105,6 +106,18 @@ class Parts:
 
     def elementwise(self):
         return ElementwiseAffine(self.mlp(self.size), np.zeros(self.size, bool), self.context)
+
+    def spline(self, kind=nvp.SplineCoupling):
+        mask = self.draw(masks(self.size)) if kind is nvp.SplineCoupling else np.zeros(self.size, bool)
+        bins, bound = self.draw(st.integers(2, 12)), self.draw(st.sampled_from([0.5, 3.0, 30.0]))
+        network = self.mlp(int((~mask).sum()), num_parameters=3 * bins - 1)
+        return kind(network, mask, self.context, num_bins=bins, bound=bound)
+
+    def linear(self):
+        return nvp.LULinear(self.size, self.draw(st.permutations(range(self.size))), dtype=self.dtype)
+
+    def normalization(self, kind):
+        return kind(self.size, epsilon=self.draw(st.floats(1e-6, 1.0)), dtype=self.dtype)
 
     def inverted(self):
         return tfb.Invert(self.coupling())
@@ -117,13 +130,18 @@ class Parts:
         return self.draw(st.sampled_from([tfb.Shift, tfb.Scale]))(tf.Variable(scale))
 
     def chain(self, chain_type):
-        kinds = [self.coupling, self.coupling, self.inverted, self.permutation, self.affine]
+        kinds = [self.coupling, self.spline, self.inverted, self.permutation, self.affine, self.linear]
         return chain_type([self.draw(st.sampled_from(kinds))() for _ in range(self.draw(st.integers(1, 4)))])
 
 
 FAMILIES = {
     "AffineCoupling": Parts.coupling,
     "ElementwiseAffine": Parts.elementwise,
+    "SplineCoupling": Parts.spline,
+    "ElementwiseSpline": lambda parts: parts.spline(ElementwiseSpline),
+    "LULinear": Parts.linear,
+    "ActNorm": lambda parts: parts.normalization(nvp.ActNorm),
+    "BatchNorm": lambda parts: parts.normalization(nvp.BatchNorm),
     "Invert": Parts.inverted,
     "OnePassChain": lambda parts: parts.chain(OnePassChain),
     "Chain": lambda parts: parts.chain(tfb.Chain),
@@ -135,7 +153,7 @@ def bijectors(draw, families=tuple(FAMILIES)):
     family, dtype, size = draw(st.sampled_from(families)), draw(dtypes), draw(st.integers(2, 6))
     leading, context_batch = draw(shapes_that_broadcast(2))
     context = None
-    if family == "ElementwiseAffine" or draw(st.booleans()):
+    if family.startswith("Elementwise") or draw(st.booleans()):
         context = random_tensor((*context_batch, draw(st.integers(1, 3))), dtype, draw(seeds))
     bijector = FAMILIES[family](Parts(draw, size, dtype, context))
     perturb(bijector.trainable_variables, dtype, draw(seeds))
@@ -217,7 +235,7 @@ def test_round_trips_and_log_dets_of_the_registry(drawn):
 @examples(2 * EXAMPLES)
 def test_kept_components_come_through_bit_for_bit(data):
     """Of every bit pattern: NaN, infinity, -0.0 and subnormal numbers, too."""
-    drawn = data.draw(bijectors(("AffineCoupling",)))
+    drawn = data.draw(bijectors(("AffineCoupling", "SplineCoupling")))
     coupling, dtype = drawn.bijector, drawn.x.dtype.name
     bits = {"float32": np.uint32, "float64": np.uint64}[dtype]
     x = data.draw(hnp.arrays(dtype, drawn.x.shape, elements=st.floats(width=8 * np.dtype(dtype).itemsize)))

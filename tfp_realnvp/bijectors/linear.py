@@ -31,7 +31,7 @@ class LULinear(OnePassBijector):
         size: number of features D.
         permutation: integers `[D]`, P y = `y[permutation]`, or None for the identity. Saved with the weights.
         dtype: of the variables.
-        variables: leave it None. TFP passes what it found here when it rebuilds the bijector.
+        own_variables: leave it None. TFP passes what it found here when it rebuilds the bijector.
         validate_args: as in every `tfb.Bijector`; there is nothing more to validate here.
         name: name of the ops.
 
@@ -50,7 +50,7 @@ class LULinear(OnePassBijector):
         permutation: Sequence[int] | np.ndarray | None = None,
         *,
         dtype: Any = tf.float32,
-        variables: Sequence[tf.Variable] | None = None,
+        own_variables: Sequence[tf.Variable] | None = None,
         validate_args: bool = False,
         name: str = "lu_linear",
     ):
@@ -60,14 +60,16 @@ class LULinear(OnePassBijector):
             permutation = np.arange(size) if permutation is None else np.asarray(permutation)
             if permutation.ndim != 1 or not np.array_equal(np.sort(permutation), np.arange(size)):
                 raise ValueError(f"permutation must hold each of 0 to {size - 1} once, got {permutation.tolist()}")
-            if variables is None:
-                variables = [
+            if own_variables is None:
+                own_variables = [
                     tf.Variable(tf.zeros([size, size], dtype), name="lower_upper"),
                     tf.Variable(tf.zeros([size], dtype), name="log_diagonal"),
                     tf.Variable(tf.zeros([size], dtype), name="shift"),
                     tf.Variable(permutation.astype(np.int32), trainable=False, name="permutation"),
                 ]
-            self._lower_upper, self._log_diagonal, self._shift, self._permutation = self._variables = variables
+            # Under the names of the arguments, since a composite tensor is rebuilt from what it finds there.
+            self._size, self._permutation, self._own_variables = size, self._no_dependency(permutation), own_variables
+            self._lower_upper, self._log_diagonal, self._shift, self._order = own_variables
             super().__init__(
                 forward_min_event_ndims=1,
                 validate_args=validate_args,
@@ -98,7 +100,7 @@ class LULinear(OnePassBijector):
         return tf.reshape(x, tf.shape(y)) + self._shift, log_det
 
     def _permutation_and_inverse(self) -> tuple[tf.Tensor, tf.Tensor]:
-        permutation = tf.convert_to_tensor(self._permutation)
+        permutation = tf.convert_to_tensor(self._order)
         return permutation, tf.math.invert_permutation(permutation)
 
     def _factors(self) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

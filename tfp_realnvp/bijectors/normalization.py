@@ -18,9 +18,10 @@ __all__ = ["ActNorm", "BatchNorm"]
 class _Normalization(OnePassBijector):
     """x = (y - shift) * exp(-log_scale), feature by feature; a subclass says where shift and log_scale come from."""
 
-    def __init__(self, size: int, event_ndims: int, variables: Sequence[tf.Variable], **kwargs: Any):
-        self._size, self._variables = size, variables
-        super().__init__(forward_min_event_ndims=event_ndims, dtype=variables[0].dtype, **kwargs)
+    def __init__(self, size: int, event_ndims: int, own_variables: Sequence[tf.Variable], **kwargs: Any):
+        # Under the names of the arguments, since a composite tensor is rebuilt from what it finds there.
+        self._size, self._event_ndims, self._own_variables = size, event_ndims, own_variables
+        super().__init__(forward_min_event_ndims=event_ndims, dtype=own_variables[0].dtype, **kwargs)
 
     @classmethod
     def _parameter_properties(cls, dtype):
@@ -69,7 +70,7 @@ class ActNorm(_Normalization):
         event_ndims: number of dimensions of an event; 3 for images `[H, W, C]`.
         epsilon: is added to the variance that the start takes from the data; above 0.
         dtype: of the variables.
-        variables: leave it None. TFP passes what it found here when it rebuilds the bijector.
+        own_variables: leave it None. TFP passes what it found here when it rebuilds the bijector.
         validate_args: as in every `tfb.Bijector`; there is nothing more to validate here.
         name: name of the ops.
 
@@ -89,24 +90,24 @@ class ActNorm(_Normalization):
         event_ndims: int = 1,
         epsilon: float = 1e-6,
         dtype: Any = tf.float32,
-        variables: Sequence[tf.Variable] | None = None,
+        own_variables: Sequence[tf.Variable] | None = None,
         validate_args: bool = False,
         name: str = "act_norm",
     ):
         """The arguments are those that the class describes."""
         with tf.name_scope(name) as name:
             _check_arguments(size, event_ndims, epsilon)
-            if variables is None:
-                variables = [
+            if own_variables is None:
+                own_variables = [
                     _variable(tf.zeros([size], dtype), "shift", trainable=True),
                     _variable(tf.zeros([size], dtype), "log_scale", trainable=True),
                     _variable(tf.zeros([], dtype), "is_set"),
                 ]
-            self._shift, self._log_scale, self._is_set = variables
+            self._shift, self._log_scale, self._is_set = own_variables
             self._epsilon = epsilon
             parameters = dict(locals())
             super().__init__(
-                size, event_ndims, variables, validate_args=validate_args, parameters=parameters, name=name
+                size, event_ndims, own_variables, validate_args=validate_args, parameters=parameters, name=name
             )
 
     def _shift_and_log_scale(self):
@@ -144,7 +145,7 @@ class BatchNorm(_Normalization):
         momentum: the largest rho, from 0 to below 1.
         epsilon: is added to the variance; above 0.
         dtype: of the variables.
-        variables: leave it None. TFP passes what it found here when it rebuilds the bijector.
+        own_variables: leave it None. TFP passes what it found here when it rebuilds the bijector.
         validate_args: as in every `tfb.Bijector`; there is nothing more to validate here.
         name: name of the ops.
 
@@ -166,7 +167,7 @@ class BatchNorm(_Normalization):
         momentum: float = 0.99,
         epsilon: float = 1e-4,
         dtype: Any = tf.float32,
-        variables: Sequence[tf.Variable] | None = None,
+        own_variables: Sequence[tf.Variable] | None = None,
         validate_args: bool = False,
         name: str = "batch_norm",
     ):
@@ -175,17 +176,17 @@ class BatchNorm(_Normalization):
             _check_arguments(size, event_ndims, epsilon)
             if not isinstance(momentum, numbers.Real) or not 0 <= momentum < 1:
                 raise ValueError(f"momentum must be from 0 to below 1, got {momentum!r:.100}")
-            if variables is None:
-                variables = [
+            if own_variables is None:
+                own_variables = [
                     _variable(tf.zeros([size], dtype), "mean"),
                     _variable(tf.ones([size], dtype), "variance"),
                     _variable(tf.zeros([], dtype), "step"),
                 ]
-            self._mean, self._variance, self._step = variables
+            self._mean, self._variance, self._step = own_variables
             self._momentum, self._epsilon = momentum, epsilon
             parameters = dict(locals())
             super().__init__(
-                size, event_ndims, variables, validate_args=validate_args, parameters=parameters, name=name
+                size, event_ndims, own_variables, validate_args=validate_args, parameters=parameters, name=name
             )
 
     def _shift_and_log_scale(self):

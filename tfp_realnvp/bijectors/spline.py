@@ -116,6 +116,7 @@ class SplineCoupling(Coupling):
     def _through_spline(self, spline: Callable, moved: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """(new values, log-derivatives) of `spline`, a bijection of [0, 1], stretched to [-B, B]."""
         dtype = log_det_dtype(moved.dtype)
+        moved = tf.broadcast_to(moved, tf.shape(parameters)[:-1])  # by the batch shape of a context
         inside = tf.abs(moved) < self._bound
         # What lies outside goes through the middle of the spline, so that no gradient of its tails is NaN.
         position = tf.where(inside, tf.cast(moved, dtype), 0.0) / (2 * self._bound) + 0.5
