@@ -216,8 +216,8 @@ def _check_arguments(size: Any, event_ndims: Any, epsilon: Any) -> None:
 
 
 def _variable(initial: tf.Tensor, name: str, trainable: bool = False) -> tf.Variable:
-    # Replicas of a distributed step all assign the same value; their mean is that.
-    return tf.Variable(initial, trainable=trainable, name=name, aggregation=tf.VariableAggregation.MEAN)
+    # All replicas of a distributed step assign the same value.
+    return tf.Variable(initial, trainable=trainable, name=name, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
 
 
 def _moments(events: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -1,0 +1,185 @@
+"""ActNorm and BatchNorm: which statistics are used when, and who may change them."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
+
+import tfp_realnvp as nvp
+from conftest import run
+from registry import random_tensor
+
+X = np.random.default_rng(0).normal([5.0, -2.0, 0.0], [3.0, 0.5, 1.0], (96, 3))
+
+
+def flow_of(*bijectors):
+    base = tfd.MultivariateNormalDiag(tf.zeros(3, tf.float64))
+    flow = nvp.Flow(tfd.TransformedDistribution(base, tfb.Chain(list(bijectors))))
+    flow.compile(keras.optimizers.SGD(0.0))
+    return flow
+
+
+def act_norm_flow():
+    norm = nvp.ActNorm(3, epsilon=1e-12, dtype="float64")
+    return flow_of(norm, tfb.Scale(tf.Variable(np.ones(3)))), norm
+
+
+def batch_norm_flow(**options):
+    norm = nvp.BatchNorm(3, dtype="float64", **options)
+    return flow_of(norm, tfb.Scale(tf.Variable(np.ones(3)))), norm
+
+
+def test_act_norm_starts_at_the_first_batch_and_stays():
+    flow, norm = act_norm_flow()
+    flow.log_prob(X), flow.evaluate(X, verbose=0), flow.sample(5)
+    np.testing.assert_array_equal(norm.inverse(X), X)
+    flow.fit(X[:32], batch_size=32, verbose=0)
+    latent = norm.inverse(X[:32]).numpy()
+    np.testing.assert_allclose(latent.mean(axis=0), 0.0, atol=1e-9)
+    np.testing.assert_allclose(latent.std(axis=0), 1.0, atol=1e-9)
+    flow.fit(X, batch_size=32, epochs=2, verbose=0)
+    np.testing.assert_array_equal(norm.inverse(X[:32]), latent)
+
+
+def test_act_norm_trains_on_from_its_start():
+    flow, norm = act_norm_flow()
+    flow.compile(keras.optimizers.Adam(0.01))
+    flow.fit(X, batch_size=32, verbose=0)
+    start = X.mean(axis=0), np.log(X.std(axis=0))
+    shift, log_scale = norm.forward(np.zeros(3)), np.log(norm.forward(np.ones(3)) - norm.forward(np.zeros(3)))
+    assert np.all(np.abs(shift - start[0]) < 1.5) and np.all(np.abs(log_scale - start[1]) < 0.5)
+    before = flow.evaluate(X, verbose=0)
+    flow.fit(X, batch_size=32, epochs=20, verbose=0)
+    assert flow.evaluate(X, verbose=0) < before
+
+
+def test_a_saved_act_norm_does_not_start_again(tmp_path):
+    flow, _ = act_norm_flow()
+    flow.fit(X[:32], verbose=0)
+    expected = flow.log_prob(X)
+    flow.save(tmp_path / "flow.keras")
+    loaded = keras.models.load_model(tmp_path / "flow.keras")
+    np.testing.assert_array_equal(loaded.log_prob(X), expected)
+    loaded.fit(10 * X, verbose=0)
+    np.testing.assert_array_equal(loaded.log_prob(X), expected)
+
+
+def averages(batches, momentum):
+    """Running averages after each batch, by the formula."""
+    mean, variance = np.zeros(3), np.ones(3)
+    for step, batch in enumerate(batches):
+        rho = min(momentum, step / (step + 1))
+        mean, variance = rho * mean + (1 - rho) * batch.mean(axis=0), rho * variance + (1 - rho) * batch.var(axis=0)
+        yield mean, variance
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.6, 0.99])
+def test_batch_norm_in_training_uses_what_it_then_keeps(momentum):
+    flow, norm = batch_norm_flow(momentum=momentum)
+    batches = [X[:32], X[32:64], X[64:]]
+    for batch, (mean, variance) in zip(batches, averages(batches, momentum), strict=True):
+        log_prob = flow(batch, training=True)
+        expected = tfd.MultivariateNormalDiag(mean, np.sqrt(variance + 1e-4)).log_prob(batch)
+        np.testing.assert_allclose(log_prob, expected, atol=1e-10)
+        np.testing.assert_allclose(flow.log_prob(batch), expected, atol=1e-10)  # the same statistics in inference
+        z = norm.inverse(batch)
+        np.testing.assert_allclose(norm.forward(tf.identity(z)), batch, atol=1e-12)
+
+
+def test_batch_norm_is_updated_by_training_alone():
+    flow, norm = batch_norm_flow()
+    flow.fit(X[:64], batch_size=32, verbose=0)
+    before = [variable.numpy() for variable in norm.variables]
+    assert 2.0 in [value for value in before if value.shape == ()]  # two steps
+    distribution = flow.distribution()
+    flow.evaluate(X, verbose=0), flow.predict(X, verbose=0), flow(X), flow.log_prob(X), flow.sample_and_log_prob(5)
+    distribution.log_prob(X), distribution.sample(5), norm.inverse(X), norm.forward(X)
+    for variable, value in zip(norm.variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+
+
+def test_gradients_flow_through_the_moments_of_the_batch():
+    """The gradient to the events agrees with differences of the loss, which change the statistics, too."""
+
+    def loss(x):
+        flow, _ = batch_norm_flow(momentum=0.6)
+        flow(X[:32], training=True)
+        return tf.reduce_mean(flow(x, training=True) * np.linspace(1.0, 2.0, 8))
+
+    x = tf.constant(X[:8])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        value = loss(x)
+    gradient = tape.gradient(value, x)
+    for index in ((0, 0), (3, 1), (7, 2)):
+        step = np.zeros((8, 3))
+        step[index] = 1e-5
+        difference = (loss(x + step) - loss(x - step)) / 2e-5
+        assert float(gradient[index]) == pytest.approx(float(difference), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", [nvp.ActNorm, nvp.BatchNorm])
+def test_positions_of_an_image_share_statistics(kind):
+    norm = kind(2, event_ndims=3, dtype="float64")
+    for index, variable in enumerate(variable for variable in norm.variables if variable.shape == (2,)):
+        variable.assign(tf.exp(random_tensor((2,), "float64", seed=index)))
+    x = random_tensor((3, 2, 2, 2), "float64", seed=5)
+    flat = tf.reshape(x, [3, 8])
+    with tf.GradientTape() as tape:
+        tape.watch(flat)
+        y = tf.reshape(norm.forward(tf.reshape(flat, x.shape)), [3, 8])
+    expected = np.linalg.slogdet(tape.batch_jacobian(y, flat))[1]
+    actual = np.broadcast_to(norm.forward_log_det_jacobian(x, event_ndims=3), 3)
+    np.testing.assert_allclose(actual, expected, atol=1e-12)
+    np.testing.assert_allclose(norm.inverse(tf.reshape(y, x.shape)), x, atol=1e-12)
+
+
+MIRRORED = """
+import keras, numpy as np, tensorflow as tf, tensorflow_probability as tfp
+import tfp_realnvp as nvp
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+x = 1.0 + 3.0 * np.random.default_rng(0).normal(size=(120, 3))
+results = []
+for strategy in (tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])):
+    with strategy.scope():
+        flow = nvp.Flow(
+            tfp.distributions.TransformedDistribution(
+                tfp.distributions.MultivariateNormalDiag(tf.zeros(3, tf.float64)),
+                tfp.bijectors.Chain([
+                    nvp.ActNorm(3, dtype="float64"),
+                    nvp.AffineCoupling(nvp.MLP(1, (4,), seed=0, dtype="float64"), nvp.masks.half(3)),
+                    nvp.BatchNorm(3, dtype="float64"),
+                ]),
+            )
+        )
+        flow.compile(keras.optimizers.SGD(0.01))
+    flow.fit(x, batch_size=40, epochs=2, shuffle=False, verbose=0)
+    results.append(np.concatenate([np.ravel(weight) for weight in flow.get_weights()]))
+print(np.max(np.abs(results[0] - results[1])), np.max(np.abs(results[0])))
+"""
+
+
+def test_replicas_share_statistics():
+    difference, largest = map(float, run(MIRRORED).split()[-2:])
+    assert difference < 1e-5 < 0.1 < largest
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: nvp.ActNorm(0), "size must be an integer of at least 1, got 0"),
+        (lambda: nvp.BatchNorm(2, event_ndims=0), "event_ndims must be an integer of at least 1, got 0"),
+        (lambda: nvp.ActNorm(2, epsilon=0.0), "epsilon must be above 0 and finite, got 0.0"),
+        (lambda: nvp.BatchNorm(2, epsilon=np.inf), "epsilon must be above 0 and finite, got inf"),
+        (lambda: nvp.BatchNorm(2, momentum=1.0), "momentum must be from 0 to below 1, got 1.0"),
+        (lambda: nvp.BatchNorm(2, momentum="a"), "momentum must be from 0 to below 1, got 'a'"),
+        (lambda: nvp.ActNorm(2).inverse(tf.ones([4, 3])), r"event of act_norm must have shape .* got \[4, 3\]"),
+    ],
+)
+def test_errors(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
