@@ -3,9 +3,11 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfp_realnvp as nvp
 from registry import random_tensor
+from tfp_realnvp.conditioners import Constant
 
 
 def test_starts_at_the_identity():
@@ -33,7 +35,7 @@ def test_shapes(kept_size, context_size, hidden_units):
     shift, log_scale = mlp(np.ones((5, kept_size), "float32"), *context)
     assert shift.shape == log_scale.shape == (5, 4)
     assert len(mlp.trainable_variables) == 2 * (len(hidden_units) + 1)
-    assert mlp.trainable_variables[0].shape[0] == kept_size + (context_size or 0)
+    assert (*mlp.hidden_layers, mlp.output_layer)[0].kernel.shape[0] == kept_size + (context_size or 0)
 
 
 def test_no_input_is_an_error_not_a_crash():
@@ -75,3 +77,109 @@ def test_config_round_trip():
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         nvp.MLP(**{"output_size": 2} | options)
+
+
+# Splines' parameters, residual networks, dropout
+
+KEPT, CONTEXT = random_tensor((6, 2), "float32", seed=0), random_tensor((6, 3), "float32", seed=1)
+
+
+def perturbed(network, *inputs):
+    network(*inputs)
+    for index, variable in enumerate(network.trainable_variables):
+        variable.assign_add(random_tensor(variable.shape, variable.dtype, seed=index, stddev=0.3))
+    return network
+
+
+@pytest.mark.parametrize("network", [nvp.MLP, nvp.ResNet])
+def test_parameters_of_each_moved_feature(network):
+    assert network(4, (8, 8), num_parameters=11)(KEPT).shape == (6, 4, 11)
+    parameters = network(4, (8, 8), num_parameters=11)(KEPT, CONTEXT)
+    np.testing.assert_array_equal(parameters, np.zeros((6, 4, 11)))
+
+
+@pytest.mark.parametrize("normalization", [None, "batch", "layer"])
+@pytest.mark.parametrize("gate_context", [True, False])
+def test_a_residual_network_and_the_gradients_of_its_variables(normalization, gate_context):
+    network = nvp.ResNet(4, (8, 8), normalization=normalization, gate_context=gate_context, activation="tanh")
+    shift, log_scale = network(KEPT, CONTEXT)
+    np.testing.assert_array_equal(shift, np.zeros((6, 4)))
+    np.testing.assert_array_equal(log_scale, np.zeros((6, 4)))
+    perturbed(network, KEPT, CONTEXT)
+    with tf.GradientTape() as tape:
+        loss = tf.add_n([tf.reduce_sum(output**2) for output in network(KEPT, CONTEXT)])
+    gradients = tape.gradient(loss, [variable.value for variable in network.trainable_variables])
+    assert all(np.max(np.abs(gradient)) > 0 for gradient in gradients)
+    layers = 1 + 2 * 2 + 1 + 2 * gate_context + 2 * 2 * (normalization is not None)
+    assert len(network.trainable_variables) == 2 * layers
+
+
+def test_a_residual_network_is_the_formula():
+    network = perturbed(nvp.ResNet(1, (4,), seed=0), KEPT, CONTEXT)
+    values = iter([variable.numpy() for variable in network.trainable_variables])
+    weights = {layer: (next(values), next(values)) for layer in ("output", "input", "first", "second", "gate")}
+
+    def dense(layer, inputs):
+        kernel, bias = weights[layer]
+        return inputs @ kernel + bias
+
+    hidden = dense("input", np.concatenate([KEPT, CONTEXT], axis=1))
+    change = dense("second", np.maximum(dense("first", np.maximum(hidden, 0)), 0))
+    hidden = hidden + change / (1 + np.exp(-dense("gate", CONTEXT)))
+    shift, log_scale = np.split(dense("output", hidden), 2, axis=1)
+    for actual, expected in zip(network(KEPT, CONTEXT), (shift, 3 * np.tanh(log_scale / 3)), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("network", [nvp.MLP, nvp.ResNet])
+def test_dropout_in_training_only(network):
+    one = perturbed(network(2, (64, 64), dropout=0.5, seed=0), KEPT)
+    without = network(2, (64, 64), seed=0)
+    without(KEPT)
+    without.set_weights([variable.numpy() for variable in one.trainable_variables])
+    for other in (one(KEPT), one(KEPT, training=False)):
+        np.testing.assert_array_equal(other, without(KEPT))
+    first, second = one(KEPT, training=True), one(KEPT, training=True)
+    assert np.all(np.abs(first[0] - second[0]) > 0) and np.all(np.abs(first[0] - without(KEPT)[0]) > 0)
+
+
+@pytest.mark.parametrize(
+    ("network", "options"),
+    [
+        (nvp.MLP, {"num_parameters": 11, "dropout": 0.25}),
+        (nvp.ResNet, {"num_parameters": 11, "dropout": 0.25, "normalization": "layer", "gate_context": False}),
+        (nvp.ResNet, {"normalization": "batch"}),
+        (Constant, {"num_parameters": 11}),
+    ],
+)
+def test_config_round_trip_of_every_option(network, options):
+    sizes = {} if network is Constant else {"hidden_units": (8, 8), "activation": "tanh"}
+    one = network(4, seed=3, dtype="float64", name="net", **sizes, **options)
+    other = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(one))
+    assert other.get_config() == one.get_config()
+    kept = random_tensor((5, 2), "float64", seed=0)
+    np.testing.assert_array_equal(one(kept), other(kept))
+    for value, same in zip(one.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(value, same)
+
+
+@pytest.mark.parametrize(
+    ("network", "options", "message"),
+    [
+        (
+            nvp.ResNet,
+            {"hidden_units": (4, 8)},
+            r"hidden_units must be the width .*, all equal, got \(4, 8\)",
+        ),
+        (nvp.ResNet, {"hidden_units": ()}, r"hidden_units must be the width .*, all equal, got \(\)"),
+        (nvp.ResNet, {"normalization": "group"}, "normalization must be one of 'batch', 'layer', got 'group'"),
+        (nvp.ResNet, {"gate_context": 2}, "gate_context must be True or False, got 2"),
+        (nvp.ResNet, {"dropout": 1.0}, "dropout must be from 0 to below 1, got 1.0"),
+        (nvp.MLP, {"dropout": -0.1}, "dropout must be from 0 to below 1, got -0.1"),
+        (nvp.MLP, {"dropout": "a"}, "dropout must be from 0 to below 1, got 'a'"),
+        (nvp.MLP, {"num_parameters": 0}, "num_parameters must be an integer of at least 1, got 0"),
+    ],
+)
+def test_bad_options_of_every_network(network, options, message):
+    with pytest.raises(ValueError, match=message):
+        network(**{"output_size": 2} | options)

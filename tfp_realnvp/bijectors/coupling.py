@@ -71,12 +71,12 @@ class Coupling(OnePassBijector):
             mask = np.array(mask)
         except ValueError as error:
             raise ValueError(f"mask must be a boolean vector [D], got {mask!r:.100}") from error
-        if mask.dtype != bool or mask.ndim != 1 or not mask.size:
+        if mask.dtype != bool or mask.ndim != 1:
             raise ValueError(f"mask must be a boolean vector [D], got dtype {mask.dtype} and shape {list(mask.shape)}")
         if self._keeps_part and (mask.all() or not mask.any()):
             raise ValueError(f"mask must keep a part of the event and move a part, got {mask.tolist()}")
-        if not self._keeps_part and mask.any():
-            raise ValueError(f"mask must keep nothing in {type(self).__name__}, got {mask.tolist()}")
+        if not self._keeps_part and (mask.any() or not mask.size):
+            raise ValueError(f"mask must keep nothing of an event in {type(self).__name__}, got {mask.tolist()}")
         return mask
 
     @classmethod
@@ -165,9 +165,10 @@ class Coupling(OnePassBijector):
         else:
             outputs = self._conditioner(kept, context)
         expected, shapes = f"conditioner must return {self._expected_outputs}", self._output_shapes
-        outputs = tuple(outputs) if isinstance(outputs, tuple | list) else (outputs,)
+        returned = outputs
+        outputs = tuple(returned) if isinstance(returned, tuple | list) else (returned,)
         if len(outputs) != len(shapes):
-            raise ValueError(f"{expected}, got {outputs!r}")
+            raise ValueError(f"{expected}, got {returned!r}")
         try:
             outputs = [tf.convert_to_tensor(output) for output in outputs]
         except (TypeError, ValueError) as error:

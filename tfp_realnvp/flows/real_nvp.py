@@ -203,7 +203,8 @@ def _bijectors(
     for index in range(num_couplings):
         coupling_seed = int(random.randint(2**31))
         if permutation == "lu":
-            yield LULinear(size, _random_permutation(size, random, swap=index % 2 == 1), dtype=dtype)
+            order = _random_permutation(size, random, swap=index % 2 == 1)
+            yield LULinear(size, np.argsort(order), dtype=dtype)  # which takes it the other way round than tfb.Permute
         elif index and size > 1:
             if permutation == "reverse":
                 yield tfb.Permute(np.arange(size)[::-1])
