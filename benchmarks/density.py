@@ -28,10 +28,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 import density_table
 import tfp_realnvp as nvp
 from density_data import FOLDS, Data, load
+
+tfd = tfp.distributions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Training:
     clipnorm: float | None = None  # of all gradients together
     weight_decay: float = 0.0
     noise: float = 0.0  # standard deviation of what is added to training rows, anew in each epoch
+    tails: float | None = None  # degrees of freedom that a Student-t base starts from, in place of the normal one
     jit_compile: bool = False
 
 
@@ -161,7 +165,8 @@ def train(data: Data, options: dict, training: Training, seed: int, minutes: flo
     size = data.train.shape[1]
     flow = progress.restore()
     if flow is None:
-        flow = nvp.RealNVP(size, seed=seed, **options)
+        base = None if training.tails is None else student_t(size, training.tails)
+        flow = nvp.RealNVP(size, seed=seed, base_distribution=base, **options)
         flow.adapt(data.train)
         optimizer = keras.optimizers.AdamW if training.weight_decay else keras.optimizers.Adam
         decay = {"weight_decay": training.weight_decay} if training.weight_decay else {}
@@ -195,6 +200,12 @@ def train(data: Data, options: dict, training: Training, seed: int, minutes: flo
         "seconds": round(state["seconds"], 1),
         "ended_by": state["ended_by"] or "interruption",
     }
+
+
+def student_t(size: int, degrees_of_freedom: float) -> tfd.Distribution:
+    """Independent Student-t distributions, whose degrees of freedom are trained."""
+    start = tf.fill([size], degrees_of_freedom)
+    return tfd.Independent(tfd.StudentT(tfp.util.TransformedVariable(start, tfp.bijectors.Softplus()), 0.0, 1.0), 1)
 
 
 def scores(flow: nvp.RealNVP, data: Data) -> dict:
