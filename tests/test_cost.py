@@ -42,6 +42,23 @@ def test_three_matrix_products_a_layer_in_a_training_step_and_no_scatter(permuta
     assert not [kind for kind in counts if "Scatter" in kind or "Segment" in kind]
 
 
+def test_a_residual_network_runs_once_for_a_spline_and_drops_nothing_outside_training():
+    options = {"coupling": "spline", "conditioner": "resnet", "dropout": 0.1, "permutation": "lu"}
+    flow = small_flow(**options)
+    networks, splines, linear_maps = 4 * (1 + 2 * 2 + 1), 4, 5
+    for name, products in (
+        ("log_prob", networks + splines + 2 * linear_maps),
+        ("sample_and_log_prob", networks + splines),  # a linear map is solved
+    ):
+        counts = operations(getattr(flow._rows, name))
+        assert counts["MatMul"] == products
+    assert not [kind for kind in operations(flow._rows.log_prob) if "Random" in kind]
+    flow.optimizer.build(flow.trainable_variables)
+    counts = operations(tf.function(lambda x: flow.train_step((x,))), tf.TensorSpec([None, 4]))
+    assert [kind for kind in counts if "Random" in kind]
+    assert not [kind for kind in counts if "Scatter" in kind or "Segment" in kind]
+
+
 def test_operations_grow_with_depth_no_faster_than_the_couplings():
     counts = [sum(operations(small_flow(number)._rows.log_prob).values()) for number in (4, 8, 16)]
     assert counts[2] - counts[1] <= 2.01 * (counts[1] - counts[0])
