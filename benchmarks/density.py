@@ -173,7 +173,8 @@ def train(data: Data, options: dict, training: Training, seed: int, minutes: flo
         optimizer = optimizer(training.learning_rate, global_clipnorm=training.clipnorm, **decay)
         flow.compile(optimizer, jit_compile=training.jit_compile)
     else:
-        print(f"going on after {progress.state['seconds']:.0f} s and {progress.state['step']} steps", flush=True)
+        verb = "going on" if progress.state["ended_by"] is None else "had ended"
+        print(f"{verb} after {progress.state['seconds']:.0f} s and {progress.state['step']} steps", flush=True)
     if progress.state["ended_by"] is None:
         rows = tf.data.Dataset.from_generator(
             lambda: batches(progress.data, training.batch_size, seed, progress.state["step"]),
@@ -258,8 +259,10 @@ def run(arguments: argparse.Namespace) -> None:
             line |= {"options": options, "training": dataclasses.asdict(training), "minutes": arguments.minutes}
             line |= {"tensorflow": tf.__version__, "keras": keras.__version__}
             print(f"held out {line['held_out']:.4f} +- {line['standard_error']:.4f} nats", flush=True)
-            with arguments.out.open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps(line) + "\n")
+            with arguments.out.open("a+", encoding="utf-8") as lines:
+                lines.seek(0)
+                if json.dumps(line) not in lines.read().splitlines():  # of a run that had ended before
+                    lines.write(json.dumps(line) + "\n")
 
 
 def parse(command_line: list[str] | None = None) -> argparse.Namespace:
