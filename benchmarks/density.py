@@ -44,7 +44,7 @@ class Training:
     learning_rate: float = 1e-3
     batch_size: int = 128
     epochs: int = 200
-    patience: int = 20  # epochs without a better validation loss, after which training stops
+    patience: int | None = 20  # epochs without a better validation loss, after which training stops; None: never
     schedule: str = "constant"  # or "cosine": to zero at whichever limit comes first
     clipnorm: float | None = None  # of all gradients together
     weight_decay: float = 0.0
@@ -54,11 +54,16 @@ class Training:
 
 
 EXPRESSIVE = {"permutation": "lu", "conditioner": "resnet"}
-CAREFUL = Training(schedule="cosine", clipnorm=5.0)
+CAREFUL = Training(schedule="cosine", clipnorm=5.0, patience=None)  # a rate that falls makes early stopping too early
+FEW_ROWS = {"hidden_units": (64, 64), "dropout": 0.5}
 CONFIGURATIONS = {
     "defaults": ({}, Training()),
     "affine": (EXPRESSIVE, CAREFUL),
     "spline": (EXPRESSIVE | {"coupling": "spline"}, CAREFUL),
+    "few_rows": (
+        EXPRESSIVE | FEW_ROWS | {"coupling": "spline"},
+        dataclasses.replace(CAREFUL, noise=0.1, tails=10.0, epochs=100),
+    ),
 }
 CHECKPOINT_SECONDS = 120.0
 
@@ -74,6 +79,7 @@ class Progress(keras.callbacks.Callback):
         self.data, self.training, self.seconds, self.folder = data, training, seconds, folder
         self.batches = math.ceil(len(data.train) / training.batch_size)  # of one pass
         self.round_steps = min(32 * max(1, round(self.batches / 32)), 512)
+        self.patience_steps = math.inf if training.patience is None else training.patience * self.batches
         self.total_steps = max(self.round_steps, training.epochs * self.batches)
         self.state = {"step": 0, "seconds": 0.0, "best": math.inf, "best_step": 0, "checkpoint": 0, "ended_by": None}
         self.best_weights: list[np.ndarray] = []
@@ -111,7 +117,7 @@ class Progress(keras.callbacks.Callback):
             state["ended_by"] = "time"
         elif state["step"] >= self.total_steps:
             state["ended_by"] = "epochs"
-        elif state["step"] - state["best_step"] > self.training.patience * self.batches:
+        elif state["step"] - state["best_step"] > self.patience_steps:
             state["ended_by"] = "patience"
         elif not math.isfinite(loss):
             state["ended_by"] = "divergence"
