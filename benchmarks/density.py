@@ -15,6 +15,7 @@ import argparse
 import ast
 import contextlib
 import dataclasses
+import importlib.metadata
 import json
 import math
 import os
@@ -48,6 +49,7 @@ class Training:
     schedule: str = "constant"  # or "cosine": to zero at whichever limit comes first
     clipnorm: float | None = None  # of all gradients together
     weight_decay: float = 0.0
+    fresh_noise: bool = True  # whether pixels are dequantised anew in each epoch
     noise: float = 0.0  # standard deviation of what is added to training rows, anew in each epoch
     tails: float | None = None  # degrees of freedom that a Student-t base starts from, in place of the normal one
     jit_compile: bool = False
@@ -115,12 +117,12 @@ class Progress(keras.callbacks.Callback):
         )
         if state["seconds"] > self.seconds:
             state["ended_by"] = "time"
+        elif self.model.stop_training or not math.isfinite(loss):  # `fit` stops by itself where a loss is not finite
+            state["ended_by"] = "divergence"
         elif state["step"] >= self.total_steps:
             state["ended_by"] = "epochs"
         elif state["step"] - state["best_step"] > self.patience_steps:
             state["ended_by"] = "patience"
-        elif not math.isfinite(loss):
-            state["ended_by"] = "divergence"
         self.model.stop_training = state["ended_by"] is not None
         if self.folder is not None and (
             self.model.stop_training or state["seconds"] > self._saved + CHECKPOINT_SECONDS
@@ -167,7 +169,7 @@ def batches(data: Data, batch_size: int, seed: int, first: int) -> Iterator[np.n
 def train(data: Data, options: dict, training: Training, seed: int, minutes: float, folder: Path | None) -> dict:
     """Trains a flow, or goes on training it; returns what the line of results says of it."""
     keras.utils.set_random_seed(seed)
-    progress = Progress(data.with_noise(training.noise), training, 60 * minutes, folder)
+    progress = Progress(data.for_training(training.noise, training.fresh_noise), training, 60 * minutes, folder)
     size = data.train.shape[1]
     flow = progress.restore()
     if flow is None:
@@ -211,7 +213,7 @@ def train(data: Data, options: dict, training: Training, seed: int, minutes: flo
 
 def student_t(size: int, degrees_of_freedom: float) -> tfd.Distribution:
     """Independent Student-t distributions, whose degrees of freedom are trained."""
-    start = tf.fill([size], degrees_of_freedom)
+    start = tf.fill([size], float(degrees_of_freedom))
     return tfd.Independent(tfd.StudentT(tfp.util.TransformedVariable(start, tfp.bijectors.Softplus()), 0.0, 1.0), 1)
 
 
@@ -222,6 +224,7 @@ def scores(flow: nvp.RealNVP, data: Data) -> dict:
     )
     error = float(held_out.std() / math.sqrt(len(held_out)))
     result = {"held_out": float(held_out.mean()), "standard_error": error, "rows": len(held_out)}
+    result["scored_on"] = data.scored_on
     result |= {"train": float(seen.mean()), "median": float(np.median(held_out))}
     if data.exact is not None:
         value, exact_error = data.exact
@@ -252,23 +255,49 @@ def configured(name: str, changes: list[str]) -> tuple[dict, Training]:
 
 def run(arguments: argparse.Namespace) -> None:
     options, training = configured(arguments.config, arguments.set)
-    folds = range(FOLDS) if arguments.fold == "all" else [int(arguments.fold)]
+    folds = range(FOLDS) if arguments.fold == "all" else [arguments.fold]
     for fold in folds:
         data = load(arguments.data, arguments.observation, fold)
+        if arguments.fold == "all" and data.fold is None:
+            raise ValueError(f"--fold all: {data.name} is not scored by cross-validation")
         for seed in arguments.seeds:
             changes = "".join(f"-{change}" for change in sorted(arguments.set)).replace("/", "_")
             name = f"{data.name}-{fold}-{arguments.config}{changes}-{seed}"
             folder = arguments.work and arguments.work / name
+            if folder and (folder / "result.json").is_file():
+                print(f"{name} has been finished already", flush=True)
+                append(arguments.out, (folder / "result.json").read_text())
+                continue
             print(f"{name}: {len(data.train)} rows to train, {len(data.held_out)} to score", flush=True)
-            line = {"config": arguments.config, "data": data.name, "fold": fold, "seed": seed, "set": arguments.set}
+            line = {"config": arguments.config, "set": arguments.set}
+            line |= {"data": data.name, "fold": data.fold, "seed": seed}
             line |= train(data, options, training, seed, arguments.minutes, folder)
             line |= {"options": options, "training": dataclasses.asdict(training), "minutes": arguments.minutes}
             line |= {"tensorflow": tf.__version__, "keras": keras.__version__}
+            line["tfp_realnvp"] = importlib.metadata.version("tfp_realnvp")
             print(f"held out {line['held_out']:.4f} +- {line['standard_error']:.4f} nats", flush=True)
-            with arguments.out.open("a+", encoding="utf-8") as lines:
-                lines.seek(0)
-                if json.dumps(line) not in lines.read().splitlines():  # of a run that had ended before
-                    lines.write(json.dumps(line) + "\n")
+            if folder and line["ended_by"] != "interruption":
+                (folder / "result.new").write_text(json.dumps(line))
+                os.replace(folder / "result.new", folder / "result.json")
+            append(arguments.out, json.dumps(line))
+
+
+def append(path: Path, line: str) -> None:
+    """Adds a line of results, unless it is there already."""
+    print(line, flush=True)
+    if not path.is_file() or line not in path.read_text(encoding="utf-8").splitlines():
+        with path.open("a", encoding="utf-8") as lines:
+            lines.write(line + "\n")
+
+
+def fold_or_all(text: str) -> int | str:
+    return text if text == "all" else int(text)
+
+
+def positive(text: str) -> float:
+    if not float(text) > 0:
+        raise ValueError
+    return float(text)
 
 
 def parse(command_line: list[str] | None = None) -> argparse.Namespace:
@@ -279,9 +308,9 @@ def parse(command_line: list[str] | None = None) -> argparse.Namespace:
     command.add_argument("data", help="a .npy or .csv file, or a .npz with a colon and the name of a part")
     command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     command.add_argument("--observation", type=int, default=1, help="which posterior, from 1")
-    command.add_argument("--fold", default="0", help=f"0 to {FOLDS - 1}, or all")
+    command.add_argument("--fold", type=fold_or_all, default=0, help=f"0 to {FOLDS - 1}, or all")
     command.add_argument("--seeds", type=int, nargs="+", default=[0])
-    command.add_argument("--minutes", type=float, default=60.0, help="time limit of each training")
+    command.add_argument("--minutes", type=positive, default=60.0, help="time limit of each training")
     command.add_argument("--work", type=Path, help="folder of checkpoints")
     command.add_argument("--out", type=Path, default=Path("density.jsonl"))
     command = commands.add_parser("table", help="print results beside published ones")

@@ -18,6 +18,8 @@ class Data:
         train: rows to train on, as the optimizer first sees them.
         validation: rows to choose the best weights by; never scored.
         held_out: rows to score.
+        scored_on: what `held_out` is, in words.
+        fold: number of the fold that is scored, None where there is no cross-validation.
         exact: (mean log-density, standard error) of the density that the rows were drawn from, where it is known.
         fresh_train: None, or new training rows for another pass, from a random generator: with another dequantisation.
     """
@@ -26,17 +28,20 @@ class Data:
     train: np.ndarray
     validation: np.ndarray
     held_out: np.ndarray
+    scored_on: str
+    fold: int | None = None
     exact: tuple[float, float] | None = None
     fresh_train: Callable[[np.random.Generator], np.ndarray] | None = None
 
-    def with_noise(self, stddev: float) -> "Data":
-        """The same with Gaussian noise on the training rows, drawn anew for each pass."""
+    def for_training(self, stddev: float, fresh: bool) -> "Data":
+        """The same with Gaussian noise on training rows, anew for each pass; dequantised once if not `fresh`."""
+        fresh_train = self.fresh_train if fresh else None
 
         def noisy(random: np.random.Generator) -> np.ndarray:
-            rows = self.train if self.fresh_train is None else self.fresh_train(random)
+            rows = self.train if fresh_train is None else fresh_train(random)
             return rows + random.normal(0.0, stddev, rows.shape).astype(rows.dtype)
 
-        return replace(self, fresh_train=noisy) if stddev else self
+        return replace(self, fresh_train=noisy if stddev else fresh_train)
 
 
 def load(data: str, observation: int, fold: int) -> Data:
@@ -59,7 +64,7 @@ def load(data: str, observation: int, fold: int) -> Data:
         return _table(Path(path).stem, _read_table(path))
     with np.load(path) as arrays:
         if not part and {"train", "val"} <= set(arrays) and arrays["train"].dtype == np.uint8:
-            return _patches(Path(path).stem.split("_")[0], arrays["train"], arrays["val"])
+            return _patches("bsds300", arrays["train"], arrays["val"])
         if f"{part}__posterior" in arrays:
             return _posterior(part, arrays[f"{part}__posterior"], arrays[f"{part}__exact_mean_logp"], observation)
         if part not in arrays:
@@ -72,15 +77,16 @@ def load(data: str, observation: int, fold: int) -> Data:
 def _read_table(path: str) -> np.ndarray:
     if path.endswith(".npy"):
         return np.load(path)
-    with open(path, encoding="utf-8") as lines:
-        first = lines.readline()
-    delimiter = "," if "," in first else None
+    with open(path, encoding="utf-8-sig") as file:  # a byte order mark is no part of the first number
+        lines = file.readlines()
+    first = lines[0] if lines else ""
+    delimiter = next((mark for mark in ",;" if mark in first), None)
     try:
         [float(field) for field in first.split(delimiter)]
         has_header = False
     except ValueError:
         has_header = True
-    return np.loadtxt(path, delimiter=delimiter, skiprows=int(has_header), ndmin=2)
+    return np.loadtxt(lines, delimiter=delimiter, skiprows=int(has_header), ndmin=2)
 
 
 def _shuffled(rows: np.ndarray) -> np.ndarray:
@@ -92,7 +98,7 @@ def _shuffled(rows: np.ndarray) -> np.ndarray:
 def _table(name: str, rows: np.ndarray) -> Data:
     rows = _shuffled(rows).astype(np.float32)
     tenth = len(rows) // 10
-    return Data(name, rows[2 * tenth :], rows[tenth : 2 * tenth], rows[:tenth])
+    return Data(name, rows[2 * tenth :], rows[tenth : 2 * tenth], rows[:tenth], "a random tenth")
 
 
 def _fold(name: str, rows: np.ndarray, fold: int) -> Data:
@@ -104,7 +110,7 @@ def _fold(name: str, rows: np.ndarray, fold: int) -> Data:
     mean, stddev = others.mean(axis=0), others.std(axis=0)
     held_out, others = (((part - mean) / stddev).astype(np.float32) for part in (held_out, others))
     tenth = len(others) // 10
-    return Data(name, others[tenth:], others[:tenth], held_out)
+    return Data(name, others[tenth:], others[:tenth], held_out, f"fold {fold} of {FOLDS}", fold)
 
 
 def _posterior(name: str, samples: np.ndarray, exact: np.ndarray, observation: int) -> Data:
@@ -112,7 +118,8 @@ def _posterior(name: str, samples: np.ndarray, exact: np.ndarray, observation: i
         raise ValueError(f"observation must be from 1 to {len(samples)}, got {observation}")
     rows = samples[observation - 1].astype(np.float32)
     mean, error = exact[observation - 1]
-    return Data(f"{name}_{observation}", rows[:7200], rows[7200:8000], rows[8000:], exact=(float(mean), float(error)))
+    parts = rows[:7200], rows[7200:8000], rows[8000:]
+    return Data(f"{name}_{observation}", *parts, "the last 2000 samples", exact=(float(mean), float(error)))
 
 
 def _patches(name: str, train: np.ndarray, held_out: np.ndarray) -> Data:
@@ -128,5 +135,6 @@ def _patches(name: str, train: np.ndarray, held_out: np.ndarray) -> Data:
         dequantised(pixels, np.random.default_rng(0)),
         dequantised(validation, np.random.default_rng(1)),
         dequantised(held_out, np.random.default_rng(2)),
+        "val",
         fresh_train=lambda random: dequantised(pixels, random),
     )

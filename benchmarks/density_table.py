@@ -28,37 +28,51 @@ PUBLISHED = {
 def table(paths: Sequence[Path]) -> str:
     """A Markdown table: a line for each data set and configuration, its seeds and folds averaged.
 
-    Standard errors: of one run, that of its mean over rows; of several folds or seeds, that of the mean over these.
+    Of a run that is there twice, the last counts. Standard errors: over rows, and with several seeds also over these,
+    which share their rows; of several folds, that of the mean over folds, each the mean over its seeds.
     """
-    runs = collections.defaultdict(list)
+    runs = collections.defaultdict(dict)
     for path in paths:
         for line in path.read_text(encoding="utf-8").splitlines():
             run = json.loads(line)
-            runs[run["data"], run["config"], " ".join(run["set"])].append(run)
+            changes = " ".join(run["set"])
+            key = run["data"], run["config"], changes, f"(limit {run['minutes']:g} min)"
+            runs[key][run["fold"] or 0, run["seed"]] = run
     rows = [("data", "configuration", "runs", "held out, nats", "gap to exact", "train", "parameters", "minutes")]
     rows.append(("---",) * len(rows[0]))
     for data in sorted({key[0] for key in runs}):
         for name, value in PUBLISHED.get(data, {}).items():
             rows.append((data, f"*{name}*", "", f"{value:.2f}", "", "", "", ""))
-        for key in sorted(key for key in runs if key[0] == data):
-            rows.append((data, " ".join(key[1:]).strip(), *_cells(runs[key])))
+        keys = sorted(key for key in runs if key[0] == data)
+        exact = [run["exact"] for key in keys for run in runs[key].values() if "exact" in run]
+        if exact:
+            rows.append((data, "*exact density*", "", f"{exact[0]:.3f}", "0", "", "", ""))
+        for key in keys:
+            rows.append((data, " ".join(filter(None, key[1:])), *_cells(list(runs[key].values()))))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _cells(runs: list[dict]) -> tuple[str, ...]:
-    held_out = [run["held_out"] for run in runs]
-    gaps = [run["gap"] for run in runs if "gap" in run]
     return (
         str(len(runs)),
-        f"{np.mean(held_out):.3f} +- {_error(runs, held_out, 'standard_error'):.3f}",
-        f"{np.mean(gaps):.3f} +- {_error(runs, gaps, 'gap_error'):.3f}" if gaps else "",
+        _mean_and_error(runs, "held_out", "standard_error"),
+        _mean_and_error(runs, "gap", "gap_error") if "gap" in runs[0] else "",
         f"{np.mean([run['train'] for run in runs]):.3f}",
         f"{runs[0]['parameters']:,}",
         f"{np.mean([run['seconds'] for run in runs]) / 60:.1f}",
     )
 
 
-def _error(runs: list[dict], values: list[float], name: str) -> float:
-    if len(values) == 1:
-        return runs[0][name]
-    return float(np.std(values, ddof=1) / math.sqrt(len(values)))
+def _mean_and_error(runs: list[dict], value: str, error: str) -> str:
+    by_fold = collections.defaultdict(list)
+    for run in runs:
+        by_fold[run["fold"] or 0].append(run[value])
+    means = [np.mean(values) for values in by_fold.values()]
+    if len(means) > 1:
+        return f"{np.mean(means):.3f} +- {_error_of_mean(means):.3f}"
+    rows_error = float(np.mean([run[error] for run in runs]))
+    return f"{means[0]:.3f} +- {math.hypot(rows_error, _error_of_mean([run[value] for run in runs])):.3f}"
+
+
+def _error_of_mean(values: Sequence[float]) -> float:
+    return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
