@@ -303,3 +303,21 @@ def test_a_lambda_for_activation_is_refused_by_save(tmp_path):
     flow = nvp.RealNVP(2, num_couplings=1, activation=lambda x: x)
     with pytest.raises(ValueError, match="activation cannot be saved"):
         flow.save(tmp_path / "flow.keras")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nvp.ActNorm(np.int64(2), event_ndims=np.int32(1), epsilon=np.float64(1e-3)),
+        lambda: nvp.LULinear(np.int64(2), np.array([1, 0])),
+        lambda: nvp.SplineCoupling(
+            nvp.MLP(1, (4,), num_parameters=11), nvp.masks.half(2), num_bins=np.int64(4), bound=np.float32(2.0)
+        ),
+    ],
+)
+def test_arguments_that_are_numpy_scalars_come_back(make, tmp_path):
+    parts = [make(), tfb.Scale(tf.Variable([2.0, 0.5]))]
+    flow = nvp.Flow(tfd.TransformedDistribution(tfd.MultivariateNormalDiag(tf.zeros(2)), tfb.Chain(parts)))
+    flow.save(tmp_path / "flow.keras")
+    x = np.random.default_rng(0).normal(size=(5, 2))
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "flow.keras").log_prob(x), flow.log_prob(x))

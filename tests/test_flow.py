@@ -367,3 +367,41 @@ def test_adapt_does_not_move_bounds():
     np.testing.assert_allclose(
         bounded.log_prob(x), within.log_prob(2 * np.arctanh(x)) + np.sum(np.log(2 / (1 - x**2)), axis=-1), rtol=1e-4
     )
+
+
+def test_events_of_more_dimensions_than_their_bijectors_need():
+    """Five parts of two features in an event: their log-determinants add up, constant ones too."""
+    norm, linear = nvp.ActNorm(2, dtype="float64"), nvp.LULinear(2, dtype="float64")
+    for index, variable in enumerate((*norm.trainable_variables, *linear.trainable_variables)):
+        variable.assign_add(random_tensor(variable.shape, "float64", seed=index, stddev=0.3))
+    network = nvp.MLP(1, (4,), num_parameters=11, dtype="float64")
+    coupling = nvp.SplineCoupling(network, nvp.masks.half(2), num_bins=4)
+    base = tfd.Independent(tfd.Normal(np.zeros((5, 2)), np.ones((5, 2))), 2)
+    distribution = tfd.TransformedDistribution(base, tfb.Chain([linear, norm, coupling]))
+    x = random_tensor((3, 5, 2), "float64", seed=9)
+    flow = nvp.Flow(distribution)
+    np.testing.assert_allclose(flow.log_prob(x), distribution.log_prob(x), atol=1e-10)
+    log_det = sum(part.inverse_log_det_jacobian(x, event_ndims=1) for part in (norm, linear))  # of one part, of each
+    np.testing.assert_allclose(flow.bijector().inverse_log_det_jacobian(x, event_ndims=2), 5 * np.ones(3) * log_det)
+
+
+@pytest.mark.parametrize("normalization", ["actnorm", "batchnorm"])
+def test_a_frozen_flow_within_a_model_stays_as_it_is(normalization):
+    class Outer(keras.Model):
+        def __init__(self, flow):
+            super().__init__()
+            self.flow, self.dense = flow, keras.layers.Dense(1)
+
+        def call(self, x, training=None):
+            return self.dense(x) + self.flow(x, training=training)[:, None]
+
+    x = random_tensor((32, 2), "float32", seed=0, stddev=3.0)
+    flow = nvp.RealNVP(2, num_couplings=2, hidden_units=(4,), dropout=0.5, normalization=normalization, seed=0)
+    flow.trainable = False
+    before = flow.get_weights()
+    outer = Outer(flow)
+    outer.compile("sgd", "mse")
+    outer.fit(x, np.zeros((32, 1)), verbose=0)
+    for weight, value in zip(flow.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, value)
+    np.testing.assert_allclose(flow(x, training=True), flow.log_prob(x), atol=1e-6)

@@ -154,7 +154,7 @@ class _Reader:
             return tf.as_dtype(config["dtype"])
         if "array" in config:
             array = np.array(config["array"], config["array_dtype"])
-            return tf.constant(array) if config["tensor"] else array
+            return tf.constant(array) if config["tensor"] else array[()]  # a scalar, where it is one
         if "same_as" in config:
             return self.read_objects[config["same_as"]]
         value = self._object(config)

@@ -182,6 +182,8 @@ class Coupling(OnePassBijector):
             elif not output.shape.is_compatible_with(rows + shape):
                 got = " and ".join(str(output.shape) for output in outputs)
                 raise ValueError(f"{expected}, got shapes {got} for kept of shape {kept.shape}")
+            elif output.shape.rank is None:  # of a py_function, say
+                outputs[index] = tf.ensure_shape(output, rows + shape)
         return tuple(outputs)
 
 

@@ -225,7 +225,7 @@ def forward_and_log_det(bijector: tfb.Bijector, x: tf.Tensor, event_ndims: int, 
             return bijector._forward_and_log_det(x, event_ndims, **kwargs)
         if isinstance(bijector, OnePassBijector):
             y, log_det = bijector._forward_and_log_det(x, **kwargs)
-            return y, _sum_last(log_det, event_ndims - bijector.forward_min_event_ndims)
+            return y, _of_events(log_det, x, event_ndims, bijector.forward_min_event_ndims)
         if isinstance(bijector, tfb.Invert):
             return inverse_and_log_det(bijector.bijector, x, event_ndims, **kwargs)
         if is_permutation_of_features(bijector):
@@ -242,7 +242,7 @@ def inverse_and_log_det(bijector: tfb.Bijector, y: tf.Tensor, event_ndims: int, 
             return bijector._inverse_and_log_det(y, event_ndims, **kwargs)
         if isinstance(bijector, OnePassBijector):
             x, log_det = bijector._inverse_and_log_det(y, **kwargs)
-            return x, _sum_last(log_det, event_ndims - bijector.inverse_min_event_ndims)
+            return x, _of_events(log_det, y, event_ndims, bijector.inverse_min_event_ndims)
         if isinstance(bijector, tfb.Invert):
             return forward_and_log_det(bijector.bijector, y, event_ndims, **kwargs)
         if is_permutation_of_features(bijector):
@@ -257,5 +257,10 @@ def log_det_dtype(dtype: tf.DType) -> tf.DType:
     return tf.float32 if dtype in (tf.float16, tf.bfloat16) else dtype
 
 
-def _sum_last(log_det: tf.Tensor, ndims: int) -> tf.Tensor:
-    return tf.reduce_sum(log_det, axis=list(range(-ndims, 0))) if ndims else log_det
+def _of_events(log_det: tf.Tensor, value: tf.Tensor, event_ndims: int, min_event_ndims: int) -> tf.Tensor:
+    """The log-determinant of events of `event_ndims` dimensions, from that of each part of `min_event_ndims`."""
+    parts = list(range(min_event_ndims - event_ndims, 0))
+    if not parts:
+        return log_det
+    log_det = tf.broadcast_to(log_det, tf.shape(value)[: value.shape.rank - min_event_ndims])  # a constant of each part
+    return tf.reduce_sum(log_det, axis=parts)

@@ -303,7 +303,7 @@ class Flow(LikelihoodModel):
             context = self._as_context(context, leading="N")
             if not x.shape[:1].is_compatible_with(context.shape[:1]):
                 raise ValueError(f"x and context must have as many rows, got shapes {x.shape} and {context.shape}")
-        if training:
+        if training and self.trainable:  # A frozen flow is in inference mode, as Keras's own layers are.
             with tf_keras_training(self._tf_keras_layers):
                 return self._at_context(self._training_distribution, context).log_prob(x)
         return self._rows.log_prob(x, context)
