@@ -10,8 +10,8 @@ nats, with its standard error, parameters, seconds, and all options. `--set NAME
 or of the training below. With `--work`, a run that was stopped, by whatever signal, goes on where it stood when the
 same command is given again. Data sets: see `density_data.py`.
 
-Configurations: `defaults` is `RealNVP(D)` with early stopping; `affine` and `spline` have LU maps, residual networks and
-a learning rate that falls to zero; `few_rows` is `spline` with narrow networks, dropout, noise and a Student-t base.
+Configurations: `defaults` is `RealNVP(D)` with early stopping; `affine` and `spline` have LU maps, residual networks
+and a learning rate that falls to zero; `few_rows` is `spline` with narrow networks, dropout, noise, a Student-t base.
 """
 
 import argparse
