@@ -76,6 +76,7 @@ REGISTRY = {
     "spline_of_tails": Case(spline([1, 0, 0, 1], num_bins=2, bound=1.0), 4),
     "elementwise_spline": Case(coupling([0, 0], (6, 3), ElementwiseSpline, num_bins=4), 2, (6,)),
     "lu_linear": Case(of_size(nvp.LULinear, 4, [2, 0, 3, 1]), 4, constant_log_det=True),
+    "lu_linear_without_permutation": Case(of_size(nvp.LULinear, 3), 3, constant_log_det=True),
     "act_norm": Case(of_size(nvp.ActNorm, 3), 3, constant_log_det=True),
     "batch_norm": Case(of_size(nvp.BatchNorm, 3), 3, constant_log_det=True, trainable=False),
     "one_pass_chain": Case(chain(OnePassChain), 3),
@@ -85,7 +86,7 @@ REGISTRY = {
 
 
 def random_tensor(shape, dtype, seed, stddev=1.0):
-    return tf.constant(np.random.default_rng(seed).normal(0.0, stddev, shape).astype(dtype))
+    return tf.constant(np.random.default_rng(seed).normal(0.0, stddev, shape), dtype)
 
 
 def make(name: str, dtype: str = "float64") -> tfb.Bijector:

@@ -131,6 +131,34 @@ def test_a_residual_network_is_the_formula():
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_the_seed_of_a_residual_network():
+    one, same, other = (nvp.ResNet(2, (8, 8), seed=seed) for seed in (1, 1, 2))
+    for network in (one, same, other):
+        network(KEPT, CONTEXT)
+    kernels = [[v.numpy() for v in n.variables if np.any(v != 0.0)] for n in (one, same, other)]
+    assert len(kernels[0]) == 1 + 2 * 2  # of each block's two layers, the second starts at zero
+    for value, equal, different in zip(*kernels, strict=True):
+        np.testing.assert_array_equal(value, equal)
+        assert np.all(value != different)
+    first, second = (block.dense_layers[0].kernel for block in one.blocks)
+    assert np.all(first != second)
+
+
+@pytest.mark.parametrize("num_parameters", [None, 5])
+def test_constants_are_the_same_in_every_row_start_at_zero_and_train(num_parameters):
+    network = Constant(2, num_parameters=num_parameters, dtype="float64")
+    empty = np.ones((4, 0))
+    np.testing.assert_array_equal(np.stack(network(empty)), 0.0)
+    perturbed(network, empty)
+    with tf.GradientTape() as tape:
+        outputs = tf.stack(network(empty))
+    for gradient in tape.gradient(outputs, [variable.value for variable in network.trainable_variables]):
+        assert np.max(np.abs(gradient)) > 0
+    rows = outputs.numpy() if num_parameters else np.moveaxis(outputs, 0, 1)
+    assert rows.dtype == np.float64 and rows.shape == ((4, 2, 5) if num_parameters else (4, 2, 2))
+    assert np.all(rows == rows[0]) and len(np.unique(rows[0])) == rows[0].size
+
+
 @pytest.mark.parametrize("network", [nvp.MLP, nvp.ResNet])
 def test_dropout_in_training_only(network):
     one = perturbed(network(2, (64, 64), dropout=0.5, seed=0), KEPT)
@@ -141,6 +169,22 @@ def test_dropout_in_training_only(network):
         np.testing.assert_array_equal(other, without(KEPT))
     first, second = one(KEPT, training=True), one(KEPT, training=True)
     assert np.all(np.abs(first[0] - second[0]) > 0) and np.all(np.abs(first[0] - without(KEPT)[0]) > 0)
+
+
+@pytest.mark.parametrize("network", [nvp.MLP, nvp.ResNet])
+def test_dropout_drops_its_part_of_the_units_and_scales_the_others(network):
+    size = 64
+    one = network(size, (size,), num_parameters=1, activation="softplus", dropout=0.25, seed=0)
+    one(KEPT)
+    one.output_layer.kernel.assign(np.eye(size))  # so that outputs are hidden units
+    skipped = 0.0
+    if network is nvp.ResNet:
+        one.blocks[0].dense_layers[1].kernel.assign(np.eye(size))
+        skipped = one.input_layer(KEPT)[..., np.newaxis]
+    ratio = ((one(KEPT, training=True) - skipped) / (one(KEPT) - skipped)).numpy()
+    dropped = np.abs(ratio) < 1e-3
+    np.testing.assert_allclose(ratio[~dropped], 1 / 0.75, rtol=1e-3)
+    assert np.mean(dropped) == pytest.approx(0.25, abs=0.08)
 
 
 @pytest.mark.parametrize(

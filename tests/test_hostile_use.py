@@ -154,6 +154,10 @@ def coupling(conditioner=lambda kept: (kept, kept), mask=HALF, context=None) -> 
     return nvp.AffineCoupling(conditioner, mask, context)
 
 
+def spline(conditioner=lambda kept: tf.zeros([len(kept), 1, 23]), mask=HALF, **options) -> nvp.SplineCoupling:
+    return nvp.SplineCoupling(conditioner, mask, **options)
+
+
 def conditioned(context) -> nvp.AffineCoupling:
     return coupling(lambda kept, context: (kept, kept), context=context)
 
@@ -248,6 +252,44 @@ WRONG_ARGUMENTS = {
     "event strings": (lambda: coupling().forward([["a", "b"]]), "event .* got string"),
     "event complex": (lambda: coupling().inverse(np.ones((1, 2), complex)), "event .* got complex128"),
     "event booleans": (lambda: coupling().forward([[True, False]]), "event .* got bool"),
+    # Other bijectors, residual networks
+    "spline num_bins string": (lambda: spline(num_bins="8"), "num_bins must be an integer of at least 2, got '8'"),
+    "spline num_bins huge": (lambda: spline(num_bins=HUGE), f"num_bins .* got {HUGE}"),
+    "spline bound huge": (lambda: spline(bound=10**400), "bound must be above 0 and finite, got 10"),
+    "spline bound array": (lambda: spline(bound=np.ones(2)), r"bound must be above 0 and finite, got array\(\["),
+    "spline of a pair": (lambda: spline(lambda kept: (kept, kept)).forward(tf.ones([3, 2])), r"splines .* got \(<tf"),
+    "spline of no parameters": (
+        lambda: spline(lambda kept: kept).forward(tf.ones([3, 2])),
+        r"23\].* got shapes \(3, 1\)",
+    ),
+    "spline of None": (lambda: spline(lambda kept: None).forward(tf.ones([3, 2])), r"splines .* got \(None,\)"),
+    "spline event integers": (lambda: spline().forward(tf.ones([3, 2], tf.int32)), "event .* got int32"),
+    "spline mask": (lambda: spline(mask=[True, True]), r"mask must keep a part .* got \[True, True\]"),
+    "LU size float": (lambda: nvp.LULinear(2.0), f"size {SIZE}, got 2.0"),
+    "LU permutation ragged": (lambda: nvp.LULinear(2, [[0], [0, 1]]), r"permutation must .* got \[\[0\], \[0, 1\]\]"),
+    "LU permutation None inside": (lambda: nvp.LULinear(2, [None, 1]), r"permutation must .* got \[None, 1\]"),
+    "LU permutation floats": (lambda: nvp.LULinear(2, [0.0, 1.0]), r"permutation must .* got \[0.0, 1.0\]"),
+    "LU permutation booleans": (lambda: nvp.LULinear(2, [False, True]), r"permutation must .* got \[False, True\]"),
+    "LU permutation set": (lambda: nvp.LULinear(2, {0, 1}), r"permutation must .* got \{0, 1\}"),
+    "LU permutation square": (lambda: nvp.LULinear(2, np.eye(2, dtype=int)), r"permutation must .* got array\(\[\["),
+    "LU dtype integer": (lambda: nvp.LULinear(2, dtype="int32"), "dtype must be a floating-point .* got 'int32'"),
+    "ActNorm dtype unknown": (lambda: nvp.ActNorm(2, dtype="xyz"), "dtype must be a floating-point .* got 'xyz'"),
+    "ActNorm size None": (lambda: nvp.ActNorm(None), f"size {SIZE}, got None"),
+    "ActNorm epsilon True": (lambda: nvp.ActNorm(2, epsilon=True), "epsilon must be above 0 and finite, got True"),
+    "ActNorm epsilon NaN": (lambda: nvp.ActNorm(2, epsilon=np.nan), "epsilon must be above 0 and finite, got nan"),
+    "ActNorm event rank 0": (lambda: nvp.ActNorm(2).inverse(1.0), r"event of act_norm must .* got \[\]"),
+    "BatchNorm event_ndims": (lambda: nvp.BatchNorm(2, event_ndims=True), f"event_ndims {SIZE}, got True"),
+    "BatchNorm momentum False": (lambda: nvp.BatchNorm(2, momentum=False), "momentum must be from 0 .* got False"),
+    "BatchNorm dtype None": (lambda: nvp.BatchNorm(2, dtype=None), "dtype must be a floating-point .* got None"),
+    "BatchNorm image": (lambda: nvp.BatchNorm(2, event_ndims=3).forward(tf.ones([4, 2])), r"event of .* got \[4, 2\]"),
+    "ResNet hidden_units string": (lambda: nvp.ResNet(1, "ab"), "hidden_units must be a sequence .* got 'ab'"),
+    "ResNet hidden_units None": (lambda: nvp.ResNet(1, None), "hidden_units must be a sequence .* got None"),
+    "ResNet normalization list": (
+        lambda: nvp.ResNet(1, (4,), normalization=["batch"]),
+        r"normalization .* \['batch'\]",
+    ),
+    "ResNet gate_context None": (lambda: nvp.ResNet(1, (4,), gate_context=None), "gate_context .* got None"),
+    "MLP num_parameters float": (lambda: nvp.MLP(1, num_parameters=23.0), f"num_parameters {SIZE}, got 23.0"),
     # Flow
     "distribution a class": (lambda: nvp.Flow(tfd.Normal), "distribution must be a tfd.Distribution, got <class"),
     "distribution a string": (lambda: nvp.Flow("normal"), "distribution must be a tfd.Distribution, got 'normal'"),
@@ -278,6 +320,10 @@ WRONG_ARGUMENTS = {
     "bound NaN": (lambda: nvp.RealNVP(2, coupling="spline", bound=np.nan), "bound must be .* got nan"),
     "bound True": (lambda: nvp.RealNVP(2, coupling="spline", bound=True), "bound must be .* got True"),
     "normalization True": (lambda: nvp.RealNVP(2, normalization=True), "normalization must be one of .* got True"),
+    "bound None, of no use": (lambda: nvp.RealNVP(2, bound=None), "bound must be above 0 and finite, got None"),
+    "bound string, of no use": (lambda: nvp.RealNVP(2, bound="a"), "bound must be above 0 and finite, got 'a'"),
+    "dropout of no network": (lambda: nvp.RealNVP(1, dropout=2.0), "dropout must be from 0 to below 1, got 2.0"),
+    "log_scale_bound of no network": (lambda: nvp.RealNVP(1, log_scale_bound="a"), "log_scale_bound must .* got 'a'"),
     "permutation list": (lambda: nvp.RealNVP(2, permutation=["random"]), r"permutation must be one of .*\['random'\]"),
     "dtype a number": (lambda: nvp.RealNVP(2, dtype=3), "dtype .* got 3"),
     "dtype complex": (lambda: nvp.RealNVP(2, dtype="complex64"), "dtype .* got 'complex64'"),

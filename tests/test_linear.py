@@ -41,6 +41,18 @@ def test_without_a_permutation_it_starts_as_the_identity():
     np.testing.assert_array_equal(nvp.LULinear(3).forward(x), x)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision(dtype):
+    """No processor solves in half precision."""
+    bijector, precise = make("lu_linear", dtype), make("lu_linear")
+    x = random_tensor((5, 4), "float64", seed=0)
+    for way in ("forward", "inverse"):
+        y = getattr(bijector, way)(tf.cast(x, dtype))
+        log_det = getattr(bijector, f"{way}_log_det_jacobian")(tf.cast(x, dtype), event_ndims=1)
+        assert y.dtype == dtype and log_det.dtype == "float32"
+        np.testing.assert_allclose(tf.cast(y, "float64"), getattr(precise, way)(x), atol=0.2)
+
+
 def test_slices_of_a_conditional_flow():
     flow = nvp.RealNVP(
         3, num_couplings=2, hidden_units=(4,), context_shape=2, permutation="lu", normalization="actnorm", seed=0
@@ -60,7 +72,7 @@ def test_slices_of_a_conditional_flow():
         (lambda: nvp.LULinear(0), "size must be an integer of at least 1, got 0"),
         (lambda: nvp.LULinear(3, [0, 1]), r"permutation must hold each of 0 to 2 once, got \[0, 1\]"),
         (lambda: nvp.LULinear(2, [1, 1]), r"permutation must hold each of 0 to 1 once, got \[1, 1\]"),
-        (lambda: nvp.LULinear(2, "ab"), "permutation must hold each of 0 to 1 once, got ab"),
+        (lambda: nvp.LULinear(2, "ab"), "permutation must hold each of 0 to 1 once, got 'ab'"),
         (lambda: nvp.LULinear(2).forward(tf.ones([4, 3])), r"event of lu_linear must have shape .* got \[4, 3\]"),
     ],
 )

@@ -96,8 +96,44 @@ def test_batch_norm_is_updated_by_training_alone():
     distribution = flow.distribution()
     flow.evaluate(X, verbose=0), flow.predict(X, verbose=0), flow(X), flow.log_prob(X), flow.sample_and_log_prob(5)
     distribution.log_prob(X), distribution.sample(5), norm.inverse(X), norm.forward(X)
+    in_training_of_another(lambda x: flow.distribution().log_prob(x))  # which flows hand out in inference mode
     for variable, value in zip(norm.variables, before, strict=True):
         np.testing.assert_array_equal(variable, value)
+
+
+def in_training_of_another(call):
+    """What `call(X)` returns within the training of a Keras layer."""
+
+    class Layer(keras.layers.Layer):
+        def call(self, x, training=None):
+            return call(x)
+
+    return Layer(dtype="float64")(X, training=True)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_batch_norm_in_a_stock_distribution_of_a_users_layer(compiled):
+    """TFP asks for the value and for the log-determinant, and this is one step."""
+    norm = nvp.BatchNorm(3, dtype="float64")
+    chain = tfb.Chain([tfb.Shift(np.ones(3)), norm])
+    distribution = tfd.TransformedDistribution(tfd.MultivariateNormalDiag(tf.zeros(3, tf.float64)), chain)
+    log_prob = tf.function(distribution.log_prob) if compiled else distribution.log_prob
+    actual = in_training_of_another(log_prob)
+    (mean, variance), *_ = averages([X - 1.0], 0.99)
+    assert norm.variables[-1].numpy() == 1.0 and norm.variables[-1].name.endswith("step:0")
+    expected = tfd.MultivariateNormalDiag(mean, np.sqrt(variance + 1e-4)).log_prob(X - 1.0)
+    np.testing.assert_allclose(actual, expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("options", [{"jit_compile": True, "steps_per_execution": 3}, {"run_eagerly": True}])
+def test_statistics_in_every_way_to_run_a_step(options):
+    flow, batch_norm = batch_norm_flow()
+    *_, (mean, variance) = averages([X[:32], X[32:64], X[64:]], 0.99)
+    flow.compile(keras.optimizers.SGD(0.0), **options)
+    flow.fit(X, batch_size=32, shuffle=False, verbose=0)
+    np.testing.assert_allclose(batch_norm.forward(np.zeros(3)), mean, atol=1e-12)
+    expected = tfd.MultivariateNormalDiag(mean, np.sqrt(variance + 1e-4)).log_prob(X)
+    np.testing.assert_allclose(flow.log_prob(X), expected, atol=1e-10)
 
 
 def test_gradients_flow_through_the_moments_of_the_batch():
@@ -118,6 +154,20 @@ def test_gradients_flow_through_the_moments_of_the_batch():
         step[index] = 1e-5
         difference = (loss(x + step) - loss(x - step)) / 2e-5
         assert float(gradient[index]) == pytest.approx(float(difference), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", [nvp.ActNorm, nvp.BatchNorm])
+def test_in_training_statistics_are_over_rows_and_positions(kind):
+    norm = kind(2, event_ndims=3, epsilon=1e-12, dtype="float64")
+    x = random_tensor((6, 3, 4, 2), "float64", seed=3) * [2.0, 0.1] + [0.0, 5.0]
+    base = tfd.Independent(tfd.Normal(tf.zeros([3, 4, 2], tf.float64), 1.0), 3)
+    flow = nvp.Flow(tfd.TransformedDistribution(base, tfb.Chain([norm, tfb.Scale(tf.Variable(np.float64(1.0)))])))
+    log_prob = flow(x, training=True)
+    z = norm.inverse(x).numpy()
+    np.testing.assert_allclose(z.mean(axis=(0, 1, 2)), 0.0, atol=1e-12)
+    np.testing.assert_allclose(z.std(axis=(0, 1, 2)), 1.0, atol=1e-9)
+    expected = base.log_prob(z) - 12 * np.sum(np.log(np.std(x, axis=(0, 1, 2))))
+    np.testing.assert_allclose(log_prob, expected, atol=1e-8)
 
 
 @pytest.mark.parametrize("kind", [nvp.ActNorm, nvp.BatchNorm])

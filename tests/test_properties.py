@@ -245,7 +245,7 @@ def test_kept_components_come_through_bit_for_bit(data):
         np.testing.assert_array_equal(np.ascontiguousarray(y[..., coupling.mask]).view(bits), expected.view(bits))
 
 
-@given(bijectors(("AffineCoupling", "ElementwiseAffine")))
+@given(bijectors(("AffineCoupling", "ElementwiseAffine", "SplineCoupling", "ElementwiseSpline")))
 @examples(EXAMPLES)
 def test_a_batch_is_its_events_one_by_one(drawn):
     bijector, x, dtype = drawn.bijector, drawn.every_x.numpy(), drawn.x.dtype.name
@@ -265,17 +265,23 @@ def test_a_batch_is_its_events_one_by_one(drawn):
 
 @st.composite
 def flows(draw):
-    """Of one feature too, of a base that trains or not, and standardised or not."""
+    """Of one feature too, with every option, of a base that trains or not, and standardised or not."""
     size, dtype = draw(st.integers(1, 6)), draw(dtypes)
     base = None
     if draw(st.booleans()):
         base = tfd.MultivariateNormalDiag(tf.Variable(np.zeros(size, dtype)), np.ones(size, dtype))
+    conditioner = draw(st.sampled_from(["mlp", "resnet"]))
     flow = nvp.RealNVP(
         draw(st.sampled_from([size, (size,)])),
-        num_couplings=draw(st.integers(1, 4)),
-        hidden_units=draw(hidden_units),
+        num_couplings=draw(st.integers(1, 3)),
+        hidden_units=draw(hidden_units if conditioner == "mlp" else st.sampled_from([(5,), (3, 3)])),
         context_shape=draw(st.none() | st.integers(1, 3)),
-        permutation=draw(st.sampled_from(["reverse", "random"])),
+        conditioner=conditioner,
+        dropout=draw(st.sampled_from([0.0, 0.5])),
+        coupling=draw(st.sampled_from(["affine", "spline"])),
+        num_bins=draw(st.integers(2, 8)),
+        permutation=draw(st.sampled_from(["reverse", "random", "lu"])),
+        normalization=draw(st.sampled_from([None, "actnorm", "batchnorm"])),
         base_distribution=base,
         seed=draw(seeds),
         dtype=dtype,

@@ -1,5 +1,7 @@
 """Checks of arguments that raise a ValueError naming the argument and what it got."""
 
+import numbers
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,9 +12,12 @@ import tensorflow as tf
 __all__ = [
     "check_flag",
     "check_option",
+    "check_positive",
+    "check_rate",
     "check_shape",
     "check_size",
     "check_sizes",
+    "floating_dtype",
     "floating_policy",
     "is_integer",
     "is_size",
@@ -54,6 +59,33 @@ def check_option(argument: str, value: Any, options: Sequence[str]) -> None:
     """Raises a ValueError unless `value` is one of `options`."""
     if not isinstance(value, str) or value not in options:
         raise ValueError(f"{argument} must be one of {', '.join(map(repr, options))}, got {value!r}")
+
+
+def check_positive(argument: str, value: Any) -> None:
+    """Raises a ValueError unless `value` is a number above 0, and finite in float64."""
+    if not _is_number(value) or not 0 < (value if isinstance(value, int) else float(value)) <= sys.float_info.max:
+        raise ValueError(f"{argument} must be above 0 and finite, got {value!r:.100}")
+
+
+def check_rate(argument: str, value: Any) -> None:
+    """Raises a ValueError unless `value` is a number from 0 to below 1."""
+    if not _is_number(value) or not 0 <= value < 1:
+        raise ValueError(f"{argument} must be from 0 to below 1, got {value!r:.100}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def floating_dtype(dtype: Any) -> tf.DType:
+    """The dtype that `dtype` is or names; a ValueError unless it is one of floating-point numbers."""
+    try:
+        found = tf.as_dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or not found.is_floating:
+        raise ValueError(f"dtype must be a floating-point dtype, such as 'float32', got {dtype!r}")
+    return found
 
 
 def floating_policy(dtype: Any) -> keras.DTypePolicy:

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp.bijectors.one_pass import OnePassBijector
+from tfp_realnvp.bijectors.one_pass import OnePassBijector, log_det_dtype
 from tfp_realnvp.bijectors.permutation import permute
-from tfp_realnvp.checks import check_shape, check_size
+from tfp_realnvp.checks import check_shape, check_size, floating_dtype
 
 __all__ = ["LULinear"]
 
@@ -35,7 +35,7 @@ class LULinear(OnePassBijector):
         validate_args: as in every `tfb.Bijector`; there is nothing more to validate here.
         name: name of the ops.
 
-    Events are `[..., D]`, log-determinants are scalars, in nats.
+    Events are `[..., D]`, log-determinants are scalars, in nats, and in float32 at least.
 
     Raises:
         ValueError: if the size is below 1, or `permutation` is none of 0, 1, ..., D - 1.
@@ -57,9 +57,8 @@ class LULinear(OnePassBijector):
         """The arguments are those that the class describes."""
         with tf.name_scope(name) as name:
             check_size("size", size)
-            permutation = np.arange(size) if permutation is None else np.asarray(permutation)
-            if permutation.ndim != 1 or not np.array_equal(np.sort(permutation), np.arange(size)):
-                raise ValueError(f"permutation must hold each of 0 to {size - 1} once, got {permutation.tolist()}")
+            floating_dtype(dtype)
+            permutation = np.arange(size) if permutation is None else _checked_permutation(permutation, size)
             if own_variables is None:
                 own_variables = [
                     tf.Variable(tf.zeros([size, size], dtype), name="lower_upper"),
@@ -86,9 +85,12 @@ class LULinear(OnePassBijector):
         check_shape(f"event of {self.name}", x, self._shift.shape)
         lower, upper, log_det = self._factors()
         columns = tf.transpose(tf.reshape(x - self._shift, [-1, self._shift.shape[0]]))
+        # No processor solves in half precision.
+        lower, upper, columns = (tf.cast(matrix, log_det.dtype) for matrix in (lower, upper, columns))
         columns = tf.linalg.triangular_solve(upper, tf.linalg.triangular_solve(lower, columns), lower=False)
         permutation, inverse = self._permutation_and_inverse()
-        return tf.reshape(permute(tf.transpose(columns), inverse, permutation), tf.shape(x)), -log_det
+        y = permute(tf.cast(tf.transpose(columns), x.dtype), inverse, permutation)
+        return tf.reshape(y, tf.shape(x)), -log_det
 
     def _inverse_and_log_det(self, y):
         check_shape(f"event of {self.name}", y, self._shift.shape)
@@ -108,4 +110,14 @@ class LULinear(OnePassBijector):
         lower_upper, log_diagonal = tf.convert_to_tensor(self._lower_upper), tf.convert_to_tensor(self._log_diagonal)
         lower = tf.linalg.set_diag(tf.linalg.band_part(lower_upper, -1, 0), tf.ones_like(log_diagonal))
         upper = tf.linalg.set_diag(tf.linalg.band_part(lower_upper, 0, -1), tf.exp(log_diagonal))
-        return lower, upper, tf.reduce_sum(log_diagonal)
+        return lower, upper, tf.reduce_sum(tf.cast(log_diagonal, log_det_dtype(log_diagonal.dtype)))
+
+
+def _checked_permutation(permutation: Any, size: int) -> np.ndarray:
+    try:
+        order = np.asarray(permutation)
+    except ValueError:  # of lists of unequal lengths
+        order = np.array(None)
+    if order.ndim != 1 or order.dtype.kind not in "iu" or not np.array_equal(np.sort(order), np.arange(size)):
+        raise ValueError(f"permutation must hold each of 0 to {size - 1} once, got {permutation!r:.100}")
+    return order

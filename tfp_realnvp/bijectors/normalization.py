@@ -1,15 +1,13 @@
 """Bijectors that normalise each feature by statistics of the data: once, or as training goes on."""
 
 import abc
-import math
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from tfp_realnvp.bijectors.one_pass import OnePassBijector
-from tfp_realnvp.checks import check_shape, check_size
+from tfp_realnvp.checks import check_positive, check_rate, check_shape, check_size, floating_dtype
 from tfp_realnvp.variables import in_keras_training
 
 __all__ = ["ActNorm", "BatchNorm"]
@@ -96,7 +94,7 @@ class ActNorm(_Normalization):
     ):
         """The arguments are those that the class describes."""
         with tf.name_scope(name) as name:
-            _check_arguments(size, event_ndims, epsilon)
+            _check_arguments(size, event_ndims, epsilon, dtype)
             if own_variables is None:
                 own_variables = [
                     _variable(tf.zeros([size], dtype), "shift", trainable=True),
@@ -173,9 +171,8 @@ class BatchNorm(_Normalization):
     ):
         """The arguments are those that the class describes."""
         with tf.name_scope(name) as name:
-            _check_arguments(size, event_ndims, epsilon)
-            if not isinstance(momentum, numbers.Real) or not 0 <= momentum < 1:
-                raise ValueError(f"momentum must be from 0 to below 1, got {momentum!r:.100}")
+            _check_arguments(size, event_ndims, epsilon, dtype)
+            check_rate("momentum", momentum)
             if own_variables is None:
                 own_variables = [
                     _variable(tf.zeros([size], dtype), "mean"),
@@ -208,11 +205,11 @@ class BatchNorm(_Normalization):
         return mean, tf.math.log(variance + self._epsilon) / 2
 
 
-def _check_arguments(size: Any, event_ndims: Any, epsilon: Any) -> None:
+def _check_arguments(size: Any, event_ndims: Any, epsilon: Any, dtype: Any) -> None:
     check_size("size", size)
     check_size("event_ndims", event_ndims)
-    if not isinstance(epsilon, numbers.Real) or not 0 < epsilon < math.inf:
-        raise ValueError(f"epsilon must be above 0 and finite, got {epsilon!r:.100}")
+    check_positive("epsilon", epsilon)
+    floating_dtype(dtype)
 
 
 def _variable(initial: tf.Tensor, name: str, trainable: bool = False) -> tf.Variable:

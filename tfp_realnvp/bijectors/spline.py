@@ -1,8 +1,6 @@
 """Spline couplings: the moved part goes through monotone rational-quadratic splines."""
 
 import math
-import numbers
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +9,7 @@ import tensorflow as tf
 
 from tfp_realnvp.bijectors.coupling import Coupling
 from tfp_realnvp.bijectors.one_pass import log_det_dtype
-from tfp_realnvp.checks import check_size
+from tfp_realnvp.checks import check_positive, check_size
 
 __all__ = ["ElementwiseSpline", "SplineCoupling"]
 
@@ -76,9 +74,7 @@ class SplineCoupling(Coupling):
         check_size("num_bins", num_bins, least=2)
         if num_bins > MAX_BINS:
             raise ValueError(f"num_bins must be at most {MAX_BINS}, got {num_bins}")
-        is_number = isinstance(bound, numbers.Real) and not isinstance(bound, bool)
-        if not is_number or not 0 < bound <= sys.float_info.max:
-            raise ValueError(f"bound must be above 0 and finite, got {bound!r:.100}")
+        check_positive("bound", bound)
         self._num_bins, self._bound = int(num_bins), float(bound)
         super().__init__(
             conditioner,
@@ -144,14 +140,15 @@ def _spline(x: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     x_k, width = tf.reduce_sum(widths[:-1] * below, axis=0), tf.reduce_sum(widths * within, axis=0)
     y_k, height = tf.reduce_sum(heights[:-1] * below, axis=0), tf.reduce_sum(heights * within, axis=0)
     slope, next_slope = _slopes_of(slopes, within)
-    value, log_derivative = _rational_quadratic((x - x_k) / width, height / width, slope, next_slope)
+    t = _within_bin((x - x_k) / width)
+    value, log_derivative = _rational_quadratic(t, height / width, slope, next_slope)
     return y_k + height * value, log_derivative
 
 
 def _inverse_spline(y: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """(x, log dx/dy) of the inverse of `_spline`, by the root of a t^2 + b t + c = 0 that no cancellation can spoil:
+    """(x, log dx/dy) of the inverse of `_spline`, by the root t of a t^2 + b t + c = 0 that lies in [0, 1]:
 
-    t = 2 c / (-b - sqrt(b^2 - 4 a c)).
+    t = -2 c / (b + r), or the same as (r - b) / (2 a) where b < 0, with r = sqrt(b^2 - 4 a c): nothing cancels.
     """
     widths, heights, slopes = _bins(parameters)
     below, within = _bin_of(y, heights)
@@ -161,7 +158,8 @@ def _inverse_spline(y: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.
     u, s = (y - y_k) / height, height / width
     excess = (next_slope + slope - 2 * s) * u
     a, b, c = s - slope + excess, slope - excess, -s * u
-    t = 2 * c / (-b - tf.sqrt(tf.maximum(b * b - 4 * a * c, 0.0)))
+    root = tf.sqrt(tf.maximum(b * b - 4 * a * c, 0.0))
+    t = _within_bin(tf.where(b >= 0, -2 * c, root - b) / tf.where(b >= 0, b + root, 2 * a))
     _, log_derivative = _rational_quadratic(t, s, slope, next_slope)
     return x_k + width * t, -log_derivative
 
@@ -198,6 +196,11 @@ def _slopes_of(slopes: tf.Tensor, within: tf.Tensor) -> tuple[tf.Tensor, tf.Tens
 
     slope, next_slope = (tf.reduce_sum(slopes * part, axis=0) for part in (within[1:], within[:-1]))
     return constrained(slope), constrained(next_slope)
+
+
+def _within_bin(t: tf.Tensor) -> tf.Tensor:
+    """t in [0, 1], with its gradient: rounding may put it past a knot, where the formula of a slope gives any sign."""
+    return t + tf.stop_gradient(tf.clip_by_value(t, 0.0, 1.0) - t)
 
 
 def _rational_quadratic(

@@ -1,17 +1,15 @@
 """What all conditioners share."""
 
 import abc
-import numbers
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
 
-from tfp_realnvp.checks import check_size, floating_policy, is_integer
+from tfp_realnvp.checks import check_positive, check_size, floating_policy, is_integer
 
-__all__ = ["Conditioner", "Constant", "activation_config", "as_activation", "as_rate", "dropout_layer"]
+__all__ = ["Conditioner", "Constant", "activation_config", "as_activation", "dropout_layer"]
 
 
 class Conditioner(keras.layers.Layer, abc.ABC):
@@ -35,9 +33,7 @@ class Conditioner(keras.layers.Layer, abc.ABC):
         check_size("output_size", output_size)
         if num_parameters is not None:
             check_size("num_parameters", num_parameters)
-        is_number = isinstance(log_scale_bound, numbers.Real) and not isinstance(log_scale_bound, bool)
-        if not is_number or not 0 < log_scale_bound <= sys.float_info.max:
-            raise ValueError(f"log_scale_bound must be above 0 and finite, got {log_scale_bound!r:.100}")
+        check_positive("log_scale_bound", log_scale_bound)
         if seed is not None and not is_integer(seed):
             raise ValueError(f"seed must be an integer or None, got {seed!r}")
         if not -(2**63) <= (seed or 0) < 2**63 - 2**32:  # layers count on from it
@@ -128,12 +124,6 @@ def as_activation(activation: str | Callable) -> Callable:
     if isinstance(activation, type):
         raise ValueError(f"activation must be a name or a function, got the class {activation!r}")
     return keras.activations.get(activation)
-
-
-def as_rate(argument: str, rate: Any) -> float:
-    if not isinstance(rate, numbers.Real) or isinstance(rate, bool) or not 0 <= rate < 1:
-        raise ValueError(f"{argument} must be from 0 to below 1, got {rate!r:.100}")
-    return float(rate)
 
 
 def dropout_layer(rate: float, seed: int | None, dtype: keras.DTypePolicy) -> keras.layers.Dropout | None:

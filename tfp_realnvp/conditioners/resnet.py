@@ -5,8 +5,8 @@ from typing import Any
 
 import keras
 
-from tfp_realnvp.checks import check_flag, check_option, check_sizes
-from tfp_realnvp.conditioners.conditioner import Conditioner, activation_config, as_activation, as_rate, dropout_layer
+from tfp_realnvp.checks import check_flag, check_option, check_rate, check_sizes
+from tfp_realnvp.conditioners.conditioner import Conditioner, activation_config, as_activation, dropout_layer
 
 __all__ = ["ResNet"]
 
@@ -72,7 +72,8 @@ class ResNet(Conditioner):
             check_option("normalization", normalization, tuple(_NORMALIZATIONS))
         check_flag("gate_context", gate_context)
         self.hidden_units = tuple(int(units) for units in hidden_units)
-        self.activation, self.dropout = as_activation(activation), as_rate("dropout", dropout)
+        check_rate("dropout", dropout)
+        self.activation, self.dropout = as_activation(activation), float(dropout)
         self.normalization, self.gate_context = normalization, bool(gate_context)
         self.input_layer = self.dense(self.hidden_units[0])
         self.blocks = [_ResidualBlock(self, depth) for depth in range(1, len(self.hidden_units) + 1)]

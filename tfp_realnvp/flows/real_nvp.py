@@ -21,7 +21,15 @@ from tfp_realnvp.bijectors import (
     LULinear,
     SplineCoupling,
 )
-from tfp_realnvp.checks import check_option, check_size, check_sizes, floating_policy, is_integer
+from tfp_realnvp.checks import (
+    check_option,
+    check_positive,
+    check_rate,
+    check_size,
+    check_sizes,
+    floating_policy,
+    is_integer,
+)
 from tfp_realnvp.conditioners import MLP, Constant, ResNet, activation_config
 from tfp_realnvp.flows.arguments import as_vector_shape
 from tfp_realnvp.flows.flow import Flow
@@ -117,8 +125,11 @@ class RealNVP(Flow):
         check_size("num_couplings", num_couplings)
         check_sizes("hidden_units", hidden_units)
         check_option("conditioner", conditioner, tuple(_CONDITIONERS))
+        check_rate("dropout", dropout)
         check_option("coupling", coupling, tuple(_COUPLINGS))
+        check_positive("log_scale_bound", log_scale_bound)
         check_size("num_bins", num_bins, least=2)
+        check_positive("bound", bound)
         check_option("permutation", permutation, _PERMUTATIONS)
         if normalization is not None:
             check_option("normalization", normalization, tuple(_NORMALIZATIONS))
