@@ -43,6 +43,13 @@ def test_act_norm_starts_at_the_first_batch_and_stays():
     np.testing.assert_array_equal(norm.inverse(X[:32]), latent)
 
 
+def test_act_norm_starts_at_scale_one_where_the_first_batch_does_not_vary():
+    flow, norm = act_norm_flow()
+    flow.fit(X[:1], verbose=0)
+    np.testing.assert_array_equal(norm.inverse(X[:1]), np.zeros((1, 3)))
+    assert float(norm.inverse_log_det_jacobian(X[:1], event_ndims=1)) == 0.0
+
+
 def test_act_norm_trains_on_from_its_start():
     flow, norm = act_norm_flow()
     flow.compile(keras.optimizers.Adam(0.01))

@@ -59,6 +59,7 @@ class ActNorm(_Normalization):
 
     It is the identity until the first training step in a Keras model, such as `Flow`, which sets t and s to the mean
     and the log of the standard deviation of each feature in its batch; then t and s are trained like other variables.
+    Sample weights do not count in that. Within a `tfb.Invert` it sees no data, and is learned from the identity on.
     `positions` is the number of positions that share them, such as H * W for images `[H, W, C]`, and 1 for vectors.
 
     Source: Kingma & Dhariwal, "Glow: generative flow with invertible 1x1 convolutions", 2018, arXiv 1807.03039.
@@ -66,7 +67,8 @@ class ActNorm(_Normalization):
     Args:
         size: number of features: the last dimension of an event.
         event_ndims: number of dimensions of an event; 3 for images `[H, W, C]`.
-        epsilon: is added to the variance that the start takes from the data; above 0.
+        epsilon: least variance in the first batch at which a scale starts from it; above 0. Below it, as in a batch of
+            one row, the scale starts at 1.
         dtype: of the variables.
         own_variables: leave it None. TFP passes what it found here when it rebuilds the bijector.
         validate_args: as in every `tfb.Bijector`; there is nothing more to validate here.
@@ -86,7 +88,7 @@ class ActNorm(_Normalization):
         size: int,
         *,
         event_ndims: int = 1,
-        epsilon: float = 1e-6,
+        epsilon: float = 1e-12,
         dtype: Any = tf.float32,
         own_variables: Sequence[tf.Variable] | None = None,
         validate_args: bool = False,
@@ -116,7 +118,9 @@ class ActNorm(_Normalization):
         is_set = self._is_set > 0
         mean, variance = _moments(tf.stop_gradient(y))
         self._shift.assign(tf.where(is_set, self._shift, mean))
-        self._log_scale.assign(tf.where(is_set, self._log_scale, tf.math.log(variance + self._epsilon) / 2))
+        varies = variance >= self._epsilon
+        start = tf.where(varies, tf.math.log(tf.where(varies, variance, 1.0)) / 2, 0.0)
+        self._log_scale.assign(tf.where(is_set, self._log_scale, start))
         self._is_set.assign(tf.ones_like(self._is_set))
         return self._shift_and_log_scale()
 
@@ -132,7 +136,8 @@ class BatchNorm(_Normalization):
 
     with rho = min(momentum, t / (t + 1)) in step t = 0, 1, ..., and then uses these: value and log-determinant have the
     same statistics in every mode, and `forward` those of the latest step, so that it inverts `inverse` exactly.
-    Gradients flow through the batch's moments. Only densities in training update; sampling and inference never do.
+    Gradients flow through the batch's moments, whose rows all count alike, whatever their sample weights. Only
+    densities in training update; sampling and inference never do. Batches want to be of many rows.
 
     Sources: Ioffe & Szegedy, "Batch normalization", 2015, arXiv 1502.03167; with running averages as in Dinh,
     Sohl-Dickstein & Bengio, "Density estimation using Real NVP", 2017, arXiv 1605.08803, section 3.7 and appendix E.
