@@ -46,7 +46,7 @@ demo: $(STAMP)
 	@echo "Exports:      demo/tabular/*_export/, demo/two_moons/*_export/"
 
 test: lint
-	@$(RUN) -m pytest
+	@$(RUN) -m pytest -n 2 --dist worksteal
 
 test-oldest:
 	@$(MAKE) --no-print-directory test PYTHON=python3.10 VENV=.venv-oldest PINS="$(OLDEST)"

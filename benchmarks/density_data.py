@@ -92,6 +92,9 @@ def _read_table(path: str) -> np.ndarray:
 def _shuffled(rows: np.ndarray) -> np.ndarray:
     if rows.ndim != 2 or len(rows) < 3 * FOLDS:
         raise ValueError(f"data must be a table [N, D] of at least {3 * FOLDS} rows, got shape {rows.shape}")
+    (bad,) = np.nonzero(~np.isfinite(rows).all(axis=1))
+    if len(bad):
+        raise ValueError(f"rows {', '.join(map(str, bad[:10]))} of the data (the first is 0) are NaN or infinite")
     return np.random.default_rng(0).permutation(rows.astype(np.float64))
 
 

@@ -38,15 +38,21 @@ def table(paths: Sequence[Path]) -> str:
             changes = " ".join(run["set"])
             key = run["data"], run["config"], changes, f"(limit {run['minutes']:g} min)"
             runs[key][run["fold"] or 0, run["seed"]] = run
-    rows = [("data", "configuration", "runs", "held out, nats", "gap to exact", "train", "parameters", "minutes")]
+    rows = [
+        ("data", "configuration", "runs", "held out, nats", "median", "gap to exact", "train", "parameters", "minutes")
+    ]
     rows.append(("---",) * len(rows[0]))
     for data in sorted({key[0] for key in runs}):
         for name, value in PUBLISHED.get(data, {}).items():
-            rows.append((data, f"*{name}*", "", f"{value:.2f}", "", "", "", ""))
+            rows.append((data, f"*{name}*", "", f"{value:.2f}", "", "", "", "", ""))
         keys = sorted(key for key in runs if key[0] == data)
-        exact = [run["exact"] for key in keys for run in runs[key].values() if "exact" in run]
+        of_data = {(run["fold"], run["seed"]): run for key in keys for run in runs[key].values()}.values()
+        gaussian = [run["gaussian"] for run in of_data if "gaussian" in run]
+        if gaussian:
+            rows.append((data, "*Gaussian, same rows*", "", f"{np.mean(gaussian):.3f}", "", "", "", "", ""))
+        exact = [run["exact"] for run in of_data if "exact" in run]
         if exact:
-            rows.append((data, "*exact density*", "", f"{exact[0]:.3f}", "0", "", "", ""))
+            rows.append((data, "*exact density*", "", f"{exact[0]:.3f}", "", "0", "", "", ""))
         for key in keys:
             rows.append((data, " ".join(filter(None, key[1:])), *_cells(list(runs[key].values()))))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
@@ -56,6 +62,7 @@ def _cells(runs: list[dict]) -> tuple[str, ...]:
     return (
         str(len(runs)),
         _mean_and_error(runs, "held_out", "standard_error"),
+        f"{np.mean([run['median'] for run in runs]):.3f}",
         _mean_and_error(runs, "gap", "gap_error") if "gap" in runs[0] else "",
         f"{np.mean([run['train'] for run in runs]):.3f}",
         f"{runs[0]['parameters']:,}",

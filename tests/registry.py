@@ -60,6 +60,11 @@ def chain(chain_type, context_shape=None):
     return make
 
 
+def blockwise(dtype):
+    blocks = [coupling(nvp.masks.half(2))(dtype), tfb.Sigmoid(), spline(nvp.masks.half(3))(dtype)]
+    return OnePassChain([tfb.Blockwise(blocks, [2, 1, 3]), nvp.LULinear(6, [5, 2, 3, 4, 1, 0], dtype=dtype)])
+
+
 REGISTRY = {
     "half": Case(coupling(nvp.masks.half(5)), 5),
     "half_flipped": Case(coupling(nvp.masks.half(5, flip=True)), 5),
@@ -81,6 +86,7 @@ REGISTRY = {
     "batch_norm": Case(of_size(nvp.BatchNorm, 3), 3, constant_log_det=True, trainable=False),
     "one_pass_chain": Case(chain(OnePassChain), 3),
     "one_pass_chain_context": Case(chain(OnePassChain, (6, 2)), 3, (6,)),
+    "one_pass_chain_of_blocks": Case(blockwise, 6),
     "tfb_chain": Case(chain(tfb.Chain), 3),
 }
 

@@ -6,6 +6,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as nvp
 from registry import random_tensor
@@ -57,6 +59,22 @@ def test_a_residual_network_runs_once_for_a_spline_and_drops_nothing_outside_tra
     counts = operations(tf.function(lambda x: flow.train_step((x,))), tf.TensorSpec([None, 4]))
     assert [kind for kind in counts if "Random" in kind]
     assert not [kind for kind in counts if "Scatter" in kind or "Segment" in kind]
+
+
+def test_the_blocks_of_an_event_run_once_each():
+    def network():
+        return nvp.MLP(1, hidden_units=(8, 8), dropout=0.1)
+
+    blocks = [nvp.AffineCoupling(network(), nvp.masks.half(2)), nvp.BatchNorm(1)]
+    blocks.append(tfb.Chain([nvp.AffineCoupling(network(), nvp.masks.half(2)), nvp.ActNorm(2)]))
+    base = tfd.MultivariateNormalDiag(tf.zeros(5))
+    flow = nvp.Flow(tfd.TransformedDistribution(base, tfb.Blockwise(blocks, [2, 1, 2])))
+    flow.compile("adam")
+    assert operations(flow._rows.log_prob)["MatMul"] == 2 * LAYERS
+    flow.optimizer.build(flow.trainable_variables)
+    counts = operations(tf.function(lambda x: flow.train_step((x,))), tf.TensorSpec([None, 5]))
+    assert counts["StatelessRandomUniformV2"] == 2 * (LAYERS - 1)  # one mask for value and log-determinant
+    assert counts["MatMul"] == 3 * 2 * LAYERS - 2  # nobody needs the gradients to their inputs
 
 
 def test_operations_grow_with_depth_no_faster_than_the_couplings():

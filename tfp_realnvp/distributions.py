@@ -6,7 +6,7 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
-from tfp_realnvp.bijectors.one_pass import OnePassChain, forward_and_log_det, inverse_and_log_det
+from tfp_realnvp.bijectors.one_pass import OnePassChain, forward_and_log_det, has_parts, inverse_and_log_det
 
 __all__ = ["OnePassTransformedDistribution", "one_pass"]
 
@@ -73,10 +73,6 @@ def _flat_bijectors(bijector: tfb.Bijector) -> list[tfb.Bijector]:
     if isinstance(bijector, tfb.Invert):
         return [tfb.Invert(part) for part in reversed(_flat_bijectors(bijector.bijector))]
     is_chain = type(bijector).__name__ in ("Chain", "_Chain", "OnePassChain")
-    if not is_chain or any(_has_parts(part) for part in bijector.bijectors):
+    if not is_chain or any(has_parts(part) for part in bijector.bijectors):
         return [bijector]
     return [flat for part in bijector.bijectors for flat in _flat_bijectors(part)]
-
-
-def _has_parts(bijector: tfb.Bijector) -> bool:
-    return tf.nest.is_nested(bijector.forward_min_event_ndims) or tf.nest.is_nested(bijector.inverse_min_event_ndims)

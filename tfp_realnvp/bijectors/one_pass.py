@@ -10,7 +10,7 @@ directly; for TFP's own chains and distributions a cache does the same within a 
 import abc
 import collections
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -28,7 +28,14 @@ from tfp_realnvp.bijectors.permutation import (
 from tfp_realnvp.checks import check_shape
 from tfp_realnvp.variables import all_variables, keras_inference
 
-__all__ = ["OnePassBijector", "OnePassChain", "forward_and_log_det", "inverse_and_log_det", "log_det_dtype"]
+__all__ = [
+    "OnePassBijector",
+    "OnePassChain",
+    "forward_and_log_det",
+    "has_parts",
+    "inverse_and_log_det",
+    "log_det_dtype",
+]
 
 ValueAndLogDet = tuple[tf.Tensor, tf.Tensor]
 
@@ -220,6 +227,7 @@ class OnePassChain(_OnePass, tfb.Chain):
 
 def forward_and_log_det(bijector: tfb.Bijector, x: tf.Tensor, event_ndims: int, **kwargs: Any) -> ValueAndLogDet:
     """(y, log|det dy/dx|) of any bijector at `x`, whose last `event_ndims` dimensions are the event."""
+    bijector = _one_pass_chain(bijector)
     with tf.name_scope(bijector.name):
         if isinstance(bijector, OnePassChain):
             return bijector._forward_and_log_det(x, event_ndims, **kwargs)
@@ -231,12 +239,15 @@ def forward_and_log_det(bijector: tfb.Bijector, x: tf.Tensor, event_ndims: int, 
         if is_permutation_of_features(bijector):
             permutation, inverse = permutation_and_inverse(bijector)
             return permute(x, permutation, inverse), tf.zeros([], x.dtype)
+        if type(bijector).__name__ in ("Blockwise", "_Blockwise"):
+            return _block_by_block(forward_and_log_det, bijector, bijector.block_sizes, x, event_ndims, kwargs)
         x = tf.identity(x)  # A tensor nobody else holds: the cache of a stock bijector cannot know it.
         return bijector.forward(x, **kwargs), bijector.forward_log_det_jacobian(x, event_ndims, **kwargs)
 
 
 def inverse_and_log_det(bijector: tfb.Bijector, y: tf.Tensor, event_ndims: int, **kwargs: Any) -> ValueAndLogDet:
     """(x, log|det dx/dy|) of any bijector at `y`, whose last `event_ndims` dimensions are the event."""
+    bijector = _one_pass_chain(bijector)
     with tf.name_scope(bijector.name):
         if isinstance(bijector, OnePassChain):
             return bijector._inverse_and_log_det(y, event_ndims, **kwargs)
@@ -248,8 +259,34 @@ def inverse_and_log_det(bijector: tfb.Bijector, y: tf.Tensor, event_ndims: int, 
         if is_permutation_of_features(bijector):
             permutation, inverse = permutation_and_inverse(bijector)
             return permute(y, inverse, permutation), tf.zeros([], y.dtype)
+        if type(bijector).__name__ in ("Blockwise", "_Blockwise"):
+            return _block_by_block(inverse_and_log_det, bijector, bijector.inverse_block_sizes, y, event_ndims, kwargs)
         y = tf.identity(y)
         return bijector.inverse(y, **kwargs), bijector.inverse_log_det_jacobian(y, event_ndims, **kwargs)
+
+
+def has_parts(bijector: tfb.Bijector) -> bool:
+    """Whether its events are structures of several tensors."""
+    return tf.nest.is_nested(bijector.forward_min_event_ndims) or tf.nest.is_nested(bijector.inverse_min_event_ndims)
+
+
+def _one_pass_chain(bijector: tfb.Bijector) -> tfb.Bijector:
+    """The same bijector; of a stock chain, the one-pass form."""
+    if type(bijector).__name__ not in ("Chain", "_Chain") or any(has_parts(part) for part in bijector.bijectors):
+        return bijector
+    return OnePassChain(bijector.bijectors, name=bijector.name)
+
+
+def _block_by_block(
+    transform: Callable, bijector: tfb.Blockwise, sizes: tf.Tensor, event: tf.Tensor, event_ndims: int, kwargs: dict
+) -> ValueAndLogDet:
+    """`transform`, one of the two above, of each block of the event by its own bijector."""
+    blocks = tf.split(event, sizes, axis=-1)
+    log_det = tf.zeros([], log_det_dtype(event.dtype))
+    for index, part in enumerate(bijector.bijectors):
+        blocks[index], term = transform(part, blocks[index], event_ndims, **kwargs.get(part.name, {}))
+        log_det += tf.cast(term, log_det.dtype)
+    return tf.concat(blocks, axis=-1), log_det
 
 
 def log_det_dtype(dtype: tf.DType) -> tf.DType:

@@ -1,0 +1,204 @@
+"""Trainings of `density.py`: resumable, within a limit of time, and scored on rows that had no part in them."""
+
+import contextlib
+import importlib.metadata
+import inspect
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_realnvp as nvp
+from density_configurations import Training
+from density_data import Data
+
+tfd = tfp.distributions
+
+CHECKPOINT_SECONDS = 120.0
+
+
+class Progress(keras.callbacks.Callback):
+    """Learning rate, early stopping, and checkpoints from which a stopped run goes on.
+
+    A round is what `fit` takes for an epoch: one pass or, of small data, several, so that Keras's own work is little.
+    """
+
+    def __init__(self, data: Data, training: Training, seconds: float, folder: Path | None):
+        super().__init__()
+        self.data, self.training, self.seconds, self.folder = data, training, seconds, folder
+        self.batches = math.ceil(len(data.train) / training.batch_size)  # of one pass
+        self.round_steps = min(32 * max(1, round(self.batches / 32)), 512)
+        self.patience_steps = math.inf if training.patience is None else training.patience * self.batches
+        self.total_steps = max(self.round_steps, training.epochs * self.batches)
+        self.state = {"step": 0, "seconds": 0.0, "best": math.inf, "best_step": 0, "checkpoint": 0, "ended_by": None}
+        self.best_weights: list[np.ndarray] = []
+        self._saved = 0.0
+
+    def on_train_begin(self, logs=None):
+        self._start = time.monotonic() - self.state["seconds"]
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.training.schedule == "cosine":
+            rate = self.training.learning_rate * (1 + math.cos(math.pi * self._part_done(batch + 1))) / 2
+            self.model.optimizer.learning_rate.assign(rate)
+        if time.monotonic() - self._start > self.seconds:
+            self.model.stop_training = True
+
+    def _part_done(self, steps_of_round: int) -> float:
+        steps = (self.state["step"] + steps_of_round) / self.total_steps
+        return min(1.0, max(steps, (time.monotonic() - self._start) / self.seconds))
+
+    def on_epoch_end(self, epoch, logs=None):
+        state = self.state
+        state["step"] = int(self.model.optimizer.iterations)
+        loss = -float(np.mean(self.model.predict(self.data.validation, batch_size=1000, verbose=0)))
+        if loss < state["best"]:
+            state["best"], state["best_step"] = loss, state["step"]
+            self.best_weights = self.model.get_weights()
+        state["seconds"] = time.monotonic() - self._start
+        rate = float(self.model.optimizer.learning_rate)
+        print(
+            f"{state['seconds']:7.0f} s  epoch {state['step'] / self.batches:7.1f}  log-likelihood {-logs['loss']:9.4f}  "
+            f"of validation {-loss:9.4f}  learning rate {rate:.1e}",
+            flush=True,
+        )
+        if state["seconds"] > self.seconds:
+            state["ended_by"] = "time"
+        elif self.model.stop_training or not math.isfinite(loss):  # `fit` stops by itself where a loss is not finite
+            state["ended_by"] = "divergence"
+        elif state["step"] >= self.total_steps:
+            state["ended_by"] = "epochs"
+        elif state["step"] - state["best_step"] > self.patience_steps:
+            state["ended_by"] = "patience"
+        self.model.stop_training = state["ended_by"] is not None
+        if self.folder is not None and (
+            self.model.stop_training or state["seconds"] > self._saved + CHECKPOINT_SECONDS
+        ):
+            self._save()
+
+    def _save(self) -> None:
+        """A checkpoint counts as soon as `state.json` names it, and that is replaced in one go."""
+        self._saved = self.state["seconds"]
+        former = self.folder / f"checkpoint-{self.state['checkpoint']}"
+        self.state["checkpoint"] += 1
+        folder = self.folder / f"checkpoint-{self.state['checkpoint']}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        self.model.save(folder / "flow.keras")
+        np.savez(folder / "best.npz", *self.best_weights)
+        (folder / "state.json").write_text(json.dumps(self.state))
+        os.replace(folder / "state.json", self.folder / "state.json")
+        shutil.rmtree(former, ignore_errors=True)
+
+    def restore(self) -> nvp.RealNVP | None:
+        """The flow of the last checkpoint, if there is one."""
+        if self.folder is None or not (self.folder / "state.json").is_file():
+            return None
+        self.state = json.loads((self.folder / "state.json").read_text())
+        folder = self.folder / f"checkpoint-{self.state['checkpoint']}"
+        with np.load(folder / "best.npz") as arrays:
+            self.best_weights = [arrays[f"arr_{index}"] for index in range(len(arrays))]
+        return keras.models.load_model(folder / "flow.keras")
+
+
+def batches(data: Data, batch_size: int, seed: int, first: int) -> Iterator[np.ndarray]:
+    """Shuffled batches without end, from number `first` on: those of a pass are the same in every process."""
+    number = math.ceil(len(data.train) / batch_size)
+    while True:
+        random = np.random.default_rng([seed, first // number])
+        rows = data.train if data.fresh_train is None else data.fresh_train(random)
+        order = random.permutation(len(rows))
+        for index in range(first % number, number):
+            yield rows[order[index * batch_size : (index + 1) * batch_size]]
+        first += number - first % number
+
+
+def train(data: Data, options: dict, training: Training, seed: int, minutes: float, folder: Path | None) -> dict:
+    """Trains a flow, or goes on training it; returns what the line of results says of it."""
+    unknown = options.keys() - inspect.signature(nvp.RealNVP).parameters.keys()
+    if unknown:
+        raise ValueError(f"no option of RealNVP or of Training: {', '.join(sorted(unknown))}")
+    keras.utils.set_random_seed(seed)
+    progress = Progress(data.for_training(training.noise, training.fresh_noise), training, 60 * minutes, folder)
+    size = data.train.shape[1]
+    flow = progress.restore()
+    if flow is None:
+        base = None if training.tails is None else student_t(size, training.tails)
+        flow = nvp.RealNVP(size, seed=seed, base_distribution=base, **options)
+        flow.adapt(data.train)
+        optimizer = keras.optimizers.AdamW if training.weight_decay else keras.optimizers.Adam
+        decay = {"weight_decay": training.weight_decay} if training.weight_decay else {}
+        optimizer = optimizer(training.learning_rate, global_clipnorm=training.clipnorm, **decay)
+        flow.compile(optimizer, jit_compile=training.jit_compile)
+    else:
+        verb = "going on" if progress.state["ended_by"] is None else "had ended"
+        print(f"{verb} after {progress.state['seconds']:.0f} s and {progress.state['step']} steps", flush=True)
+    if progress.state["ended_by"] is None:
+        rows = tf.data.Dataset.from_generator(
+            lambda: batches(progress.data, training.batch_size, seed, progress.state["step"]),
+            output_signature=tf.TensorSpec([None, size], tf.float32),
+        )
+        with contextlib.suppress(KeyboardInterrupt):
+            flow.fit(
+                rows.prefetch(tf.data.AUTOTUNE),
+                epochs=10**9,
+                steps_per_epoch=progress.round_steps,
+                callbacks=[progress],
+                verbose=0,
+            )
+    state = progress.state
+    if progress.best_weights:
+        flow.set_weights(progress.best_weights)
+    result = scores(flow, data)
+    return result | {
+        "validation": -state["best"],
+        "parameters": sum(math.prod(variable.shape) for variable in flow.trainable_variables),
+        "steps": state["step"],
+        "epochs": state["step"] / progress.batches,
+        "best_epoch": state["best_step"] / progress.batches,
+        "seconds": round(state["seconds"], 1),
+        "ended_by": state["ended_by"] or "interruption",
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "tfp_realnvp": importlib.metadata.version("tfp_realnvp"),
+    }
+
+
+def student_t(size: int, degrees_of_freedom: float) -> tfd.Distribution:
+    """Independent Student-t distributions, whose degrees of freedom are trained."""
+    start = tf.fill([size], float(degrees_of_freedom))
+    return tfd.Independent(tfd.StudentT(tfp.util.TransformedVariable(start, tfp.bijectors.Softplus()), 0.0, 1.0), 1)
+
+
+def scores(flow: nvp.RealNVP, data: Data) -> dict:
+    """Mean log-likelihoods in nats with their standard errors."""
+    held_out, seen = (
+        np.float64(flow.predict(rows, batch_size=1000, verbose=0)) for rows in (data.held_out, data.train[:20_000])
+    )
+    error = float(held_out.std() / math.sqrt(len(held_out)))
+    result = {"held_out": float(held_out.mean()), "standard_error": error, "rows": len(held_out)}
+    result["scored_on"] = data.scored_on
+    result |= {"train": float(seen.mean()), "median": float(np.median(held_out))}
+    result["gaussian"] = gaussian(data.train, data.held_out)
+    if data.exact is not None:
+        value, exact_error = data.exact
+        result |= {"exact": value, "gap": value - result["held_out"], "gap_error": math.hypot(error, exact_error)}
+    return result
+
+
+def gaussian(train: np.ndarray, held_out: np.ndarray) -> float:
+    """Mean log-likelihood of `held_out` under the Gaussian of the mean and covariance of `train`; NaN of constants."""
+    mean, covariance = train.mean(axis=0, dtype=np.float64), np.cov(train, rowvar=False)
+    try:
+        scale = np.linalg.cholesky(np.atleast_2d(covariance))
+    except np.linalg.LinAlgError:
+        return math.nan
+    return float(np.mean(tfd.MultivariateNormalTriL(mean, scale).log_prob(np.float64(held_out))))
