@@ -66,8 +66,8 @@ class Progress(keras.callbacks.Callback):
         state["seconds"] = time.monotonic() - self._start
         rate = float(self.model.optimizer.learning_rate)
         print(
-            f"{state['seconds']:7.0f} s  epoch {state['step'] / self.batches:7.1f}  log-likelihood {-logs['loss']:9.4f}  "
-            f"of validation {-loss:9.4f}  learning rate {rate:.1e}",
+            f"{state['seconds']:7.0f} s  epoch {state['step'] / self.batches:7.1f}  likelihood {-logs['loss']:9.4f}  "
+            f"of validation {-loss:9.4f}  rate {rate:.1e}",
             flush=True,
         )
         if state["seconds"] > self.seconds:
