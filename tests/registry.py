@@ -61,7 +61,8 @@ def chain(chain_type, context_shape=None):
 
 
 def blockwise(dtype):
-    blocks = [coupling(nvp.masks.half(2))(dtype), tfb.Sigmoid(), spline(nvp.masks.half(3))(dtype)]
+    warp = tfb.SinhArcsinh(np.array(0.3, dtype))
+    blocks = [coupling(nvp.masks.half(2))(dtype), warp, spline(nvp.masks.half(3))(dtype)]
     return OnePassChain([tfb.Blockwise(blocks, [2, 1, 3]), nvp.LULinear(6, [5, 2, 3, 4, 1, 0], dtype=dtype)])
 
 

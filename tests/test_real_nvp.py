@@ -224,6 +224,7 @@ def test_conditional_flow_in_a_joint_distribution(conditional_flow):
         ({"hidden_units": (8, 0)}, r"hidden_units\[1\] .* got 0"),
         ({"hidden_units": 8}, "hidden_units must be a sequence of integers, got 8"),
         ({"event_shape": 1, "hidden_units": 8}, "hidden_units must be a sequence"),
+        ({"event_shape": 1, "activation": "sofa"}, "sofa"),
         ({"seed": -1}, "seed must be .* got -1"),
         ({"seed": "x"}, "seed must be .* got 'x'"),
         ({"context_shape": (0,)}, r"context_shape .* got \(0,\)"),

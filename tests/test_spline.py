@@ -147,6 +147,7 @@ def test_flattened_parameters_will_do():
         (lambda: coupling(tf.zeros([2, 3 * 513 - 1])), "num_bins must be at most 512, got 513"),
         (lambda: coupling(tf.zeros([2, 11]), bound=0.0), "bound must be above 0 and finite, got 0.0"),
         (lambda: coupling(tf.zeros([2, 11]), bound=np.inf), "bound must be above 0 and finite, got inf"),
+        (lambda: coupling(tf.zeros([2, 11]), bound=1e7), "bound must be from 1e-6 to 1e6, got 10000000.0"),
         (lambda: coupling(tf.zeros([2, 11]), bound="a"), "bound must be above 0 and finite, got 'a'"),
         (
             lambda: coupling(tf.zeros([1, 11])).forward(tf.ones([5, 3])),

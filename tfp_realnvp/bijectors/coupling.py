@@ -168,7 +168,7 @@ class Coupling(OnePassBijector):
         returned = outputs
         outputs = tuple(returned) if isinstance(returned, tuple | list) else (returned,)
         if len(outputs) != len(shapes):
-            raise ValueError(f"{expected}, got {returned!r}")
+            raise ValueError(f"{expected}, got {returned!r:.100}")
         try:
             outputs = [tf.convert_to_tensor(output) for output in outputs]
         except (TypeError, ValueError) as error:

@@ -137,7 +137,8 @@ class BatchNorm(_Normalization):
     with rho = min(momentum, t / (t + 1)) in step t = 0, 1, ..., and then uses these: value and log-determinant have the
     same statistics in every mode, and `forward` those of the latest step, so that it inverts `inverse` exactly.
     Gradients flow through the batch's moments, whose rows all count alike, whatever their sample weights. Only
-    densities in training update; sampling and inference never do. Batches want to be of many rows.
+    densities in training update; sampling and inference never do. Batches want to be of many rows. Eagerly, a stock
+    `tfd.TransformedDistribution` in a Keras model of your own updates twice a density; `Flow` never does.
 
     Sources: Ioffe & Szegedy, "Batch normalization", 2015, arXiv 1502.03167; with running averages as in Dinh,
     Sohl-Dickstein & Bengio, "Density estimation using Real NVP", 2017, arXiv 1605.08803, section 3.7 and appendix E.

@@ -11,7 +11,7 @@ from tfp_realnvp.bijectors.coupling import Coupling
 from tfp_realnvp.bijectors.one_pass import log_det_dtype
 from tfp_realnvp.checks import check_positive, check_size
 
-__all__ = ["ElementwiseSpline", "SplineCoupling"]
+__all__ = ["ElementwiseSpline", "SplineCoupling", "check_spline"]
 
 MIN_BIN = 1e-3  # least width and height of a bin, as a part of the interval
 MIN_SLOPE = 1e-3
@@ -42,7 +42,7 @@ class SplineCoupling(Coupling):
         mask: as in `AffineCoupling`: boolean vector `[D]`, True = kept.
         context: floating-point tensor `[B..., K]`, or None, as in `AffineCoupling`.
         num_bins: K, from 2 to 512.
-        bound: B, above 0, finite: where the tails begin. Standardised data lie within 3 as a rule.
+        bound: B, from 1e-6 to 1e6: where the tails begin. Standardised data lie within 3 as a rule.
         conditioner_variables: leave it None. TFP passes what it found here when it rebuilds the bijector.
         validate_args: as in every `tfb.Bijector`; there is nothing more to validate here.
         name: name of the ops.
@@ -71,10 +71,7 @@ class SplineCoupling(Coupling):
     ):
         """The arguments are those that the class describes."""
         parameters = dict(locals())
-        check_size("num_bins", num_bins, least=2)
-        if num_bins > MAX_BINS:
-            raise ValueError(f"num_bins must be at most {MAX_BINS}, got {num_bins}")
-        check_positive("bound", bound)
+        check_spline(num_bins, bound)
         self._num_bins, self._bound = int(num_bins), float(bound)
         super().__init__(
             conditioner,
@@ -131,6 +128,16 @@ class ElementwiseSpline(SplineCoupling):
     """
 
     _keeps_part = False
+
+
+def check_spline(num_bins: Any, bound: Any) -> None:
+    """Raises a ValueError unless splines of so many bins within [-bound, bound] can be computed in float32."""
+    check_size("num_bins", num_bins, least=2)
+    if num_bins > MAX_BINS:
+        raise ValueError(f"num_bins must be at most {MAX_BINS}, got {num_bins}")
+    check_positive("bound", bound)
+    if not 1e-6 <= bound <= 1e6:
+        raise ValueError(f"bound must be from 1e-6 to 1e6, got {bound!r}")
 
 
 def _spline(x: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

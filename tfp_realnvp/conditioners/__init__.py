@@ -1,7 +1,7 @@
 """Keras layers that compute the parameters of a coupling from the part it keeps."""
 
-from tfp_realnvp.conditioners.conditioner import Constant, activation_config
+from tfp_realnvp.conditioners.conditioner import Constant, activation_config, as_activation
 from tfp_realnvp.conditioners.mlp import MLP
 from tfp_realnvp.conditioners.resnet import ResNet
 
-__all__ = ["MLP", "Constant", "ResNet", "activation_config"]
+__all__ = ["MLP", "Constant", "ResNet", "activation_config", "as_activation"]

@@ -21,6 +21,7 @@ from tfp_realnvp.bijectors import (
     LULinear,
     SplineCoupling,
 )
+from tfp_realnvp.bijectors.spline import check_spline
 from tfp_realnvp.checks import (
     check_option,
     check_positive,
@@ -30,7 +31,7 @@ from tfp_realnvp.checks import (
     floating_policy,
     is_integer,
 )
-from tfp_realnvp.conditioners import MLP, Constant, ResNet, activation_config
+from tfp_realnvp.conditioners import MLP, Constant, ResNet, activation_config, as_activation
 from tfp_realnvp.flows.arguments import as_vector_shape
 from tfp_realnvp.flows.flow import Flow
 from tfp_realnvp.serialization import to_config
@@ -124,12 +125,12 @@ class RealNVP(Flow):
         context_shape = None if context_shape is None else as_vector_shape(context_shape, "context_shape")
         check_size("num_couplings", num_couplings)
         check_sizes("hidden_units", hidden_units)
+        as_activation(activation)
         check_option("conditioner", conditioner, tuple(_CONDITIONERS))
         check_rate("dropout", dropout)
         check_option("coupling", coupling, tuple(_COUPLINGS))
         check_positive("log_scale_bound", log_scale_bound)
-        check_size("num_bins", num_bins, least=2)
-        check_positive("bound", bound)
+        check_spline(num_bins, bound)
         check_option("permutation", permutation, _PERMUTATIONS)
         if normalization is not None:
             check_option("normalization", normalization, tuple(_NORMALIZATIONS))
