@@ -131,8 +131,7 @@ def train(data: Data, options: dict, training: Training, seed: int, minutes: flo
     size = data.train.shape[1]
     flow = progress.restore()
     if flow is None:
-        base = None if training.tails is None else student_t(size, training.tails)
-        flow = nvp.RealNVP(size, seed=seed, base_distribution=base, **options)
+        flow = nvp.RealNVP(size, seed=seed, **options)
         flow.adapt(data.train)
         optimizer = keras.optimizers.AdamW if training.weight_decay else keras.optimizers.Adam
         decay = {"weight_decay": training.weight_decay} if training.weight_decay else {}
@@ -170,12 +169,6 @@ def train(data: Data, options: dict, training: Training, seed: int, minutes: flo
         "keras": keras.__version__,
         "tfp_realnvp": importlib.metadata.version("tfp_realnvp"),
     }
-
-
-def student_t(size: int, degrees_of_freedom: float) -> tfd.Distribution:
-    """Independent Student-t distributions, whose degrees of freedom are trained."""
-    start = tf.fill([size], float(degrees_of_freedom))
-    return tfd.Independent(tfd.StudentT(tfp.util.TransformedVariable(start, tfp.bijectors.Softplus()), 0.0, 1.0), 1)
 
 
 def scores(flow: nvp.RealNVP, data: Data) -> dict:

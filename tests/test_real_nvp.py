@@ -1,6 +1,7 @@
 """RealNVP: how it assembles couplings, and what it computes."""
 
 import itertools
+import math
 
 import keras
 import numpy as np
@@ -238,6 +239,7 @@ def test_conditional_flow_in_a_joint_distribution(conditional_flow):
         ({"num_bins": "a"}, "num_bins must be an integer of at least 2, got 'a'"),
         ({"coupling": "spline", "bound": -1.0}, "bound must be above 0 and finite, got -1.0"),
         ({"log_scale_bound": 0.0}, "log_scale_bound must be above 0 and finite, got 0.0"),
+        ({"base_distribution": "cauchy"}, "base_distribution must be one of 'student_t', got 'cauchy'"),
         ({"base_distribution": 1.0}, "base_distribution must be a tfd.Distribution, got 1.0"),
         ({"base_distribution": tfd.Normal(0.0, 1.0)}, r"event shape \[2\].* got \(\)"),
         ({"base_distribution": tfd.MultivariateNormalDiag(tf.zeros([3, 2]))}, r"batch shape \[\].* \(3,\)"),
@@ -323,6 +325,7 @@ OPTIONS = {
         "conditioner": "resnet",
         "dropout": 0.3,
         "normalization": "batchnorm",
+        "base_distribution": "student_t",
         "context_shape": 2,
     },
     "one feature": {"event_shape": 1, "coupling": "spline", "permutation": "lu"},
@@ -414,6 +417,18 @@ def test_a_process_with_only_tensorflow_serves_every_option_at_once(tmp_path):
     np.testing.assert_allclose(served["log_prob"], flow.log_prob(x, context), atol=1e-8)
     np.testing.assert_allclose(served["z"], flow.bijector(context).inverse(x), atol=1e-8)
     np.testing.assert_allclose(served["x"], x, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_degrees_of_freedom_start_at_ten_and_fall_for_heavy_tails(dtype):
+    flow = nvp.RealNVP(2, num_couplings=2, hidden_units=(4,), base_distribution="student_t", seed=0, dtype=dtype)
+    x = np.random.default_rng(0).standard_t(2.0, size=(4096, 2))
+    constant = math.lgamma(5.5) - math.lgamma(5.0) - 0.5 * math.log(10 * math.pi)
+    np.testing.assert_allclose(flow.log_prob(x), np.sum(constant - 5.5 * np.log1p(x**2 / 10), axis=1), rtol=1e-4)
+    flow.compile(keras.optimizers.Adam(0.05))
+    flow.fit(x, epochs=10, batch_size=256, verbose=0)
+    degrees = flow.distribution().distribution.distribution.df
+    assert np.all((degrees.numpy() > 1.5) & (degrees.numpy() < 3.0)), degrees
 
 
 def test_dropout_is_off_wherever_nothing_is_trained(trained):

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+import tensorflow_probability as tfp
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
@@ -82,7 +83,8 @@ class RealNVP(Flow):
         normalization: after each coupling, seen from the data: "actnorm", an `ActNorm`, "batchnorm", a `BatchNorm`, or
             None.
         base_distribution: `tfd.Distribution` of event shape `[D]` and batch shape `[]`, of the dtype of the flow;
-            its trainable variables train too. Defaults to N(0, I).
+            its trainable variables train too. Or "student_t", for data with outliers: independent standard Student-t
+            distributions, whose degrees of freedom are trained, from 10 on. Defaults to N(0, I).
         seed: integer that fixes initial weights and permutations; None draws one (from `numpy.random`).
         dtype: Keras dtype policy, "float32" or "float64" as a rule. Defaults to Keras's own.
         **kwargs: `name` and `trainable` of `keras.Model`.
@@ -116,7 +118,7 @@ class RealNVP(Flow):
         bound: float = 3.0,
         permutation: str = "reverse",
         normalization: str | None = None,
-        base_distribution: tfd.Distribution | None = None,
+        base_distribution: tfd.Distribution | str | None = None,
         seed: int | None = None,
         dtype: Any = None,
         **kwargs: Any,
@@ -143,6 +145,9 @@ class RealNVP(Flow):
         base = base_distribution
         if base is None:
             base = tfd.Independent(tfd.Normal(*np.array([[0.0] * size, [1.0] * size], policy.variable_dtype)), 1)
+        elif isinstance(base, str):
+            check_option("base_distribution", base, ("student_t",))
+            base = _student_t(size, policy.variable_dtype)
         _check_base(base, size, policy.variable_dtype)
         context = None if context_shape is None else tf.zeros(context_shape, policy.variable_dtype)
 
@@ -240,6 +245,12 @@ def _random_permutation(size: int, random: np.random.RandomState, swap: bool) ->
         return random.permutation(size)
     first = size // 2
     return np.concatenate([first + random.permutation(size - first), random.permutation(first)])
+
+
+def _student_t(size: int, dtype: str) -> tfd.Distribution:
+    zeros = np.zeros(size, dtype)
+    degrees_of_freedom = tfp.util.TransformedVariable(zeros + 10, tfb.Softplus(), name="degrees_of_freedom")
+    return tfd.Independent(tfd.StudentT(degrees_of_freedom, zeros, zeros + 1), 1)
 
 
 def _check_base(base: tfd.Distribution, size: int, dtype: str) -> None:
