@@ -14,10 +14,23 @@ from tfp_realnvp.bijectors import ElementwiseAffine, ElementwiseSpline, OnePassC
 @dataclass(frozen=True)
 class Case:
     make: Callable[[str], tfb.Bijector]  # from a dtype name
-    size: int
+    latent_shape: tuple[int, ...]  # of an event that goes into `forward`
     batch_shape: tuple[int, ...] = ()
+    data_shape: tuple[int, ...] | None = None  # of one that comes out; None for the same
     constant_log_det: bool = False
     trainable: bool = True
+
+    @property
+    def latent_ndims(self) -> int:
+        return len(self.latent_shape)
+
+    @property
+    def data_ndims(self) -> int:
+        return len(self.data_shape or self.latent_shape)
+
+
+def conv_net(size, hidden_units, activation, **options):
+    return nvp.ConvResNet(size, num_blocks=1, num_channels=4, **options)
 
 
 def coupling(mask, context_shape=None, kind=nvp.AffineCoupling, network=nvp.MLP, hidden_units=(8,), **options):
@@ -25,10 +38,10 @@ def coupling(mask, context_shape=None, kind=nvp.AffineCoupling, network=nvp.MLP,
 
     def make(dtype):
         context = None if context_shape is None else random_tensor(context_shape, dtype, seed=7)
+        is_checkerboard = mask.ndim == 3 and mask.shape[:2] != (1, 1)
+        size = mask.shape[-1] if is_checkerboard else int((~mask).sum())
         parameters = None if issubclass(kind, nvp.AffineCoupling) else 3 * options.get("num_bins", 8) - 1
-        conditioner = network(
-            int((~mask).sum()), hidden_units, num_parameters=parameters, activation="tanh", dtype=dtype
-        )
+        conditioner = network(size, hidden_units, num_parameters=parameters, activation="tanh", dtype=dtype)
         return kind(conditioner, mask, context, **options)
 
     return make
@@ -38,8 +51,8 @@ def spline(mask, context_shape=None, **options):
     return coupling(mask, context_shape, nvp.SplineCoupling, **options)
 
 
-def of_size(kind, size, *arguments):
-    return lambda dtype: kind(size, *arguments, dtype=dtype)
+def of_size(kind, size, *arguments, **options):
+    return lambda dtype: kind(size, *arguments, dtype=dtype, **options)
 
 
 def chain(chain_type, context_shape=None):
@@ -67,28 +80,38 @@ def blockwise(dtype):
 
 
 REGISTRY = {
-    "half": Case(coupling(nvp.masks.half(5)), 5),
-    "half_flipped": Case(coupling(nvp.masks.half(5, flip=True)), 5),
-    "alternating": Case(coupling(nvp.masks.alternating(4)), 4),
-    "block_in_the_middle": Case(coupling([0, 1, 1, 0, 0]), 5),
-    "two_features": Case(coupling([1, 0]), 2),
-    "context_vector": Case(coupling(nvp.masks.half(3), (2,)), 3),
-    "context_batch": Case(coupling(nvp.masks.alternating(4), (6, 2)), 4, (6,)),
-    "elementwise": Case(coupling([0, 0], (3,), ElementwiseAffine), 2, constant_log_det=True),
-    "elementwise_context": Case(coupling([0, 0], (6, 3), ElementwiseAffine), 2, (6,)),
-    "resnet": Case(coupling(nvp.masks.half(3), (6, 2), network=nvp.ResNet, hidden_units=(6, 6)), 3, (6,)),
-    "spline": Case(spline(nvp.masks.half(5)), 5),
-    "spline_context": Case(spline(nvp.masks.alternating(3, flip=True), (6, 2), num_bins=5, bound=2.0), 3, (6,)),
-    "spline_of_tails": Case(spline([1, 0, 0, 1], num_bins=2, bound=1.0), 4),
-    "elementwise_spline": Case(coupling([0, 0], (6, 3), ElementwiseSpline, num_bins=4), 2, (6,)),
-    "lu_linear": Case(of_size(nvp.LULinear, 4, [2, 0, 3, 1]), 4, constant_log_det=True),
-    "lu_linear_without_permutation": Case(of_size(nvp.LULinear, 3), 3, constant_log_det=True),
-    "act_norm": Case(of_size(nvp.ActNorm, 3), 3, constant_log_det=True),
-    "batch_norm": Case(of_size(nvp.BatchNorm, 3), 3, constant_log_det=True, trainable=False),
-    "one_pass_chain": Case(chain(OnePassChain), 3),
-    "one_pass_chain_context": Case(chain(OnePassChain, (6, 2)), 3, (6,)),
-    "one_pass_chain_of_blocks": Case(blockwise, 6),
-    "tfb_chain": Case(chain(tfb.Chain), 3),
+    "half": Case(coupling(nvp.masks.half(5)), (5,)),
+    "half_flipped": Case(coupling(nvp.masks.half(5, flip=True)), (5,)),
+    "alternating": Case(coupling(nvp.masks.alternating(4)), (4,)),
+    "block_in_the_middle": Case(coupling([0, 1, 1, 0, 0]), (5,)),
+    "two_features": Case(coupling([1, 0]), (2,)),
+    "context_vector": Case(coupling(nvp.masks.half(3), (2,)), (3,)),
+    "context_batch": Case(coupling(nvp.masks.alternating(4), (6, 2)), (4,), (6,)),
+    "elementwise": Case(coupling([0, 0], (3,), ElementwiseAffine), (2,), constant_log_det=True),
+    "elementwise_context": Case(coupling([0, 0], (6, 3), ElementwiseAffine), (2,), (6,)),
+    "resnet": Case(coupling(nvp.masks.half(3), (6, 2), network=nvp.ResNet, hidden_units=(6, 6)), (3,), (6,)),
+    "spline": Case(spline(nvp.masks.half(5)), (5,)),
+    "spline_context": Case(spline(nvp.masks.alternating(3, flip=True), (6, 2), num_bins=5, bound=2.0), (3,), (6,)),
+    "spline_of_tails": Case(spline([1, 0, 0, 1], num_bins=2, bound=1.0), (4,)),
+    "elementwise_spline": Case(coupling([0, 0], (6, 3), ElementwiseSpline, num_bins=4), (2,), (6,)),
+    "lu_linear": Case(of_size(nvp.LULinear, 4, [2, 0, 3, 1]), (4,), constant_log_det=True),
+    "lu_linear_without_permutation": Case(of_size(nvp.LULinear, 3), (3,), constant_log_det=True),
+    "act_norm": Case(of_size(nvp.ActNorm, 3), (3,), constant_log_det=True),
+    "batch_norm": Case(of_size(nvp.BatchNorm, 3), (3,), constant_log_det=True, trainable=False),
+    "one_pass_chain": Case(chain(OnePassChain), (3,)),
+    "one_pass_chain_context": Case(chain(OnePassChain, (6, 2)), (3,), (6,)),
+    "one_pass_chain_of_blocks": Case(blockwise, (6,)),
+    "tfb_chain": Case(chain(tfb.Chain), (3,)),
+    "checkerboard": Case(coupling(nvp.masks.checkerboard(2, 4), network=conv_net), (2, 4, 1)),
+    "checkerboard_of_channels": Case(
+        coupling(np.repeat(nvp.masks.checkerboard(3, 2, flip=True), 2, axis=2), (6, 2), network=conv_net),
+        (3, 2, 2),
+        (6,),
+    ),
+    "channelwise": Case(coupling(nvp.masks.channelwise(3), (2,), network=conv_net), (2, 2, 3)),
+    "spline_of_channels": Case(spline(nvp.masks.channelwise(2, flip=True), network=conv_net), (2, 2, 2)),
+    "spline_of_pixels": Case(spline(nvp.masks.checkerboard(2, 2), network=conv_net, num_bins=4), (2, 2, 1)),
+    "act_norm_of_images": Case(of_size(nvp.ActNorm, 2, event_ndims=3), (2, 3, 2), constant_log_det=True),
 }
 
 
@@ -108,19 +131,30 @@ def make(name: str, dtype: str = "float64") -> tfb.Bijector:
     return bijector
 
 
-def events(name: str, dtype: str = "float64", leading=(6,), seed: int = 0) -> tf.Tensor:
-    return random_tensor((*leading, REGISTRY[name].size), dtype, seed)
+def latent_events(name: str, dtype: str = "float64", leading=(6,), seed: int = 0) -> tf.Tensor:
+    return random_tensor((*leading, *REGISTRY[name].latent_shape), dtype, seed)
+
+
+def data_events(name: str, dtype: str = "float64", leading=(6,), seed: int = 1) -> tf.Tensor:
+    return random_tensor((*leading, *(REGISTRY[name].data_shape or REGISTRY[name].latent_shape)), dtype, seed)
+
+
+def jacobian(y: tf.Tensor, x: tf.Tensor, tape: tf.GradientTape) -> np.ndarray:
+    """Jacobians `[N, n, n]` of events y of n components by events x, row by row."""
+    return np.reshape(tape.batch_jacobian(y, x), [len(x), int(tf.size(y[0])), int(tf.size(x[0]))])
 
 
 def worst_errors(name: str, dtype: str) -> tuple[float, float]:
     """Largest absolute errors of the round trip and of the log-determinant, against the autodiff Jacobian."""
-    bijector, x = make(name, dtype), events(name, dtype)
+    bijector, x = make(name, dtype), latent_events(name, dtype)
     with tf.GradientTape() as tape:
         tape.watch(x)
         y = bijector.forward(x)
     round_trip = np.max(np.abs(bijector.inverse(tf.identity(y)) - x))
-    expected = np.linalg.slogdet(tape.batch_jacobian(y, x))[1]
-    log_det = np.max(np.abs(bijector.forward_log_det_jacobian(tf.identity(x), event_ndims=1) - expected))
+    expected = np.linalg.slogdet(jacobian(y, x, tape))[1]
+    log_det = np.max(
+        np.abs(bijector.forward_log_det_jacobian(tf.identity(x), event_ndims=REGISTRY[name].latent_ndims) - expected)
+    )
     return float(round_trip), float(log_det)
 
 

@@ -166,12 +166,15 @@ def of_the_registry(name, dtype):
     return registry.make(name, dtype)
 
 
+OF_VECTORS = [name for name, case in REGISTRY.items() if case.latent_ndims == case.data_ndims == 1]
+
+
 @st.composite
 def events_of_the_registry(draw):
     """(name of a bijector, x, their batch shape)"""
-    name, dtype = draw(st.sampled_from(list(REGISTRY))), draw(dtypes)
+    name, dtype = draw(st.sampled_from(OF_VECTORS)), draw(dtypes)
     leading = draw(hnp.broadcastable_shapes(REGISTRY[name].batch_shape, min_dims=0, max_dims=3, min_side=0))
-    x = random_tensor((*leading, REGISTRY[name].size), dtype, draw(seeds))
+    x = random_tensor((*leading, *REGISTRY[name].latent_shape), dtype, draw(seeds))
     return name, x, np.broadcast_shapes(leading, REGISTRY[name].batch_shape)
 
 
@@ -219,7 +222,7 @@ def check_round_trips_and_log_dets(drawn):
 
 
 def test_every_kind_of_the_registry_is_drawn():
-    assert {type(registry.make(name)).__name__.lstrip("_") for name in REGISTRY} <= set(FAMILIES)
+    assert {type(registry.make(name)).__name__.lstrip("_") for name in OF_VECTORS} <= set(FAMILIES)
 
 
 @given(bijectors())

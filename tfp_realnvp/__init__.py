@@ -2,7 +2,7 @@
 
 from tfp_realnvp import masks
 from tfp_realnvp.bijectors import ActNorm, AffineCoupling, BatchNorm, LULinear, SplineCoupling
-from tfp_realnvp.conditioners import MLP, ResNet
+from tfp_realnvp.conditioners import MLP, ConvResNet, ResNet
 from tfp_realnvp.flows import Flow, RealNVP
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "ActNorm",
     "AffineCoupling",
     "BatchNorm",
+    "ConvResNet",
     "Flow",
     "LULinear",
     "RealNVP",

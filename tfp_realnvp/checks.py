@@ -11,6 +11,7 @@ import tensorflow as tf
 
 __all__ = [
     "check_flag",
+    "check_non_negative",
     "check_option",
     "check_positive",
     "check_rate",
@@ -65,6 +66,12 @@ def check_positive(argument: str, value: Any) -> None:
     """Raises a ValueError unless `value` is a number above 0, and finite in float64."""
     if not _is_number(value) or not 0 < (value if isinstance(value, int) else float(value)) <= sys.float_info.max:
         raise ValueError(f"{argument} must be above 0 and finite, got {value!r:.100}")
+
+
+def check_non_negative(argument: str, value: Any) -> None:
+    """Raises a ValueError unless `value` is a number of at least 0, and finite in float64."""
+    if not _is_number(value) or not 0 <= value <= sys.float_info.max:
+        raise ValueError(f"{argument} must be at least 0 and finite, got {value!r:.100}")
 
 
 def check_rate(argument: str, value: Any) -> None:

@@ -75,13 +75,11 @@ class AffineCoupling(Coupling):
             name=name,
         )
 
-    @property
-    def _expected_outputs(self):
-        return f"the pair (shift, log_scale), each [N, {self._moved_size}]"
+    def _expected_outputs(self, positions, moved_size):
+        return f"the pair (shift, log_scale), each [{positions}, {moved_size}]"
 
-    @property
-    def _output_shapes(self):
-        return 2 * [[self._moved_size]]
+    def _output_shapes(self, moved_size):
+        return 2 * [[moved_size]]
 
     def _move(self, moved, shift, log_scale):
         return moved * tf.exp(log_scale) + shift, log_scale

@@ -11,7 +11,7 @@ import tensorflow_probability as tfp
 from tensorflow_probability import bijectors as tfb
 
 from tfp_realnvp.bijectors.one_pass import OnePassBijector, log_det_dtype
-from tfp_realnvp.bijectors.permutation import permute
+from tfp_realnvp.bijectors.parts import Features, Pixels
 from tfp_realnvp.checks import check_shape
 from tfp_realnvp.variables import all_variables, keras_layers, tf_keras_layers
 
@@ -48,35 +48,34 @@ class Coupling(OnePassBijector):
             }  # The caller's array may change; copies are rebuilt of these.
             self._context = None if context is None else _checked_context(context)
 
-            # Two contiguous parts are slices of the event; another mask costs one gather each way.
-            self._kept_first, self._order = bool(self._mask[0]), None
-            if np.count_nonzero(np.diff(self._mask)) > 1:
-                self._kept_first, self._order = True, np.argsort(~self._mask, kind="stable")
-                self._inverse_order = np.argsort(self._order)
-            self._kept_size, self._moved_size = int(self._mask.sum()), int((~self._mask).sum())
+            self._parts = _parts(self._mask)
+            self._event_ndims = len(self._parts.event_shape)
 
             if any(not layer.built for layer in (*keras_layers(conditioner), *tf_keras_layers(conditioner))):
                 with tf.init_scope():
                     self._call_conditioner(
-                        tf.zeros([1, self._kept_size]),
+                        tf.zeros([1, *(size or 1 for size in self._parts.event_shape[:-1]), self._parts.kept_size]),
                         None if self._context is None else tf.zeros([1, self._context.shape[-1]]),
                     )
             # A composite tensor shows its owners what its constructor arguments hold, and no more: as one of them,
             # the variables are seen by every chain and distribution around this bijector.
             self._conditioner_variables = conditioner_variables or all_variables(conditioner)
-            super().__init__(forward_min_event_ndims=1, validate_args=validate_args, parameters=parameters, name=name)
+            super().__init__(
+                forward_min_event_ndims=self._event_ndims, validate_args=validate_args, parameters=parameters, name=name
+            )
 
     def _checked_mask(self, mask: Any) -> np.ndarray:
+        expected = "mask must be a boolean vector [D], or [1, 1, C] or [H, W, 1] for images"
         try:
             mask = np.array(mask)
         except ValueError as error:
-            raise ValueError(f"mask must be a boolean vector [D], got {mask!r:.100}") from error
-        if mask.dtype != bool or mask.ndim != 1:
-            raise ValueError(f"mask must be a boolean vector [D], got dtype {mask.dtype} and shape {list(mask.shape)}")
+            raise ValueError(f"{expected}, got {mask!r:.100}") from error
+        if mask.dtype != bool or mask.ndim not in (1, 3):
+            raise ValueError(f"{expected}, got dtype {mask.dtype} and shape {list(mask.shape)}")
         if self._keeps_part and (mask.all() or not mask.any()):
-            raise ValueError(f"mask must keep a part of the event and move a part, got {mask.tolist()}")
+            raise ValueError(f"mask must keep a part of the event and move a part, got {mask.tolist()!s:.100}")
         if not self._keeps_part and (mask.any() or not mask.size):
-            raise ValueError(f"mask must keep nothing of an event in {type(self).__name__}, got {mask.tolist()}")
+            raise ValueError(f"mask must keep nothing of an event in {type(self).__name__}, got {mask.tolist()!s:.100}")
         return mask
 
     @classmethod
@@ -95,15 +94,13 @@ class Coupling(OnePassBijector):
     def context(self) -> tf.Tensor | None:
         return self._context
 
-    @property
     @abc.abstractmethod
-    def _expected_outputs(self) -> str:
-        """What the conditioner must return, in words."""
+    def _expected_outputs(self, positions: str, moved_size: int) -> str:
+        """What the conditioner must return, in words, for `moved_size` features at each of so many "positions"."""
 
-    @property
     @abc.abstractmethod
-    def _output_shapes(self) -> list[list[int]]:
-        """The shape of each output of the conditioner, after its rows; flattened ones will do."""
+    def _output_shapes(self, moved_size: int) -> list[list[int]]:
+        """The shape of each output of the conditioner for one row or position; flattened ones will do."""
 
     @abc.abstractmethod
     def _move(self, moved: tf.Tensor, *outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -120,42 +117,30 @@ class Coupling(OnePassBijector):
         return self._transform(y, self._move_back)
 
     def _transform(self, event: tf.Tensor, move: Callable) -> tuple[tf.Tensor, tf.Tensor]:
-        kept, moved = self._split(event)
-        kept, outputs = self._condition(kept)
-        moved, log_derivatives = move(moved, *outputs)
-        log_det = tf.reduce_sum(tf.cast(log_derivatives, log_det_dtype(event.dtype)), axis=-1)
-        return self._merge(kept, moved), log_det
-
-    def _split(self, event: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        check_shape(f"event of {self.name}", event, self._mask.shape)
+        check_shape(f"event of {self.name}", event, self._parts.event_shape)
         if not event.dtype.is_floating:
             raise ValueError(f"event of {self.name} must be of a floating-point dtype, got {event.dtype.name}")
-        if self._order is not None:
-            event = permute(event, self._order, self._inverse_order)
-        sizes = [self._kept_size, self._moved_size]
-        if self._kept_first:
-            kept, moved = tf.split(event, sizes, axis=-1)
-        else:
-            moved, kept = tf.split(event, sizes[::-1], axis=-1)
-        return kept, moved
-
-    def _merge(self, kept: tf.Tensor, moved: tf.Tensor) -> tf.Tensor:
-        event = tf.concat([kept, moved] if self._kept_first else [moved, kept], axis=-1)
-        return event if self._order is None else permute(event, self._inverse_order, self._order)
+        kept, moved = self._parts.split(event)
+        kept, outputs = self._condition(kept)
+        moved, log_derivatives = move(moved, *outputs)
+        log_derivatives = tf.cast(self._parts.only_moved(log_derivatives), log_det_dtype(event.dtype))
+        log_det = tf.reduce_sum(log_derivatives, axis=list(range(-self._event_ndims, 0)))
+        return self._parts.merge(kept, moved), log_det
 
     def _condition(self, kept: tf.Tensor) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
-        """(kept, outputs) of `kept [..., d]`, both with the batch shape of kept and context broadcast together."""
-        context = self._context
+        """(kept, outputs) of the kept part, with the batch shape of kept and context broadcast together."""
+        context, ndims = self._context, self._event_ndims
         if context is not None:
             context = tf.cast(context, kept.dtype)
-            batch_shape = broadcast_batch_shape(kept, 1, context)
-            kept = tf.broadcast_to(kept, tf.concat([batch_shape, [self._kept_size]], axis=0))
-            context = tf.broadcast_to(context, tf.concat([batch_shape, tf.shape(context)[-1:]], axis=0))
-        # Keras's functional models take matrices only.
-        outputs = self._call_conditioner(_as_matrix(kept), None if context is None else _as_matrix(context))
-        if kept.shape.rank != 2:
-            outputs = tuple(_with_rows(output, kept) for output in outputs)
-        return kept, tuple(tf.cast(output, kept.dtype) for output in outputs)
+            batch_shape = broadcast_batch_shape(kept, ndims, context)
+            kept = tf.broadcast_to(kept, tf.concat([batch_shape, tf.shape(kept)[-ndims:]], axis=0))
+            context = _as_rows(tf.broadcast_to(context, tf.concat([batch_shape, tf.shape(context)[-1:]], axis=0)), 1)
+        # Keras's functional models take one dimension of rows only.
+        outputs = self._call_conditioner(_as_rows(kept, ndims), context)
+        if kept.shape.rank != 1 + ndims:
+            outputs = tuple(_with_rows(output, kept, ndims) for output in outputs)
+        outputs = (tf.cast(output, kept.dtype) for output in outputs)
+        return kept, tuple(self._parts.only_moved(output, output.shape.rank - kept.shape.rank) for output in outputs)
 
     def _call_conditioner(self, kept: tf.Tensor, context: tf.Tensor | None) -> tuple[tf.Tensor, ...]:
         if context is None:
@@ -164,7 +149,10 @@ class Coupling(OnePassBijector):
             outputs = self._conditioner([kept, context])  # as functional models of Keras want it
         else:
             outputs = self._conditioner(kept, context)
-        expected, shapes = f"conditioner must return {self._expected_outputs}", self._output_shapes
+        moved_size = self._parts.moved_size(kept)
+        positions = "N, H, W" if self._event_ndims == 3 else "N"
+        expected = f"conditioner must return {self._expected_outputs(positions, moved_size)}"
+        shapes = self._output_shapes(moved_size)
         returned = outputs
         outputs = tuple(returned) if isinstance(returned, tuple | list) else (returned,)
         if len(outputs) != len(shapes):
@@ -175,10 +163,10 @@ class Coupling(OnePassBijector):
             raise ValueError(f"{expected}, got {outputs!r:.100}") from error
         if any(not (output.dtype.is_floating or output.dtype.is_integer) for output in outputs):
             raise ValueError(f"{expected}, got dtypes {' and '.join(output.dtype.name for output in outputs)}")
-        rows = kept.shape[:1]
+        rows = kept.shape[:-1]
         for index, (output, shape) in enumerate(zip(outputs, shapes, strict=True)):
-            if len(shape) > 1 and output.shape.rank == 2 and output.shape[-1] == math.prod(shape):
-                outputs[index] = tf.reshape(output, [-1, *shape])
+            if len(shape) > 1 and output.shape.rank == kept.shape.rank and output.shape[-1] == math.prod(shape):
+                outputs[index] = tf.reshape(output, tf.concat([tf.shape(output)[:-1], shape], axis=0))
             elif not output.shape.is_compatible_with(rows + shape):
                 got = " and ".join(str(output.shape) for output in outputs)
                 raise ValueError(f"{expected}, got shapes {got} for kept of shape {kept.shape}")
@@ -221,14 +209,23 @@ def _checked_context(context: Any) -> tf.Tensor:
     return context
 
 
-def _as_matrix(tensor: tf.Tensor) -> tf.Tensor:
+def _parts(mask: np.ndarray) -> Features | Pixels:
+    if mask.ndim == 1 or mask.shape[:2] == (1, 1):
+        return Features(mask.reshape(-1), mask.ndim)
+    return Pixels(mask)
+
+
+def _as_rows(tensor: tf.Tensor, event_ndims: int) -> tf.Tensor:
+    """`tensor [..., *event]` as `[N, *event]`."""
     # An empty last dimension leaves reshape's -1 undefined, so the number of rows is computed.
-    if tensor.shape.rank == 2:
+    if tensor.shape.rank == 1 + event_ndims:
         return tensor
-    return tf.reshape(tensor, [tf.reduce_prod(tf.shape(tensor)[:-1]), tensor.shape[-1]])
+    shape = tf.shape(tensor)
+    rows = tf.reshape(tensor, tf.concat([[tf.reduce_prod(shape[:-event_ndims])], shape[-event_ndims:]], axis=0))
+    return tf.ensure_shape(rows, [None, *tensor.shape[-event_ndims:]])
 
 
-def _with_rows(output: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:
+def _with_rows(output: tf.Tensor, kept: tf.Tensor, event_ndims: int) -> tf.Tensor:
     """`output [N, ...]` as `[*batch, ...]`, with the batch shape of `kept`."""
-    shape = tf.concat([tf.shape(kept)[:-1], output.shape[1:]], axis=0)
-    return tf.ensure_shape(tf.reshape(output, shape), kept.shape[:-1] + output.shape[1:])
+    shape = tf.concat([tf.shape(kept)[:-event_ndims], tf.shape(output)[1:]], axis=0)
+    return tf.ensure_shape(tf.reshape(output, shape), kept.shape[:-event_ndims] + output.shape[1:])

@@ -91,14 +91,12 @@ class SplineCoupling(Coupling):
     def bound(self) -> float:
         return self._bound
 
-    @property
-    def _expected_outputs(self):
-        shape = f"[N, {self._moved_size}, {3 * self._num_bins - 1}]"
+    def _expected_outputs(self, positions, moved_size):
+        shape = f"[{positions}, {moved_size}, {3 * self._num_bins - 1}]"
         return f"the parameters {shape} of splines of {self._num_bins} bins"
 
-    @property
-    def _output_shapes(self):
-        return [[self._moved_size, 3 * self._num_bins - 1]]
+    def _output_shapes(self, moved_size):
+        return [[moved_size, 3 * self._num_bins - 1]]
 
     def _move(self, moved, parameters):
         return self._through_spline(_inverse_spline, moved, parameters)

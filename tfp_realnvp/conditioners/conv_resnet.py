@@ -1,0 +1,226 @@
+"""The convolutional residual network."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfp_realnvp.checks import check_non_negative, check_size, floating_policy, is_integer
+
+__all__ = ["ConvResNet", "WeightNormConv"]
+
+
+@keras.saving.register_keras_serializable(package="tfp_realnvp")
+class ConvResNet(keras.layers.Layer):
+    """Convolutional residual network `(kept[, context]) -> (shift, log_scale)` of couplings of images.
+
+    With weight-normalised convolutions W, batch normalisation n, rectifier r, context c, and the image k of kept
+    channels (and, for a checkerboard, its mask b),
+
+        h_0 = W [k, -k, b],        h_{i+1} = h_i + W_i2 r(n(W_i1 r(n(h_i)) + V_i c)),
+
+        u, v = W r(n(W_0' h_0 + W_1' h_1 + ...)),        shift = u,        log_scale = a * tanh(v),
+
+    with learned scales a, one for each channel, which start at 1 (biases left out). W, W_i1 and W_i2 are 3 x 3, the
+    others 1 x 1, and the last W starts at zero, so that a coupling starts as the identity. `log_scale` never exceeds a.
+
+    Source: Dinh, Sohl-Dickstein & Bengio, "Density estimation using Real NVP", 2017, arXiv 1605.08803, section 3 and
+    the networks of its experiments; Salimans & Kingma, "Weight normalization", 2016, arXiv 1602.07868.
+
+    Args:
+        output_size: number of moved channels at each position, at least 1: `C - c` where channels are kept, C for a
+            checkerboard.
+        num_blocks: number of residual blocks, at least 1.
+        num_channels: width of each block, at least 1.
+        mask: None, or the mask `[H, W, 1]` of a checkerboard, which the network sees as another channel.
+        num_parameters: None for the pair of an affine coupling; else the number P of parameters of each moved
+            channel, such as `3 * num_bins - 1` for a `SplineCoupling`, which then are `W r(n(...))` themselves.
+        scale_penalty: weight of the L2 penalty, which is part of the training loss, on the scales of the
+            weight-normalised convolutions and on nothing else.
+        seed: integer that fixes the initial weights, or None.
+        **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
+
+    Call arguments:
+        kept: floating-point tensor `[N, H, W, c]`.
+        context: floating-point tensor `[N, K]`, or None.
+        training: whether batch normalisation takes the statistics of the batch; as in every Keras layer.
+
+    Returns (of a call):
+        The pair (shift, log_scale), each `[N, H, W, output_size]`; or one tensor `[N, H, W, output_size, P]`.
+
+    Raises:
+        ValueError: if a size is below 1, scale_penalty negative, mask no boolean array `[H, W, 1]`, or the seed no
+            integer; in a call, if kept is not `[N, H, W, c]`.
+
+    >>> shift, log_scale = ConvResNet(2, num_blocks=1, num_channels=8)(keras.ops.ones((5, 4, 4, 2)))
+    >>> shift.shape, log_scale.shape
+    (TensorShape([5, 4, 4, 2]), TensorShape([5, 4, 4, 2]))
+    """
+
+    def __init__(
+        self,
+        output_size: int,
+        num_blocks: int = 4,
+        num_channels: int = 32,
+        *,
+        mask: np.ndarray | None = None,
+        num_parameters: int | None = None,
+        scale_penalty: float = 5e-5,
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
+        if kwargs.get("dtype") is not None:
+            floating_policy(kwargs["dtype"])
+        super().__init__(**kwargs)
+        for name, size in (("output_size", output_size), ("num_blocks", num_blocks), ("num_channels", num_channels)):
+            check_size(name, size)
+        if num_parameters is not None:
+            check_size("num_parameters", num_parameters)
+        check_non_negative("scale_penalty", scale_penalty)
+        if seed is not None and not is_integer(seed):
+            raise ValueError(f"seed must be an integer or None, got {seed!r}")
+        self.output_size, self.num_blocks, self.num_channels = int(output_size), int(num_blocks), int(num_channels)
+        self.mask = None if mask is None else _checked_mask(mask)
+        self.num_parameters = None if num_parameters is None else int(num_parameters)
+        self.scale_penalty, self.seed = float(scale_penalty), None if seed is None else int(seed)
+
+        self.input_layer = self._conv(3)
+        self.blocks = [
+            {
+                "norms": [self._norm(), self._norm()],
+                "convs": [self._conv(3), self._conv(3)],
+                "context": keras.layers.Dense(self.num_channels, use_bias=False, dtype=self.dtype_policy),
+            }
+            for _ in range(self.num_blocks)
+        ]
+        self.skips = [self._conv(1) for _ in range(self.num_blocks + 1)]
+        self.output_norm = self._norm()
+        self.output_layer = self._conv(1, (self.num_parameters or 2) * self.output_size, starts_at_zero=True)
+
+    def _conv(self, kernel_size: int, filters: int | None = None, **options: Any) -> "WeightNormConv":
+        """A convolution, with a seed of its own."""
+        self._count = getattr(self, "_count", -1) + 1
+        seed = None if self.seed is None else self.seed + self._count
+        options |= {"scale_penalty": self.scale_penalty, "seed": seed, "dtype": self.dtype_policy}
+        return WeightNormConv(filters or self.num_channels, kernel_size, **options)
+
+    def _norm(self) -> keras.layers.BatchNormalization:
+        return keras.layers.BatchNormalization(epsilon=1e-4, dtype=self.dtype_policy)
+
+    def build(self, kept_shape: tuple, context_shape: tuple | None = None) -> None:
+        if len(kept_shape) != 4:
+            raise ValueError(f"kept must be of shape [N, H, W, c], got shape {list(kept_shape)}")
+        self.input_layer.build((*kept_shape[:-1], 2 * kept_shape[-1] + (self.mask is not None)))
+        hidden = (*kept_shape[:-1], self.num_channels)
+        for block in self.blocks:
+            for layer in (*block["norms"], *block["convs"]):
+                layer.build(hidden)
+            if context_shape is not None:
+                block["context"].build(context_shape)
+        for layer in (*self.skips, self.output_norm, self.output_layer):
+            layer.build(hidden)
+        if self.num_parameters is None:
+            self.log_scale_bound = self.add_weight(
+                shape=(self.output_size,), initializer="ones", name="log_scale_bound", dtype=self.variable_dtype
+            )
+        for layer in self._flatten_layers(include_self=False):
+            layer.trainable = self.trainable  # Reaches the variables, which is where an outer model looks.
+        self.built = True
+
+    def call(self, kept: Any, context: Any = None, training: bool | None = None) -> Any:
+        inputs = [kept, -kept]
+        if self.mask is not None:
+            mask = ops.cast(ops.convert_to_tensor(self.mask), kept.dtype)
+            inputs.append(ops.broadcast_to(mask, (*ops.shape(kept)[:-1], 1)))
+        hidden = self.input_layer(ops.concatenate(inputs, axis=-1))
+        total = self.skips[0](hidden)
+        for block, skip in zip(self.blocks, self.skips[1:], strict=True):
+            change = block["convs"][0](ops.relu(block["norms"][0](hidden, training=training)))
+            if context is not None:
+                change += block["context"](context)[:, None, None, :]
+            hidden += block["convs"][1](ops.relu(block["norms"][1](change, training=training)))
+            total += skip(hidden)
+        outputs = self.output_layer(ops.relu(self.output_norm(total, training=training)))
+        if self.num_parameters is not None:
+            return ops.reshape(outputs, (*ops.shape(outputs)[:-1], self.output_size, self.num_parameters))
+        shift, log_scale = ops.split(outputs, 2, axis=-1)
+        return shift, ops.cast(self.log_scale_bound, log_scale.dtype) * ops.tanh(log_scale)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {
+            "output_size": self.output_size,
+            "num_blocks": self.num_blocks,
+            "num_channels": self.num_channels,
+            "mask": None if self.mask is None else self.mask.tolist(),
+            "num_parameters": self.num_parameters,
+            "scale_penalty": self.scale_penalty,
+            "seed": self.seed,
+        }
+
+
+@keras.saving.register_keras_serializable(package="tfp_realnvp")
+class WeightNormConv(keras.layers.Layer):
+    """Convolution with the kernel g v / |v|: a learned scale g for each filter, and a direction v.
+
+    Source: Salimans & Kingma, "Weight normalization", 2016, arXiv 1602.07868.
+
+    Args:
+        filters: number of filters F.
+        kernel_size: height and width of the kernel; the image keeps its size.
+        scale_penalty: weight of the L2 penalty on g.
+        starts_at_zero: whether g starts at 0, in place of |v|.
+        seed: integer that fixes the initial v, or None.
+
+    >>> WeightNormConv(4)(keras.ops.ones((5, 6, 6, 3))).shape
+    TensorShape([5, 6, 6, 4])
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int = 3,
+        *,
+        scale_penalty: float = 0.0,
+        starts_at_zero: bool = False,
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.filters, self.kernel_size = filters, kernel_size
+        self.scale_penalty, self.starts_at_zero, self.seed = scale_penalty, starts_at_zero, seed
+
+    def build(self, input_shape: tuple) -> None:
+        self.direction = self.add_weight(
+            shape=(self.kernel_size, self.kernel_size, input_shape[-1], self.filters),
+            initializer=keras.initializers.GlorotUniform(self.seed),
+            name="direction",
+        )
+        self.scale = self.add_weight(
+            shape=(self.filters,),
+            initializer="zeros",
+            regularizer=keras.regularizers.L2(self.scale_penalty) if self.scale_penalty else None,
+            name="scale",
+        )
+        if not self.starts_at_zero:
+            self.scale.assign(self._norm())
+        self.bias = self.add_weight(shape=(self.filters,), initializer="zeros", name="bias")
+        self.built = True
+
+    def _norm(self) -> Any:
+        return ops.sqrt(ops.sum(ops.square(self.direction), axis=(0, 1, 2)))
+
+    def call(self, inputs: Any) -> Any:
+        kernel = self.direction * (self.scale / self._norm())
+        return ops.conv(inputs, kernel, padding="same", data_format="channels_last") + self.bias
+
+    def get_config(self) -> dict[str, Any]:
+        names = ("filters", "kernel_size", "scale_penalty", "starts_at_zero", "seed")
+        return super().get_config() | {name: getattr(self, name) for name in names}
+
+
+def _checked_mask(mask: Any) -> np.ndarray:
+    mask = np.array(mask)
+    if mask.dtype != bool or mask.ndim != 3:
+        raise ValueError(f"mask must be a boolean array [H, W, 1], got dtype {mask.dtype} and shape {list(mask.shape)}")
+    return mask
