@@ -79,6 +79,10 @@ def blockwise(dtype):
     return OnePassChain([tfb.Blockwise(blocks, [2, 1, 3]), nvp.LULinear(6, [5, 2, 3, 4, 1, 0], dtype=dtype)])
 
 
+def squeeze(bijector, image_shape, squeezed_shape):
+    return Case(lambda dtype: bijector, image_shape, (), squeezed_shape, constant_log_det=True, trainable=False)
+
+
 REGISTRY = {
     "half": Case(coupling(nvp.masks.half(5)), (5,)),
     "half_flipped": Case(coupling(nvp.masks.half(5, flip=True)), (5,)),
@@ -111,6 +115,8 @@ REGISTRY = {
     "channelwise": Case(coupling(nvp.masks.channelwise(3), (2,), network=conv_net), (2, 2, 3)),
     "spline_of_channels": Case(spline(nvp.masks.channelwise(2, flip=True), network=conv_net), (2, 2, 2)),
     "spline_of_pixels": Case(spline(nvp.masks.checkerboard(2, 2), network=conv_net, num_bins=4), (2, 2, 1)),
+    "squeeze": squeeze(nvp.Squeeze(), (2, 4, 2), (1, 2, 8)),
+    "squeeze_by_three": squeeze(nvp.Squeeze(3, order="checkerboard"), (6, 3, 1), (2, 1, 9)),
     "act_norm_of_images": Case(of_size(nvp.ActNorm, 2, event_ndims=3), (2, 3, 2), constant_log_det=True),
 }
 

@@ -1,7 +1,7 @@
 """Real NVP normalizing flows for TensorFlow Probability and Keras."""
 
 from tfp_realnvp import masks
-from tfp_realnvp.bijectors import ActNorm, AffineCoupling, BatchNorm, LULinear, SplineCoupling
+from tfp_realnvp.bijectors import ActNorm, AffineCoupling, BatchNorm, LULinear, SplineCoupling, Squeeze
 from tfp_realnvp.conditioners import MLP, ConvResNet, ResNet
 from tfp_realnvp.flows import Flow, RealNVP
 
@@ -16,5 +16,6 @@ __all__ = [
     "RealNVP",
     "ResNet",
     "SplineCoupling",
+    "Squeeze",
     "masks",
 ]

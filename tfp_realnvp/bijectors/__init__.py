@@ -6,6 +6,7 @@ from tfp_realnvp.bijectors.linear import LULinear
 from tfp_realnvp.bijectors.normalization import ActNorm, BatchNorm
 from tfp_realnvp.bijectors.one_pass import OnePassBijector, OnePassChain
 from tfp_realnvp.bijectors.spline import ElementwiseSpline, SplineCoupling
+from tfp_realnvp.bijectors.squeeze import Squeeze
 
 __all__ = [
     "ActNorm",
@@ -18,4 +19,5 @@ __all__ = [
     "OnePassBijector",
     "OnePassChain",
     "SplineCoupling",
+    "Squeeze",
 ]

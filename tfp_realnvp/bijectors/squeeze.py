@@ -1,0 +1,124 @@
+"""Space to channels."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tfp_realnvp.bijectors.one_pass import OnePassBijector
+from tfp_realnvp.checks import check_option, check_size
+
+__all__ = ["Squeeze"]
+
+
+class Squeeze(OnePassBijector):
+    """Turns squares of an image into channels: `[H, W, C]` into `[H / f, W / f, f * f * C]`.
+
+        y[h, w, p * C + c] = x[f * h + i, f * w + j, c],        log|det dy/dx| = 0,
+
+    where (i, j) is the p-th position of a square of f x f pixels. By rows, p = f * i + j. In the order "checkerboard",
+    positions whose row and column add up to an even number come first: for an even f, the first half of the channels
+    is a checkerboard of the image, and the second half its complement, as the parts are that Real NVP factors out.
+
+    `forward` squeezes, `inverse` puts the squares together again: from data to latent, a flow has `tfb.Invert` of it.
+
+    Source: Dinh, Sohl-Dickstein & Bengio, "Density estimation using Real NVP", 2017, arXiv 1605.08803, section 3.6.
+
+    Args:
+        factor: f, at least 1.
+        order: "rows" or "checkerboard".
+        validate_args: as in every `tfb.Bijector`; there is nothing more to validate here.
+        name: name of the ops.
+
+    Events are `[..., H, W, C]`, log-determinants a scalar 0.
+
+    Raises:
+        ValueError: if factor is below 1, or the order unknown; if an image's H or W is no multiple of f, or the number
+            of channels of a squeezed one none of f * f.
+
+    >>> Squeeze().forward(tf.reshape(tf.range(4.0), [2, 2, 1])).numpy()
+    array([[[0., 1., 2., 3.]]], dtype=float32)
+    """
+
+    def __init__(self, factor: int = 2, *, order: str = "rows", validate_args: bool = False, name: str = "squeeze"):
+        """The arguments are those that the class describes."""
+        parameters = dict(locals())
+        with tf.name_scope(name) as name:
+            check_size("factor", factor)
+            check_option("order", order, ("rows", "checkerboard"))
+            self._factor = int(factor)
+            positions = np.arange(factor**2)
+            if order == "checkerboard":
+                positions = np.argsort(sum(np.divmod(positions, factor)) % 2, kind="stable")
+            self._positions = self._no_dependency(positions)
+            super().__init__(forward_min_event_ndims=3, validate_args=validate_args, parameters=parameters, name=name)
+
+    @classmethod
+    def _parameter_properties(cls, dtype):
+        return {}
+
+    @property
+    def factor(self) -> int:
+        return self._factor
+
+    def _forward_and_log_det(self, x):
+        *_, height, width, channels = self._forward_event_shape(x.shape)
+        f, square, leading = self._factor, self._factor**2, tf.shape(x)[:-3]
+        x = _reshape(x, leading, [height, f, width, f, channels // square])
+        x = _reshape(_swapped(x), leading, [height, width, square, channels // square])
+        x = tf.gather(x, self._positions, axis=-2)
+        return _reshape(x, leading, [height, width, channels]), tf.zeros([], x.dtype)
+
+    def _inverse_and_log_det(self, y):
+        *_, height, width, channels = self._inverse_event_shape(y.shape)
+        f, square, leading = self._factor, self._factor**2, tf.shape(y)[:-3]
+        y = _reshape(y, leading, [height // f, width // f, square, channels])
+        y = tf.gather(y, np.argsort(self._positions), axis=-2)
+        y = _swapped(_reshape(y, leading, [height // f, width // f, f, f, channels]))
+        return _reshape(y, leading, [height, width, channels]), tf.zeros([], y.dtype)
+
+    def _forward_event_shape(self, shape):
+        *_, height, width, channels = shape = self._image_shape(shape)
+        if height % self._factor or width % self._factor:
+            raise ValueError(
+                f"event of {self.name} must have a height and a width that are multiples of {self._factor}, "
+                f"got shape {shape}"
+            )
+        squeezed = [height // self._factor, width // self._factor, channels * self._factor**2]
+        return tf.TensorShape([*shape[:-3], *squeezed])
+
+    def _inverse_event_shape(self, shape):
+        *_, height, width, channels = shape = self._image_shape(shape)
+        if channels % self._factor**2:
+            raise ValueError(
+                f"event of {self.name} must have a number of channels that is a multiple of {self._factor**2}, "
+                f"got shape {shape}"
+            )
+        image = [height * self._factor, width * self._factor, channels // self._factor**2]
+        return tf.TensorShape([*shape[:-3], *image])
+
+    def _image_shape(self, shape: tf.TensorShape) -> list[int | None]:
+        """As a list, whose last three sizes are known."""
+        if shape.rank is None or shape.rank < 3 or None in shape[-3:]:
+            raise ValueError(f"event of {self.name} must have a known shape [..., H, W, C], got {shape}")
+        return list(shape)
+
+    def _forward_event_shape_tensor(self, shape):
+        f = self._factor
+        return tf.concat([shape[:-3], shape[-3:] // [f, f, 1] * [1, 1, f * f]], axis=0)
+
+    def _inverse_event_shape_tensor(self, shape):
+        f = self._factor
+        return tf.concat([shape[:-3], shape[-3:] * [f, f, 1] // [1, 1, f * f]], axis=0)
+
+
+def _reshape(tensor: tf.Tensor, leading: tf.Tensor, sizes: Sequence[int]) -> tf.Tensor:
+    """`tensor` with the leading dimensions of an image, and these sizes."""
+    return tf.reshape(tensor, tf.concat([leading, sizes], axis=0))
+
+
+def _swapped(tensor: tf.Tensor) -> tf.Tensor:
+    """`[..., A, f, B, g, C]` as `[..., A, B, f, g, C]`, or the other way round."""
+    rank = tensor.shape.rank
+    order = [*range(rank - 5), rank - 5, rank - 3, rank - 4, rank - 2, rank - 1]
+    return tf.transpose(tensor, order)
