@@ -8,7 +8,7 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
 import tfp_realnvp as nvp
-from tfp_realnvp.bijectors import ElementwiseAffine, ElementwiseSpline, OnePassChain
+from tfp_realnvp.bijectors import ElementwiseAffine, ElementwiseSpline, FactorOut, OnePassChain
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,21 @@ def blockwise(dtype):
     return OnePassChain([tfb.Blockwise(blocks, [2, 1, 3]), nvp.LULinear(6, [5, 2, 3, 4, 1, 0], dtype=dtype)])
 
 
+def multiscale(context_shape=None):
+    """Two scales, chained by TFP's own chain within, by ours around."""
+
+    def make(dtype):
+        last = [coupling(nvp.masks.channelwise(2), context_shape, network=conv_net)(dtype), tfb.Reshape([2, 2, 2])]
+        parts = [
+            coupling(nvp.masks.checkerboard(4, 4), network=conv_net)(dtype),
+            tfb.Invert(nvp.Squeeze(order="checkerboard")),
+            FactorOut([2, 2, 4], tfb.Chain(last)),
+        ]
+        return OnePassChain(parts)
+
+    return make
+
+
 def squeeze(bijector, image_shape, squeezed_shape):
     return Case(lambda dtype: bijector, image_shape, (), squeezed_shape, constant_log_det=True, trainable=False)
 
@@ -117,6 +132,8 @@ REGISTRY = {
     "spline_of_pixels": Case(spline(nvp.masks.checkerboard(2, 2), network=conv_net, num_bins=4), (2, 2, 1)),
     "squeeze": squeeze(nvp.Squeeze(), (2, 4, 2), (1, 2, 8)),
     "squeeze_by_three": squeeze(nvp.Squeeze(3, order="checkerboard"), (6, 3, 1), (2, 1, 9)),
+    "factor_out": Case(multiscale(), (16,), (), (4, 4, 1)),
+    "factor_out_context": Case(multiscale((6, 2)), (16,), (6,), (4, 4, 1)),
     "act_norm_of_images": Case(of_size(nvp.ActNorm, 2, event_ndims=3), (2, 3, 2), constant_log_det=True),
 }
 

@@ -179,7 +179,7 @@ def test_conditional_flow_of_the_users_own_couplings():
 
 
 def conditional_parts():
-    """(a coupling with a context, a chain with its inverse, a distribution with it inside the base)."""
+    """(a coupling with a context; a chain with its inverse; a block with it; a distribution with it in the base)."""
     net = nvp.MLP(1, (8,))
     coupling = nvp.AffineCoupling(net, nvp.masks.half(2), context=tf.zeros(3))
     for index, variable in enumerate(coupling.trainable_variables):
@@ -188,11 +188,12 @@ def conditional_parts():
     return (
         inside,
         tfd.TransformedDistribution(base(trainable=False), tfb.Chain([tfb.Permute([1, 0]), tfb.Invert(coupling)])),
+        tfd.TransformedDistribution(base(trainable=False), tfb.Blockwise([tfb.Chain([coupling])], [2])),
         tfd.TransformedDistribution(inside, tfb.Shift([1.0, 2.0])),
     )
 
 
-@pytest.mark.parametrize("kind", range(3), ids=["coupling", "inverse", "base"])
+@pytest.mark.parametrize("kind", range(4), ids=["coupling", "inverse", "block", "base"])
 def test_the_context_reaches_couplings_wherever_they_are(kind):
     flow = nvp.Flow(conditional_parts()[kind], context_shape=3)
     context = random_tensor((256, 3), "float32", seed=1)

@@ -3,6 +3,7 @@
 from tfp_realnvp.bijectors.affine import AffineCoupling, ElementwiseAffine
 from tfp_realnvp.bijectors.coupling import Coupling
 from tfp_realnvp.bijectors.linear import LULinear
+from tfp_realnvp.bijectors.multiscale import FactorOut
 from tfp_realnvp.bijectors.normalization import ActNorm, BatchNorm
 from tfp_realnvp.bijectors.one_pass import OnePassBijector, OnePassChain
 from tfp_realnvp.bijectors.spline import ElementwiseSpline, SplineCoupling
@@ -15,6 +16,7 @@ __all__ = [
     "Coupling",
     "ElementwiseAffine",
     "ElementwiseSpline",
+    "FactorOut",
     "LULinear",
     "OnePassBijector",
     "OnePassChain",

@@ -176,12 +176,21 @@ class Coupling(OnePassBijector):
 
 
 def with_context(bijector: tfb.Bijector, context: tf.Tensor) -> tfb.Bijector:
-    """The same bijector with `context` in place of its own, if it is a coupling that has one, or the inverse of one."""
-    if isinstance(bijector, tfb.Invert):
-        return tfb.Invert(with_context(bijector.bijector, context))
-    if isinstance(bijector, Coupling) and bijector.context is not None:
-        return bijector.copy(context=context)
-    return bijector
+    """The same bijector with `context` in place of that of each coupling in it which has one."""
+    if isinstance(bijector, Coupling):
+        return bijector if bijector.context is None else bijector.copy(context=context)
+    parts = {name: _parts_with_context(value, context) for name, value in bijector.parameters.items()}
+    replaced = {name: part for name, part in parts.items() if part is not bijector.parameters[name]}
+    return bijector.copy(**replaced) if replaced else bijector
+
+
+def _parts_with_context(value: Any, context: tf.Tensor) -> Any:
+    if isinstance(value, tfb.Bijector):
+        return with_context(value, context)
+    if isinstance(value, list | tuple) and any(isinstance(item, tfb.Bijector) for item in value):
+        items = [_parts_with_context(item, context) for item in value]
+        return value if all(one is other for one, other in zip(items, value, strict=True)) else items
+    return value
 
 
 def broadcast_batch_shape(event: tf.Tensor, event_ndims: int, context: tf.Tensor) -> tf.Tensor:

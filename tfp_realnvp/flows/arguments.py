@@ -82,7 +82,7 @@ def check_contexts(
     if context_shape is None:
         return
     conditional = [part for part in _couplings(distribution) if part.context is not None]
-    reached = {id(getattr(part, "bijector", part)) for part in bijectors}
+    reached = {id(coupling) for part in bijectors for coupling in _couplings(part)}
     if not conditional:
         raise ValueError(f"context_shape is {list(context_shape)}, but no coupling of distribution has a context")
     for coupling in conditional:

@@ -244,10 +244,7 @@ class Flow(LikelihoodModel):
         if context is None:
             return distribution
         context = (self._as_context(context) - self._context_shift) / self._context_scale
-        chain = distribution.bijector
-        return distribution.copy(
-            bijector=chain.copy(bijectors=[with_context(part, context) for part in chain.bijectors])
-        )
+        return distribution.copy(bijector=with_context(distribution.bijector, context))
 
     def _as_x(self, x: Any, leading: str = "...") -> tf.Tensor:
         return as_tensor("x", x, self._event_shape, self.variable_dtype, leading)
