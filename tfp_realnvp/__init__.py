@@ -3,7 +3,7 @@
 from tfp_realnvp import masks
 from tfp_realnvp.bijectors import ActNorm, AffineCoupling, BatchNorm, LULinear, SplineCoupling, Squeeze
 from tfp_realnvp.conditioners import MLP, ConvResNet, ResNet
-from tfp_realnvp.flows import Flow, RealNVP
+from tfp_realnvp.flows import Flow, ImageRealNVP, RealNVP
 
 __all__ = [
     "MLP",
@@ -12,6 +12,7 @@ __all__ = [
     "BatchNorm",
     "ConvResNet",
     "Flow",
+    "ImageRealNVP",
     "LULinear",
     "RealNVP",
     "ResNet",

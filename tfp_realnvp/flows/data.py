@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfp_realnvp.checks import check_shape
 
-__all__ = ["check_context", "check_rows", "check_weights", "split_inputs", "standardization_moments"]
+__all__ = ["check_context", "check_pixels", "check_rows", "check_weights", "split_inputs", "standardization_moments"]
 
 _CHUNK = 1 << 22  # values looked at in one go, so that a memory map larger than memory can be checked
 
@@ -55,6 +55,20 @@ def check_rows(
         _check_array(context, context_shape, f'{argument}["context"]', dtype)
         if len(x) != len(context):
             raise ValueError(f"{argument}: x and context must have as many rows, got {len(x)} and {len(context)}")
+
+
+def check_pixels(data: Any, num_levels: int, argument: str) -> None:
+    """Raises a ValueError unless arrays of images hold whole numbers from 0 to `num_levels - 1`; datasets may."""
+    if not (_is_array(data) or isinstance(data, Mapping)):
+        return
+    bad: list[int] = []
+    images = data["x"] if isinstance(data, Mapping) else data
+    for start, chunk in _chunks(images):
+        is_pixel = (chunk >= 0) & (chunk < num_levels) & (chunk == np.floor(chunk))
+        bad.extend((start + np.flatnonzero(~is_pixel.reshape(len(chunk), -1).all(axis=1))).tolist())
+    if bad:
+        rows = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
+        raise ValueError(f"{argument} must hold whole numbers from 0 to {num_levels - 1}; the images {rows} do not")
 
 
 def check_weights(sample_weight: Any, data: Any, argument: str, dtype: str) -> None:

@@ -126,7 +126,14 @@ class Flow(LikelihoodModel):
             for variable in variables
             if id(variable) not in in_layers
         ]
-        self._rows = RowFunctions(self.distribution, self._event_shape, self._context_shape, self.variable_dtype)
+        self._rows = RowFunctions(
+            self.distribution,
+            self._event_shape,
+            tuple(chain.inverse_event_shape(self._event_shape)),
+            self._context_shape,
+            self.variable_dtype,
+            self._as_sample,
+        )
         self.built = True
 
     @property
@@ -238,6 +245,10 @@ class Flow(LikelihoodModel):
             tf.reshape(result, tf.concat([shape, tf.constant(event_shape, tf.int32)], axis=0))
             for result, event_shape in zip(results, event_shapes, strict=False)
         )
+
+    def _as_sample(self, x: tf.Tensor) -> tf.Tensor:
+        """What `sample` returns for a sample of the distribution."""
+        return x
 
     def _at_context(self, distribution: tfd.TransformedDistribution, context: Any) -> tfd.TransformedDistribution:
         check_context(context, self._context_shape)

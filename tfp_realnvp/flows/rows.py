@@ -16,33 +16,38 @@ __all__ = ["RowFunctions"]
 class RowFunctions:
     """`log_prob`, `sample`, `sample_and_log_prob`, `forward` and `inverse`, each traced once, for any number of rows.
 
-    x and z are `[N, *event_shape]`, context is `[N, K]`, log-densities and log-determinants are `[N]`, in nats.
+    x is `[N, *event_shape]`, z `[N, *latent_shape]`, context `[N, K]`; log-densities and log-determinants are `[N]`, in
+    nats.
 
     Args:
         distribution: gives the distribution for a context, or for None.
         event_shape: shape of one event.
+        latent_shape: shape of the latent of one.
         context_shape: shape of one context, or None.
         dtype: of events and contexts.
+        as_sample: what is done to a sample, but not to one with its log-density.
     """
 
     def __init__(
         self,
         distribution: Callable[[Any], tfd.TransformedDistribution],
         event_shape: tuple[int, ...],
+        latent_shape: tuple[int, ...],
         context_shape: tuple[int, ...] | None,
         dtype: str,
+        as_sample: Callable[[tf.Tensor], tf.Tensor],
     ):
         def log_prob(x, context=None):
             return distribution(context).log_prob(x)
 
         def sample(num_samples, seed, context=None):
-            return distribution(context).sample(num_samples, seed=seed)
+            return as_sample(distribution(context).sample(num_samples, seed=seed))
 
         def sample_and_log_prob(num_samples, seed, context=None):
             return distribution(context).experimental_sample_and_log_prob(num_samples, seed=seed)
 
         def forward(z, context=None):
-            x, log_det = forward_and_log_det(distribution(context).bijector, z, len(event_shape))
+            x, log_det = forward_and_log_det(distribution(context).bijector, z, len(latent_shape))
             return x, tf.broadcast_to(log_det, tf.shape(z)[:1])
 
         def inverse(x, context=None):
@@ -67,7 +72,7 @@ class RowFunctions:
         self.log_prob = compiled(log_prob, x=rows)
         self.sample = compiled(sample, **number_and_seed)
         self.sample_and_log_prob = compiled(sample_and_log_prob, **number_and_seed)
-        self.forward = compiled(forward, z=rows)
+        self.forward = compiled(forward, z=tf.TensorSpec([None, *latent_shape], dtype))
         self.inverse = compiled(inverse, x=rows)
 
     def export(self, directory: str, variables: Sequence[tf.Variable]) -> tuple[str, ...]:

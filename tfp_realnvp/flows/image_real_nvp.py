@@ -1,0 +1,204 @@
+"""Real NVP for images: couplings of checkerboards and channels, at several scales."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
+
+from tfp_realnvp import masks
+from tfp_realnvp.bijectors import AffineCoupling, BatchNorm, FactorOut, Squeeze
+from tfp_realnvp.checks import check_size, check_sizes, floating_policy, is_integer
+from tfp_realnvp.conditioners import ConvResNet
+from tfp_realnvp.flows.arguments import as_vector_shape
+from tfp_realnvp.flows.data import check_pixels
+from tfp_realnvp.flows.flow import Flow
+
+__all__ = ["ImageRealNVP"]
+
+Shape = tuple[int, int, int]
+
+
+@keras.saving.register_keras_serializable(package="tfp_realnvp")
+class ImageRealNVP(Flow):
+    """Real NVP density of images, unconditional p(x) or conditional p(x | context), as in the paper.
+
+        x = num_levels * (sigmoid(y) - alpha) / (1 - 2 * alpha),    y = scales.forward(z),    z ~ N(0, I) [H * W * C]
+
+    An event is the continuous value of pixels in [0, num_levels): an integer image is the corner of its unit cell.
+    `fit` and `evaluate` take integer images, add U(0, 1) noise, anew each time, and report the loss in nats and
+
+        bits_per_dim = loss / (H * W * C * log(2)),
+
+    an upper bound, in expectation, on the code length of the integer images. Densities, samples and exports take and
+    give continuous pixels, and add no noise. The range of y's image is a little wider than that of the pixels, so
+    `sample` clips to [0, num_levels); `sample_and_log_prob` and `bijector()` do not.
+
+    Each scale but the last: 3 couplings of alternating checkerboards, a squeeze of 2 x 2 pixels, 3 couplings of
+    channels, then half of the channels, a checkerboard again, is latent, and the rest goes on to the next scale. The
+    last scale has 4 couplings of checkerboards. After each coupling, seen from the data, comes a `BatchNorm`. Each
+    network is a `ConvResNet`, twice as wide at each further scale. Latents are flat, factored-out parts first.
+
+    Source: Dinh, Sohl-Dickstein & Bengio, "Density estimation using Real NVP", 2017, arXiv 1605.08803, sections 3.4 to
+    3.7 and 4.1.
+
+    Args:
+        event_shape: `(H, W, C)`; H and W are multiples of `2 ** (num_scales - 1)`, and the last scale has at least two
+            pixels.
+        num_scales: number of scales, at least 1.
+        num_blocks: number of residual blocks of each network.
+        num_channels: width of the networks of the first scale.
+        num_levels: number of values of a pixel, at least 2.
+        alpha: keeps y finite at the ends of the range; above 0 and below 0.5.
+        context_shape: number K of context features, or `(K,)`, such as a one-hot label; None for none.
+        seed: integer that fixes the initial weights and the noise; None draws one (from `numpy.random`).
+        dtype: Keras dtype policy, "float32" or "float64" as a rule. Defaults to Keras's own.
+        **kwargs: `name` and `trainable` of `keras.Model`.
+
+    Raises:
+        ValueError: if a size is below 1, an image cannot be squeezed as often, or alpha or num_levels is out of range;
+            in `fit` and `evaluate`, if pixels of arrays are no whole numbers from 0 to num_levels - 1.
+
+    >>> flow = ImageRealNVP((4, 4, 1), num_blocks=1, num_channels=4, num_levels=16, seed=0)
+    >>> flow.compile("adam")
+    >>> images = np.random.default_rng(0).integers(0, 16, (64, 4, 4, 1))
+    >>> sorted(flow.fit(images, verbose=0).history)
+    ['bits_per_dim', 'loss']
+    >>> flow.sample(2, seed=1).shape
+    TensorShape([2, 4, 4, 1])
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        *,
+        num_scales: int = 2,
+        num_blocks: int = 4,
+        num_channels: int = 32,
+        num_levels: int = 256,
+        alpha: float = 0.05,
+        context_shape: Sequence[int] | int | None = None,
+        seed: int | None = None,
+        dtype: Any = None,
+        **kwargs: Any,
+    ):
+        check_sizes("event_shape", event_shape)
+        if len(event_shape) != 3:
+            raise ValueError(f"event_shape must be (H, W, C), got {event_shape!r}")
+        event_shape = tuple(int(size) for size in event_shape)
+        sizes = {"num_scales": num_scales, "num_blocks": num_blocks, "num_channels": num_channels}
+        for name, size in sizes.items():
+            check_size(name, size)
+        check_size("num_levels", num_levels, least=2)
+        smallest = 2 ** (num_scales - 1)
+        height, width, _ = event_shape
+        if height % smallest or width % smallest:
+            raise ValueError(
+                f"event_shape must have a height and a width that are multiples of 2 ** (num_scales - 1) = {smallest}, "
+                f"got {event_shape}"
+            )
+        if height * width == smallest**2:
+            raise ValueError(f"event_shape must leave at least two pixels to the last scale, got {event_shape}")
+        if isinstance(alpha, bool) or not isinstance(alpha, float | np.floating) or not 0 < alpha < 0.5:
+            raise ValueError(f"alpha must be above 0 and below 0.5, got {alpha!r}")
+        context_shape = None if context_shape is None else as_vector_shape(context_shape, "context_shape")
+        policy = floating_policy(dtype)
+        dtype = policy.variable_dtype
+        if seed is None:
+            seed = int(np.random.randint(2**31))  # noqa: NPY002
+        if not is_integer(seed) or not 0 <= seed < 2**32:
+            raise ValueError(f"seed must be None or an integer from 0 to 2**32 - 1, got {seed!r}")
+
+        context = None if context_shape is None else tf.zeros(context_shape, dtype)
+        seeds = np.random.default_rng(seed)
+
+        def coupling(mask: np.ndarray, output_size: int, num_channels: int) -> AffineCoupling:
+            board = None if mask.shape[:2] == (1, 1) else mask[..., :1]
+            network = ConvResNet(
+                output_size, num_blocks, num_channels, mask=board, seed=int(seeds.integers(2**31)), dtype=policy
+            )
+            return AffineCoupling(network, mask, context)
+
+        def scale(shape: Shape, index: int) -> Iterator[tfb.Bijector]:
+            """The bijectors between an image, seen first, and its flat latent."""
+            height, width, channels = shape
+            is_last = index == num_scales - 1
+            for count in range(4 if is_last else 3):
+                board = masks.checkerboard(height, width, flip=count % 2 == 1)
+                yield BatchNorm(channels, event_ndims=3, dtype=dtype)
+                yield coupling(np.repeat(board, channels, axis=-1), channels, num_channels * 2**index)
+            if is_last:
+                yield tfb.Reshape(list(shape), [math.prod(shape)])
+                return
+            yield tfb.Invert(Squeeze())
+            for count in range(3):
+                mask = masks.channelwise(4 * channels, flip=count % 2 == 1)
+                yield BatchNorm(4 * channels, event_ndims=3, dtype=dtype)
+                yield coupling(mask, 2 * channels, num_channels * 2**index)
+            yield Squeeze()
+            yield tfb.Invert(Squeeze(order="checkerboard"))
+            squeezed, rest = ((height // 2, width // 2, factor * channels) for factor in (4, 2))
+            yield FactorOut(squeezed, tfb.Chain(list(scale(rest, index + 1))))
+
+        size = math.prod(event_shape)
+        pixels = [
+            tfb.Scale(np.array(num_levels / (1 - 2 * alpha), dtype)),
+            tfb.Shift(np.array(-alpha, dtype)),
+            tfb.Sigmoid(),
+        ]
+        base = tfd.Independent(tfd.Normal(*np.array([[0.0] * size, [1.0] * size], dtype)), 1)
+        distribution = tfd.TransformedDistribution(base, tfb.Chain([*pixels, *scale(event_shape, 0)]))
+        super().__init__(distribution, context_shape=context_shape, dtype=policy, **kwargs)
+        self._options = {name: int(value) for name, value in sizes.items()} | {
+            "event_shape": list(event_shape),
+            "num_levels": int(num_levels),
+            "alpha": float(alpha),
+            "context_shape": context_shape,
+            "seed": int(seed),
+        }
+        self._noise_seed = keras.random.SeedGenerator(seed)
+        self._bits_per_dim = keras.metrics.Mean("bits_per_dim")
+
+    @property
+    def num_levels(self) -> int:
+        """Number of values of a pixel."""
+        return self._options["num_levels"]
+
+    def adapt(self, data: Any) -> None:
+        """Raises a ValueError: `num_levels` says what the scale of pixels is."""
+        raise ValueError("data: there is nothing to adapt; num_levels says what the scale of pixels is")
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        return super().train_step(self._dequantized(data))
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        return super().test_step(self._dequantized(data))
+
+    def _dequantized(self, data: Any) -> tuple:
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        images = x["x"] if isinstance(x, dict) else x
+        images = tf.cast(images, self.variable_dtype)
+        images += keras.random.uniform(tf.shape(images), dtype=self.variable_dtype, seed=self._noise_seed)
+        return (x | {"x": images} if isinstance(x, dict) else images), y, sample_weight
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+        nll = -y_pred if sample_weight is None else -y_pred * tf.cast(tf.reshape(sample_weight, [-1]), y_pred.dtype)
+        self._bits_per_dim.update_state(nll / (math.prod(self.event_shape) * math.log(2)))
+        return loss
+
+    def _check_data(self, x, y, sample_weight, argument):
+        targets = super()._check_data(x, y, sample_weight, argument)
+        check_pixels(x, self.num_levels, argument)
+        return targets
+
+    def _as_sample(self, x: tf.Tensor) -> tf.Tensor:
+        largest = np.nextafter(np.array(self.num_levels, self.variable_dtype), 0, dtype=self.variable_dtype)
+        return tf.clip_by_value(x, 0, largest)
+
+    def _constructor_config(self) -> dict[str, Any]:
+        return self._options
