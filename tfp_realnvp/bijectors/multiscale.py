@@ -46,6 +46,7 @@ class FactorOut(OnePassBijector):
         self, image_shape: Sequence[int], rest: tfb.Bijector, *, validate_args: bool = False, name: str = "factor_out"
     ):
         """The arguments are those that the class describes."""
+        parameters = dict(locals())
         with tf.name_scope(name) as name:
             check_sizes("image_shape", image_shape)
             if len(image_shape) != 3 or image_shape[-1] < 2:
@@ -57,7 +58,6 @@ class FactorOut(OnePassBijector):
             if not isinstance(rest, tfb.Bijector) or rest.forward_event_shape(given) != made:
                 raise ValueError(f"rest must be a bijector from events {given} to {made}, got {rest!r}")
             self._image_shape, self._rest = self._no_dependency(image_shape), rest
-            parameters = dict(locals())
             super().__init__(
                 forward_min_event_ndims=1,
                 inverse_min_event_ndims=3,
