@@ -1,7 +1,7 @@
 """Real NVP normalizing flows for TensorFlow Probability and Keras."""
 
 from tfp_realnvp import masks
-from tfp_realnvp.bijectors import ActNorm, AffineCoupling, BatchNorm, LULinear, SplineCoupling, Squeeze
+from tfp_realnvp.bijectors import ActNorm, AffineCoupling, BatchNorm, FactorOut, LULinear, SplineCoupling, Squeeze
 from tfp_realnvp.conditioners import MLP, ConvResNet, ResNet
 from tfp_realnvp.flows import Flow, ImageRealNVP, RealNVP
 
@@ -11,6 +11,7 @@ __all__ = [
     "AffineCoupling",
     "BatchNorm",
     "ConvResNet",
+    "FactorOut",
     "Flow",
     "ImageRealNVP",
     "LULinear",

@@ -32,19 +32,23 @@ class AffineCoupling(Coupling):
             functional one has two inputs, in that order), a `tf.Module`, or a plain function. A Keras conditioner
             that is not built yet is built here. A plain function is for fixed transforms: wrap one that has variables
             in a `tf.Module`, since nobody can see into a function.
-        mask: boolean vector `[D]`, True = kept, for instance `masks.half(D)`. Two contiguous parts are sliced, other
-            patterns gathered.
+        mask: boolean array, True = kept. `[D]`, for instance `masks.half(D)`: two contiguous parts are sliced, other
+            patterns gathered. For images, `[1, 1, C]`, such as `masks.channelwise(C)`: kept is `[N, H, W, c]`, the
+            kept channels, shift and log_scale are `[N, H, W, C - c]`; or `[H, W, 1]`, such as
+            `masks.checkerboard(H, W)`: kept is the image `[N, H, W, C]` with zeros at moved pixels, and so are shift
+            and log_scale, of which kept pixels do not count. A conditioner that is not built yet is built for one
+            channel then; give the mask as `[H, W, C]` for more.
         context: floating-point tensor `[B..., K]`, or None. Its leading dimensions are the batch shape of the
             bijector; they broadcast with those of the events.
         conditioner_variables: leave it None. TFP passes what it found here when it rebuilds the bijector.
         validate_args: as in every `tfb.Bijector`; there is nothing more to validate here.
         name: name of the ops.
 
-    Events are `[..., D]`, log-determinants `[...]`, in nats, and in float32 at least.
+    Events are `[..., D]`, or images `[..., H, W, C]`; log-determinants `[...]`, in nats, and in float32 at least.
 
     Raises:
-        ValueError: if mask is not a boolean vector or keeps all or nothing; if an event's last dimension is not D; if
-            the conditioner does not return two tensors `[N, D - d]`.
+        ValueError: if mask is not such a boolean array or keeps all or nothing; if an event's last dimension is not D; if
+            the conditioner does not return two tensors `[N, D - d]`; for images, accordingly.
 
     In eager mode nothing is cached, so TFP's own `tfb.Chain` computes the conditioner again (twice) for the
     log-determinant; in a `tf.function`, and in what `Flow` makes of a chain, it runs once.

@@ -39,7 +39,8 @@ class SplineCoupling(Coupling):
             `[N, D - d, 3 K - 1]`, or that flattened to `[N, (D - d) (3 K - 1)]`. Of each spline, the first K give the
             widths of the bins and the next K their heights, each by a softmax, and the others the K - 1 slopes within,
             by a softplus. Zeros give the identity.
-        mask: as in `AffineCoupling`: boolean vector `[D]`, True = kept.
+        mask: as in `AffineCoupling`. For images, parameters are `[N, H, W, C - c, 3 K - 1]`, or `[N, H, W, C, 3 K - 1]`
+            for a checkerboard.
         context: floating-point tensor `[B..., K]`, or None, as in `AffineCoupling`.
         num_bins: K, from 2 to 512.
         bound: B, from 1e-6 to 1e6: where the tails begin. Standardised data lie within 3 as a rule.
