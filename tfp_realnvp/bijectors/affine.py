@@ -47,8 +47,8 @@ class AffineCoupling(Coupling):
     Events are `[..., D]`, or images `[..., H, W, C]`; log-determinants `[...]`, in nats, and in float32 at least.
 
     Raises:
-        ValueError: if mask is not such a boolean array or keeps all or nothing; if an event's last dimension is not D; if
-            the conditioner does not return two tensors `[N, D - d]`; for images, accordingly.
+        ValueError: if mask is not such a boolean array or keeps all or nothing; if an event is not of its shape; if the
+            conditioner does not return two tensors of those shapes.
 
     In eager mode nothing is cached, so TFP's own `tfb.Chain` computes the conditioner again (twice) for the
     log-determinant; in a `tf.function`, and in what `Flow` makes of a chain, it runs once.
