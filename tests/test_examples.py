@@ -124,3 +124,30 @@ def test_npy(tmp_path):
     np.save(tmp_path / "vector.npy", rows[0])
     with pytest.raises(TableError, match=r"matrix .* got shape \[3\]"):
         read_table(tmp_path / "vector.npy")
+
+
+def test_images_and_their_resumption(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (260, 4, 4), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", x=images)
+    small = [
+        "--data",
+        tmp_path / "images.npz",
+        "--scales",
+        1,
+        "--blocks",
+        1,
+        "--channels",
+        4,
+        "--out",
+        tmp_path / "out",
+    ]
+    done = run("images", *small, "--epochs", 1)
+    assert done.returncode == 0, done.stderr
+    assert "epoch    1" in done.stdout and "held out: " in done.stdout and " bits/dim" in done.stdout
+    names = ["images.json", "images.keras", "images.png", "images_export"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    done = run("images", *small, "--epochs", 2, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert "epoch    2" in done.stdout and "epoch    1" not in done.stdout
+    done = run("images", "--data", tmp_path / "images.npz", "--key", "y")
+    assert done.returncode == 1 and done.stderr.endswith("has no array 'y', but x\n")

@@ -1,0 +1,176 @@
+"""Real NVP of images: bits per dimension, samples, reconstructions, interpolations, and what coarse latents hold.
+
+    python examples/images.py                                      # scikit-learn's digits, 8 x 8 pixels of 17 values
+    python examples/images.py --data mnist.npz --key x_train       # your integer images [N, H, W] or [N, H, W, C]
+    python examples/images.py --resume                             # go on after a stop, with the same arguments
+
+The last tenth of the images is held out. After each epoch the model is saved; training stops at --minutes.
+"""
+
+import argparse
+import json
+import math
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from matplotlib import pyplot as plt
+from sklearn.datasets import load_digits
+
+from common import keras, nvp, tf
+
+ROWS, COLUMNS = 8, 12  # of each grid of images
+
+
+def read_images(path: Path | None, key: str | None, seed: int) -> tuple[np.ndarray, int]:
+    """(integer images `[N, H, W, C]` in random order, number of values of a pixel)."""
+    if path is None:
+        images, num_levels = load_digits().images.astype(np.uint8), 17
+    else:
+        with np.load(path) as arrays:
+            key = key or arrays.files[0]
+            if key not in arrays.files:
+                raise ValueError(f"{path} has no array {key!r}, but {', '.join(arrays.files)}")
+            images, num_levels = arrays[key], 256
+    if images.ndim == 3:
+        images = images[..., np.newaxis]
+    if images.ndim != 4 or images.dtype != np.uint8:
+        raise ValueError(f"images must be uint8 [N, H, W] or [N, H, W, C], got {images.dtype} {list(images.shape)}")
+    return images[np.random.default_rng(seed).permutation(len(images))], num_levels
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Saves after each epoch, prints bits per dimension, and stops when the time is over."""
+
+    def __init__(self, folder: Path, minutes: float, history: list[dict]):
+        super().__init__()
+        self.folder, self.seconds, self.history = folder, 60 * minutes, history
+
+    def on_train_begin(self, logs=None):
+        self._start = time.monotonic() - (self.history[-1]["seconds"] if self.history else 0.0)
+
+    def on_epoch_end(self, epoch, logs=None):
+        seconds = time.monotonic() - self._start
+        self.history.append({"epoch": epoch + 1, "seconds": seconds, **{name: float(logs[name]) for name in logs}})
+        print(
+            f"epoch {epoch + 1:4}  {seconds:6.0f} s  bits/dim {logs['bits_per_dim']:.3f}, "
+            f"held out {logs['val_bits_per_dim']:.3f}",
+            flush=True,
+        )
+        self.model.save(self.folder / "new.keras")
+        (self.folder / "new.json").write_text(json.dumps(self.history))
+        (self.folder / "new.keras").replace(self.folder / "images.keras")
+        (self.folder / "new.json").replace(self.folder / "images.json")
+        self.model.stop_training = seconds > self.seconds
+
+
+def grid(images: np.ndarray) -> np.ndarray:
+    """ROWS x COLUMNS images as one picture, with a pixel between them."""
+    framed = np.pad(images, [(0, 0), (1, 0), (1, 0), (0, 0)], constant_values=np.nan)
+    framed = framed.reshape(-1, COLUMNS, *framed.shape[1:])
+    return np.concatenate([np.concatenate(list(row), axis=1) for row in framed], axis=0)
+
+
+def draw(pictures: dict[str, np.ndarray], num_levels: int, path: Path) -> None:
+    """Draws each `[ROWS * COLUMNS, H, W, C]` as a grid with a title."""
+    figure, axes = plt.subplots(2, 3, figsize=(15, 8), layout="constrained")
+    for ax, (title, images) in zip(axes.flat, pictures.items(), strict=False):
+        picture = np.clip(grid(images.astype(np.float32)) / num_levels, 0.0, 1.0)
+        ax.imshow(picture[..., 0] if picture.shape[-1] == 1 else picture, cmap="gray", vmin=0, vmax=1)
+        ax.set_title(title)
+    for ax in axes.flat:
+        ax.axis("off")
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def interpolations(bijector, images: np.ndarray) -> np.ndarray:
+    """COLUMNS steps from each of ROWS images to another, along arcs between their latents."""
+    latents = bijector.inverse(images[: 2 * ROWS]).numpy()
+    angle = np.linspace(0.0, np.pi / 2, COLUMNS)[np.newaxis, :, np.newaxis]
+    between = np.cos(angle) * latents[:ROWS, np.newaxis] + np.sin(angle) * latents[ROWS:, np.newaxis]
+    return bijector.forward(between.reshape(ROWS * COLUMNS, -1)).numpy()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="a .npz file; scikit-learn's digits if not given")
+    parser.add_argument("--key", help="name of the array in it; the first if not given")
+    parser.add_argument("--levels", type=int, help="number of values of a pixel; 256, and 17 for the digits")
+    parser.add_argument("--scales", type=int, default=2)
+    parser.add_argument("--blocks", type=int, default=2, help="residual blocks of each network (default: %(default)s)")
+    parser.add_argument("--channels", type=int, default=16, help="width of the first scale (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="time limit of training, over all resumptions")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--resume", action="store_true", help="go on with what is in --out")
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo/images"), help="folder to write to (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    try:
+        images, num_levels = read_images(options.data, options.key, options.seed)
+    except (OSError, ValueError) as error:
+        sys.exit(f"images.py: {error}")
+    num_levels = options.levels or num_levels
+    keras.utils.set_random_seed(options.seed)
+    options.out.mkdir(parents=True, exist_ok=True)
+
+    held_out = max(2 * ROWS * COLUMNS, len(images) // 10)
+    train, test = images[:-held_out], images[-held_out:]
+    history: list[dict] = []
+    if options.resume and (options.out / "images.keras").is_file():
+        flow = keras.models.load_model(options.out / "images.keras")
+        history = json.loads((options.out / "images.json").read_text())
+    else:
+        flow = nvp.ImageRealNVP(
+            images.shape[1:],
+            num_scales=options.scales,
+            num_blocks=options.blocks,
+            num_channels=options.channels,
+            num_levels=num_levels,
+            seed=options.seed,
+        )
+        flow.compile(keras.optimizers.Adam(1e-3, global_clipnorm=100.0))
+    weights = sum(math.prod(variable.shape) for variable in flow.trainable_variables)
+    print(f"{len(train)} images {list(images.shape[1:])} to train on, {len(test)} held out; {weights:,} weights")
+    # A shorter last batch would have its own, noisier statistics.
+    flow.fit(
+        train[: len(train) // options.batch_size * options.batch_size],
+        validation_data=test,
+        batch_size=options.batch_size,
+        initial_epoch=len(history),
+        epochs=options.epochs,
+        callbacks=[Checkpoint(options.out, options.minutes, history)],
+        verbose=0,
+    )
+    bits = flow.evaluate(test, verbose=0, return_dict=True)["bits_per_dim"]
+    print(f"held out: {bits:.3f} bits/dim")
+
+    bijector, number = flow.bijector(), ROWS * COLUMNS
+    real = test[:number].astype(np.float32) + 0.5
+    latent = bijector.inverse(real)
+    restored = bijector.forward(latent).numpy()
+    print(f"through the latent and back: within {np.abs(restored - real).max():.1e} of a pixel's {num_levels} values")
+    coarsest = latent.shape[-1] // 2 ** (options.scales - 1)  # of the last scale
+    coarse = tf.concat([tf.zeros_like(latent[:, :-coarsest]), latent[:, -coarsest:]], axis=-1)
+    draw(
+        {
+            "held-out images": real,
+            f"samples, {bits:.2f} bits/dim": flow.sample(number, seed=options.seed).numpy(),
+            "held-out images through the latent and back": restored,
+            "between two held-out images": interpolations(bijector, real),
+            f"held-out images by their coarsest {coarsest} latents": bijector.forward(coarse).numpy(),
+        },
+        num_levels,
+        options.out / "images.png",
+    )
+    flow.export(options.out / "images_export")
+    print(f"\nPicture: {options.out / 'images.png'}\nModel:   {options.out / 'images.keras'}")
+    print(f"Export:  {options.out / 'images_export'}")
+
+
+if __name__ == "__main__":
+    main()
