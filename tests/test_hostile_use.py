@@ -229,7 +229,7 @@ WRONG_ARGUMENTS = {
     "mask objects": (lambda: coupling(mask=HALF.astype(object)), "mask must be a boolean vector .* dtype object"),
     "mask empty": (lambda: coupling(mask=np.zeros(0, bool)), r"mask must keep a part .* got \[\]"),
     "mask of rank 0": (lambda: coupling(mask=True), r"mask must be a boolean vector .* shape \[\]"),
-    "mask of an image": (lambda: coupling(mask=nvp.masks.channelwise(3)), r"mask .* shape \[1, 1, 3\]"),
+    "mask of rank 2": (lambda: coupling(mask=[[True, False]]), r"mask must be a boolean vector .* shape \[1, 2\]"),
     "mask generator": (lambda: coupling(mask=(bit for bit in HALF)), "mask must be a boolean vector"),
     "mask sparse": (lambda: coupling(mask=tf.sparse.from_dense([1, 0])), "mask must be a boolean vector"),
     "context string": (lambda: conditioned("ab"), f"{CONTEXT_OF_COUPLING}, got string"),
