@@ -105,9 +105,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=math.inf, help="time limit of training, over all resumptions")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--resume", action="store_true", help="go on with what is in --out")
-    parser.add_argument(
-        "--out", type=Path, default=Path("demo"), help="folder to write to (default: %(default)s)"
-    )
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder to write to (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     try:
