@@ -40,6 +40,17 @@ def read_images(path: Path | None, key: str | None, seed: int) -> tuple[np.ndarr
     return images[np.random.default_rng(seed).permutation(len(images))], num_levels
 
 
+def batches(images: np.ndarray, size: int, flips: bool, seed: int) -> tf.data.Dataset:
+    """The images in batches, in another order in each epoch, and with flips, half of them with left and right swapped.
+
+    A shorter last batch would have its own, noisier statistics, so there is none.
+    """
+    data = tf.data.Dataset.from_tensor_slices(images).shuffle(len(images), seed=seed)
+    if flips:
+        data = data.map(lambda image: tf.image.random_flip_left_right(image, seed=seed), num_parallel_calls=1)
+    return data.batch(size, drop_remainder=True).prefetch(2)
+
+
 class Checkpoint(keras.callbacks.Callback):
     """Saves after each epoch, prints bits per dimension, and stops when the time is over."""
 
@@ -104,6 +115,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--minutes", type=float, default=math.inf, help="time limit of training, over all resumptions")
     parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--flips", action="store_true", help="swap left and right of half the images, at random")
     parser.add_argument("--resume", action="store_true", help="go on with what is in --out")
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder to write to (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
@@ -134,11 +146,9 @@ def main() -> None:
         flow.compile(keras.optimizers.Adam(1e-3, global_clipnorm=100.0))
     weights = sum(math.prod(variable.shape) for variable in flow.trainable_variables)
     print(f"{len(train)} images {list(images.shape[1:])} to train on, {len(test)} held out; {weights:,} weights")
-    # A shorter last batch would have its own, noisier statistics.
     flow.fit(
-        train[: len(train) // options.batch_size * options.batch_size],
+        batches(train, options.batch_size, options.flips, options.seed),
         validation_data=test,
-        batch_size=options.batch_size,
         initial_epoch=len(history),
         epochs=options.epochs,
         callbacks=[Checkpoint(options.out, options.minutes, history)],

@@ -132,6 +132,7 @@ def test_images_and_their_resumption(tmp_path):
     small = [
         "--data",
         tmp_path / "images.npz",
+        "--flips",
         "--scales",
         1,
         "--blocks",

@@ -106,7 +106,9 @@ class ConvResNet(keras.layers.Layer):
         return WeightNormConv(filters or self.num_channels, kernel_size, **options)
 
     def _norm(self) -> keras.layers.BatchNormalization:
-        return keras.layers.BatchNormalization(epsilon=1e-4, dtype=self.dtype_policy)
+        # Keras's own momentum, 0.99, lags the weights by hundreds of steps: 8 x 8 digits at epoch 12 had 2.33 bits/dim
+        # held out, 2.09 with 0.9, and 2.05 in training.
+        return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-4, dtype=self.dtype_policy)
 
     def build(self, kept_shape: tuple, context_shape: tuple | None = None) -> None:
         if len(kept_shape) != 4:
