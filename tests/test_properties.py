@@ -22,7 +22,7 @@ import tfp_realnvp as nvp
 from registry import REGISTRY, random_tensor
 from tfp_realnvp.bijectors import ElementwiseAffine, ElementwiseSpline, OnePassChain
 
-EXAMPLES = int(os.environ.get("PROPERTY_EXAMPLES", "15"))
+EXAMPLES = int(os.environ.get("PROPERTY_EXAMPLES", "10"))
 TOLERANCE = {"float32": 1e-3, "float64": 1e-9}  # relative to the largest number at hand, and to 1
 NORMAL_CONSTANT = 0.5 * math.log(2 * math.pi)
 
