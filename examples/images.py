@@ -47,7 +47,7 @@ def batches(images: np.ndarray, size: int, flips: bool, seed: int) -> tf.data.Da
     """
     data = tf.data.Dataset.from_tensor_slices(images).shuffle(len(images), seed=seed)
     if flips:
-        data = data.map(lambda image: tf.image.random_flip_left_right(image, seed=seed), num_parallel_calls=1)
+        data = data.map(lambda image: tf.image.random_flip_left_right(image, seed=seed))
     return data.batch(size, drop_remainder=True).prefetch(2)
 
 

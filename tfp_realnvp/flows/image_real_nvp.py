@@ -40,9 +40,9 @@ class ImageRealNVP(Flow):
 
     Each scale but the last: 3 couplings of alternating checkerboards, a squeeze of 2 x 2 pixels, 3 couplings of
     channels, then half of the channels, a checkerboard again, is latent, and the rest goes on to the next scale. The
-    last scale has 4 couplings of checkerboards. After each coupling, seen from the data, comes a `BatchNorm`, of
-    momentum 0.9. Each network is a `ConvResNet`, twice as wide at each further scale. Latents are flat, factored-out
-    parts first.
+    last scale has 4 couplings of checkerboards. Before each coupling, seen from the data, comes a `BatchNorm`, of
+    momentum 0.9 (the authors have it after). Each network is a `ConvResNet`, twice as wide at each further scale.
+    Latents are flat, factored-out parts first.
 
     Source: Dinh, Sohl-Dickstein & Bengio, "Density estimation using Real NVP", 2017, arXiv 1605.08803, sections 3.4 to
     3.7 and 4.1.
