@@ -83,8 +83,8 @@ def test_the_couplings_of_each_scale():
     flow = small_flow((8, 8, 3), num_scales=3, num_channels=2)
     shapes = [(coupling.mask.shape, coupling.conditioner.num_channels) for coupling in _couplings(flow.distribution())]
     assert shapes == [
-        *(3 * [((8, 8, 3), 2)] + 3 * [((1, 1, 12), 2)]),
-        *(3 * [((4, 4, 6), 4)] + 3 * [((1, 1, 24), 4)]),
+        *(3 * [((8, 8, 3), 2)] + 3 * [((1, 1, 12), 4)]),
+        *(3 * [((4, 4, 6), 4)] + 3 * [((1, 1, 24), 8)]),
         *(4 * [((2, 2, 12), 8)]),
     ]
     boards = [coupling.mask for coupling in _couplings(flow.distribution())][:3]

@@ -15,6 +15,7 @@ __all__ = [
     "check_option",
     "check_positive",
     "check_rate",
+    "check_seed",
     "check_shape",
     "check_size",
     "check_sizes",
@@ -78,6 +79,14 @@ def check_rate(argument: str, value: Any) -> None:
     """Raises a ValueError unless `value` is a number from 0 to below 1."""
     if not _is_number(value) or not 0 <= value < 1:
         raise ValueError(f"{argument} must be from 0 to below 1, got {value!r:.100}")
+
+
+def check_seed(seed: Any) -> None:
+    """Raises a ValueError unless `seed` is None or an integer of 64 bits."""
+    if seed is not None and not is_integer(seed):
+        raise ValueError(f"seed must be an integer or None, got {seed!r}")
+    if not -(2**63) <= (seed or 0) < 2**63 - 2**32:  # layers count on from it
+        raise ValueError(f"seed must fit into 64 bits, got {seed!r}")
 
 
 def _is_number(value: Any) -> bool:

@@ -52,9 +52,12 @@ class Coupling(OnePassBijector):
             self._event_ndims = len(self._parts.event_shape)
 
             if any(not layer.built for layer in (*keras_layers(conditioner), *tf_keras_layers(conditioner))):
+                kept_size = self._parts.kept_size
+                if kept_size is None:  # Networks of ours know for how many channels they are.
+                    kept_size = getattr(conditioner, "output_size", 1)
                 with tf.init_scope():
                     self._call_conditioner(
-                        tf.zeros([1, *(size or 1 for size in self._parts.event_shape[:-1]), self._parts.kept_size]),
+                        tf.zeros([1, *(size or 1 for size in self._parts.event_shape[:-1]), kept_size]),
                         None if self._context is None else tf.zeros([1, self._context.shape[-1]]),
                     )
             # A composite tensor shows its owners what its constructor arguments hold, and no more: as one of them,

@@ -116,7 +116,7 @@ class ActNorm(_Normalization):
     def _updated_shift_and_log_scale(self, y):
         # Without a branch, since replicas of a distributed step cannot write to variables in one.
         is_set = self._is_set > 0
-        mean, variance = _moments(tf.stop_gradient(y))
+        _, mean, variance = _moments(tf.stop_gradient(y))
         self._shift.assign(tf.where(is_set, self._shift, mean))
         varies = variance >= self._epsilon
         start = tf.where(varies, tf.math.log(tf.where(varies, variance, 1.0)) / 2, 0.0)
@@ -126,27 +126,28 @@ class ActNorm(_Normalization):
 
 
 class BatchNorm(_Normalization):
-    """Batch normalisation by running averages: x = (y - m) / sqrt(v + epsilon), with mean m and variance v of the data.
+    """Batch normalisation: x = (y - m) / sqrt(v + epsilon), with mean m and variance v of each feature of the data.
 
         log|det dx/dy| = -positions * sum(log(v + epsilon)) / 2
 
-    A training step in a Keras model, such as `Flow`, first moves the averages towards the moments of its batch,
+    In training in a Keras model, such as `Flow`, m and v are the moments of the batch, gradients flow through them, and
+    averages follow them, in which a batch of n rows counts n times what a row does, and each batch `momentum` times
+    what it counted before the last one:
 
-        m <- rho * m + (1 - rho) * batch mean,        v <- rho * v + (1 - rho) * batch variance,
+        w <- momentum * w + n,        averages <- averages + n / w * (moments - averages),        with w = 0 at first.
 
-    with rho = min(momentum, t / (t + 1)) in step t = 0, 1, ..., and then uses these: value and log-determinant have the
-    same statistics in every mode, and `forward` those of the latest step, so that it inverts `inverse` exactly.
-    Gradients flow through the batch's moments, whose rows all count alike, whatever their sample weights. Only
-    densities in training update; sampling and inference never do. Batches want to be of many rows. Eagerly, a stock
-    `tfd.TransformedDistribution` in a Keras model of your own updates twice a density; `Flow` never does.
+    Everywhere else, m and v are these averages. Value, log-determinant and inverse have the same statistics in every
+    mode: in training, `forward` has those of the batch that `inverse` has seen last. Only densities in training update
+    anything; sampling and inference never do. Rows count alike, whatever their sample weights, and those of all
+    replicas count. Batches want to be of many rows; a short last one is nothing to worry about.
 
-    Sources: Ioffe & Szegedy, "Batch normalization", 2015, arXiv 1502.03167; with running averages as in Dinh,
-    Sohl-Dickstein & Bengio, "Density estimation using Real NVP", 2017, arXiv 1605.08803, section 3.7 and appendix E.
+    Sources: Ioffe & Szegedy, "Batch normalization", 2015, arXiv 1502.03167; in a flow, Dinh, Sohl-Dickstein & Bengio,
+    "Density estimation using Real NVP", 2017, arXiv 1605.08803, section 3.7 and appendix E.
 
     Args:
         size: number of features: the last dimension of an event.
         event_ndims: number of dimensions of an event; 3 for images `[H, W, C]`, whose positions share the statistics.
-        momentum: the largest rho, from 0 to below 1.
+        momentum: of the averages, from 0 to below 1.
         epsilon: is added to the variance; above 0.
         dtype: of the variables.
         own_variables: leave it None. TFP passes what it found here when it rebuilds the bijector.
@@ -183,9 +184,11 @@ class BatchNorm(_Normalization):
                 own_variables = [
                     _variable(tf.zeros([size], dtype), "mean"),
                     _variable(tf.ones([size], dtype), "variance"),
-                    _variable(tf.zeros([], dtype), "step"),
+                    _variable(tf.zeros([], dtype), "weight"),
+                    _variable(tf.zeros([size], dtype), "batch_mean"),
+                    _variable(tf.ones([size], dtype), "batch_variance"),
                 ]
-            self._mean, self._variance, self._step = own_variables
+            self._mean, self._variance, self._weight, self._batch_mean, self._batch_variance = own_variables
             self._momentum, self._epsilon = momentum, epsilon
             parameters = dict(locals())
             super().__init__(
@@ -193,22 +196,22 @@ class BatchNorm(_Normalization):
             )
 
     def _shift_and_log_scale(self):
-        return self._of_moments(tf.convert_to_tensor(self._mean), tf.convert_to_tensor(self._variance))
+        if in_keras_training():
+            return self._of_moments(self._batch_mean, self._batch_variance)
+        return self._of_moments(self._mean, self._variance)
 
     def _updated_shift_and_log_scale(self, y):
-        step = tf.convert_to_tensor(self._step)
-        rho = tf.minimum(tf.cast(self._momentum, step.dtype), step / (step + 1))
-        mean, variance = (
-            rho * average + (1 - rho) * moment
-            for average, moment in zip((self._mean, self._variance), _moments(y), strict=True)
-        )
-        self._mean.assign(mean)
-        self._variance.assign(variance)
-        self._step.assign(step + 1)
+        count, mean, variance = _moments(y)
+        self._weight.assign(tf.cast(self._momentum, count.dtype) * self._weight + count)
+        share = tf.math.divide_no_nan(count, self._weight)
+        self._mean.assign_add(share * (mean - self._mean))
+        self._variance.assign_add(share * (variance - self._variance))
+        self._batch_mean.assign(mean)
+        self._batch_variance.assign(variance)
         return self._of_moments(mean, variance)
 
-    def _of_moments(self, mean: tf.Tensor, variance: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return mean, tf.math.log(variance + self._epsilon) / 2
+    def _of_moments(self, mean: Any, variance: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.convert_to_tensor(mean), tf.math.log(variance + self._epsilon) / 2
 
 
 def _check_arguments(size: Any, event_ndims: Any, epsilon: Any, dtype: Any) -> None:
@@ -223,15 +226,17 @@ def _variable(initial: tf.Tensor, name: str, trainable: bool = False) -> tf.Vari
     return tf.Variable(initial, trainable=trainable, name=name, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
 
 
-def _moments(events: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mean and variance `[size]` over all rows and positions, of all replicas; each feature's own."""
+def _moments(events: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """How many rows and positions there are, and mean and variance `[size]` over all, of all replicas."""
     axes = list(range(events.shape.rank - 1))
-    mean = _mean_of_replicas(tf.reduce_mean(events, axes))
-    return mean, _mean_of_replicas(tf.reduce_mean(tf.math.squared_difference(events, mean), axes))
+    count = _sum_of_replicas(tf.cast(tf.reduce_prod(tf.shape(events)[:-1]), events.dtype))
+    divisor = tf.maximum(count, 1)
+    mean = _sum_of_replicas(tf.reduce_sum(events, axes)) / divisor
+    return count, mean, _sum_of_replicas(tf.reduce_sum(tf.math.squared_difference(events, mean), axes)) / divisor
 
 
-def _mean_of_replicas(value: tf.Tensor) -> tf.Tensor:
+def _sum_of_replicas(value: tf.Tensor) -> tf.Tensor:
     replica = tf.distribute.get_replica_context()
     if replica is None or replica.num_replicas_in_sync == 1:
         return value
-    return replica.all_reduce(tf.distribute.ReduceOp.MEAN, value)
+    return replica.all_reduce(tf.distribute.ReduceOp.SUM, value)

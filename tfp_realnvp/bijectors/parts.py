@@ -57,13 +57,13 @@ class Pixels:
 
     Attributes:
         event_shape: of an event; None where any size will do.
-        kept_size: number of channels of the kept part; 1 where the mask does not tell.
+        kept_size: number of channels of the kept part; None where any number will do.
     """
 
     def __init__(self, mask: np.ndarray):
         self._mask = mask
-        self.kept_size = mask.shape[-1]
-        self.event_shape = (*mask.shape[:-1], None if mask.shape[-1] == 1 else mask.shape[-1])
+        self.kept_size = None if mask.shape[-1] == 1 else mask.shape[-1]
+        self.event_shape = (*mask.shape[:-1], self.kept_size)
 
     def split(self, event: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """(kept, moved), both `[..., H, W, C]` like `event`."""

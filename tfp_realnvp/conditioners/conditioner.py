@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfp_realnvp.checks import check_positive, check_size, floating_policy, is_integer
+from tfp_realnvp.checks import check_positive, check_seed, check_size, floating_policy
 
 __all__ = ["Conditioner", "Constant", "activation_config", "as_activation", "dropout_layer"]
 
@@ -34,10 +34,7 @@ class Conditioner(keras.layers.Layer, abc.ABC):
         if num_parameters is not None:
             check_size("num_parameters", num_parameters)
         check_positive("log_scale_bound", log_scale_bound)
-        if seed is not None and not is_integer(seed):
-            raise ValueError(f"seed must be an integer or None, got {seed!r}")
-        if not -(2**63) <= (seed or 0) < 2**63 - 2**32:  # layers count on from it
-            raise ValueError(f"seed must fit into 64 bits, got {seed!r}")
+        check_seed(seed)
         self.output_size = int(output_size)
         self.num_parameters = None if num_parameters is None else int(num_parameters)
         self.log_scale_bound = float(log_scale_bound)

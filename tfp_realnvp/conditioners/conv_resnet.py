@@ -4,9 +4,10 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
-from tfp_realnvp.checks import check_non_negative, check_size, floating_policy, is_integer
+from tfp_realnvp.checks import check_non_negative, check_seed, check_size, floating_policy
 
 __all__ = ["ConvResNet", "WeightNormConv"]
 
@@ -22,8 +23,8 @@ class ConvResNet(keras.layers.Layer):
 
         u, v = W r(n(W_0' h_0 + W_1' h_1 + ...)),        shift = u,        log_scale = a * tanh(v),
 
-    with learned scales a, one for each channel, which start at 1 (biases left out). W, W_i1 and W_i2 are 3 x 3, the
-    others 1 x 1, and the last W starts at zero, so that a coupling starts as the identity. `log_scale` never exceeds a.
+    with learned scales a, one for each channel, which start at 1. W, W_i1 and W_i2 are 3 x 3, the others 1 x 1, and the
+    last W, alone with a bias, starts at zero, so that a coupling starts as the identity. `log_scale` never exceeds a.
 
     Source: Dinh, Sohl-Dickstein & Bengio, "Density estimation using Real NVP", 2017, arXiv 1605.08803, section 3 and
     the networks of its experiments; Salimans & Kingma, "Weight normalization", 2016, arXiv 1602.07868.
@@ -51,7 +52,8 @@ class ConvResNet(keras.layers.Layer):
 
     Raises:
         ValueError: if a size is below 1, scale_penalty negative, mask no boolean array `[H, W, 1]`, or the seed no
-            integer; in a call, if kept is not `[N, H, W, c]`.
+            integer of 64 bits; in a call, if kept is not `[N, H, W, c]` or of another size than the mask, or context
+            not `[N, K]`.
 
     >>> shift, log_scale = ConvResNet(2, num_blocks=1, num_channels=8)(keras.ops.ones((5, 4, 4, 2)))
     >>> shift.shape, log_scale.shape
@@ -78,8 +80,7 @@ class ConvResNet(keras.layers.Layer):
         if num_parameters is not None:
             check_size("num_parameters", num_parameters)
         check_non_negative("scale_penalty", scale_penalty)
-        if seed is not None and not is_integer(seed):
-            raise ValueError(f"seed must be an integer or None, got {seed!r}")
+        check_seed(seed)
         self.output_size, self.num_blocks, self.num_channels = int(output_size), int(num_blocks), int(num_channels)
         self.mask = None if mask is None else _checked_mask(mask)
         self.num_parameters = None if num_parameters is None else int(num_parameters)
@@ -96,7 +97,9 @@ class ConvResNet(keras.layers.Layer):
         ]
         self.skips = [self._conv(1) for _ in range(self.num_blocks + 1)]
         self.output_norm = self._norm()
-        self.output_layer = self._conv(1, (self.num_parameters or 2) * self.output_size, starts_at_zero=True)
+        self.output_layer = self._conv(
+            1, (self.num_parameters or 2) * self.output_size, starts_at_zero=True, use_bias=True
+        )
 
     def _conv(self, kernel_size: int, filters: int | None = None, **options: Any) -> "WeightNormConv":
         """A convolution, with a seed of its own."""
@@ -107,12 +110,15 @@ class ConvResNet(keras.layers.Layer):
 
     def _norm(self) -> keras.layers.BatchNormalization:
         # Keras's own momentum, 0.99, lags the weights by hundreds of steps: 8 x 8 digits at epoch 12 had 2.33 bits/dim
-        # held out, 2.09 with 0.9, and 2.05 in training.
-        return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-4, dtype=self.dtype_policy)
+        # held out, 2.09 with 0.9, and 2.05 in training. Replicas that have to wait for each other are for those alone.
+        synchronized = tf.distribute.get_strategy().num_replicas_in_sync > 1
+        return keras.layers.BatchNormalization(
+            momentum=0.9, epsilon=1e-4, synchronized=synchronized, dtype=self.dtype_policy
+        )
 
     def build(self, kept_shape: tuple, context_shape: tuple | None = None) -> None:
-        if len(kept_shape) != 4:
-            raise ValueError(f"kept must be of shape [N, H, W, c], got shape {list(kept_shape)}")
+        self._check_shapes(kept_shape, context_shape)
+        self._kept_size, self._context_size = kept_shape[-1], None if context_shape is None else context_shape[-1]
         self.input_layer.build((*kept_shape[:-1], 2 * kept_shape[-1] + (self.mask is not None)))
         hidden = (*kept_shape[:-1], self.num_channels)
         for block in self.blocks:
@@ -130,7 +136,28 @@ class ConvResNet(keras.layers.Layer):
             layer.trainable = self.trainable  # Reaches the variables, which is where an outer model looks.
         self.built = True
 
+    def _check_shapes(self, kept_shape: tuple, context_shape: tuple | None) -> None:
+        if len(kept_shape) != 4 or kept_shape[-1] == 0:
+            raise ValueError(f"kept must be of shape [N, H, W, c], got shape {list(kept_shape)}")
+        if self.mask is not None and tuple(kept_shape[1:3]) != self.mask.shape[:2]:
+            sizes = ", ".join(map(str, self.mask.shape[:2]))
+            raise ValueError(f"kept must be of shape [N, {sizes}, c], as mask is, got shape {list(kept_shape)}")
+        if self.built and kept_shape[-1] != self._kept_size:
+            raise ValueError(f"kept must have {self._kept_size} channels, as at first, got shape {list(kept_shape)}")
+        size = self._context_size if self.built else None
+        if context_shape is None and size is not None:
+            raise ValueError(f"context must be of shape [N, {size}], got None")
+        if context_shape is not None:
+            is_known = None not in (kept_shape[0], context_shape[0])
+            rows_differ = is_known and kept_shape[0] != context_shape[0]
+            if len(context_shape) != 2 or rows_differ or (self.built and context_shape[1] != size):
+                raise ValueError(
+                    f"context must be of shape [{kept_shape[0] if is_known else 'N'}, "
+                    f"{'K' if size is None else size}], got shape {list(context_shape)}"
+                )
+
     def call(self, kept: Any, context: Any = None, training: bool | None = None) -> Any:
+        self._check_shapes(kept.shape, None if context is None else context.shape)
         inputs = [kept, -kept]
         if self.mask is not None:
             mask = ops.cast(ops.convert_to_tensor(self.mask), kept.dtype)
@@ -172,6 +199,7 @@ class WeightNormConv(keras.layers.Layer):
         kernel_size: height and width of the kernel; the image keeps its size.
         scale_penalty: weight of the L2 penalty on g.
         starts_at_zero: whether g starts at 0, in place of |v|.
+        use_bias: whether to add a bias to each channel; batch normalisation would take it away again.
         seed: integer that fixes the initial v, or None.
 
     >>> WeightNormConv(4)(keras.ops.ones((5, 6, 6, 3))).shape
@@ -185,12 +213,14 @@ class WeightNormConv(keras.layers.Layer):
         *,
         scale_penalty: float = 0.0,
         starts_at_zero: bool = False,
+        use_bias: bool = False,
         seed: int | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.filters, self.kernel_size = filters, kernel_size
-        self.scale_penalty, self.starts_at_zero, self.seed = scale_penalty, starts_at_zero, seed
+        self.scale_penalty, self.seed = scale_penalty, seed
+        self.starts_at_zero, self.use_bias = starts_at_zero, use_bias
 
     def build(self, input_shape: tuple) -> None:
         self.direction = self.add_weight(
@@ -206,7 +236,8 @@ class WeightNormConv(keras.layers.Layer):
         )
         if not self.starts_at_zero:
             self.scale.assign(self._norm())
-        self.bias = self.add_weight(shape=(self.filters,), initializer="zeros", name="bias")
+        if self.use_bias:
+            self.bias = self.add_weight(shape=(self.filters,), initializer="zeros", name="bias")
         self.built = True
 
     def _norm(self) -> Any:
@@ -214,15 +245,18 @@ class WeightNormConv(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         kernel = self.direction * (self.scale / self._norm())
-        return ops.conv(inputs, kernel, padding="same", data_format="channels_last") + self.bias
+        outputs = ops.conv(inputs, kernel, padding="same", data_format="channels_last")
+        if self.filters != inputs.shape[-1]:  # TensorFlow's of no images has as many channels as the inputs.
+            outputs = ops.reshape(outputs, (*ops.shape(inputs)[:-1], self.filters))
+        return outputs + self.bias if self.use_bias else outputs
 
     def get_config(self) -> dict[str, Any]:
-        names = ("filters", "kernel_size", "scale_penalty", "starts_at_zero", "seed")
+        names = ("filters", "kernel_size", "scale_penalty", "starts_at_zero", "use_bias", "seed")
         return super().get_config() | {name: getattr(self, name) for name in names}
 
 
 def _checked_mask(mask: Any) -> np.ndarray:
     mask = np.array(mask)
-    if mask.dtype != bool or mask.ndim != 3:
+    if mask.dtype != bool or mask.ndim != 3 or mask.shape[-1] != 1:
         raise ValueError(f"mask must be a boolean array [H, W, 1], got dtype {mask.dtype} and shape {list(mask.shape)}")
     return mask
