@@ -61,12 +61,21 @@ class Checkpoint(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self._start = time.monotonic() - (self.history[-1]["seconds"] if self.history else 0.0)
 
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch_start = time.monotonic()
+
+    def on_test_begin(self, logs=None):
+        self._epoch_end = time.monotonic()
+
     def on_epoch_end(self, epoch, logs=None):
         seconds = time.monotonic() - self._start
-        self.history.append({"epoch": epoch + 1, "seconds": seconds, **{name: float(logs[name]) for name in logs}})
+        steps = int(self.model.optimizer.iterations)
+        step_seconds = (self._epoch_end - self._epoch_start) * (epoch + 1) / steps
+        times = {"epoch": epoch + 1, "steps": steps, "seconds": seconds, "seconds_per_step": step_seconds}
+        self.history.append(times | {name: float(logs[name]) for name in logs})
         print(
-            f"epoch {epoch + 1:4}  {seconds:6.0f} s  bits/dim {logs['bits_per_dim']:.3f}, "
-            f"held out {logs['val_bits_per_dim']:.3f}",
+            f"epoch {epoch + 1:4}  {steps:6} steps  {seconds:6.0f} s  bits/dim {logs['bits_per_dim']:.3f}, "
+            f"held out {logs['val_bits_per_dim']:.3f}  ({1e3 * step_seconds:.0f} ms a step)",
             flush=True,
         )
         self.model.save(self.folder / "new.keras")
@@ -120,15 +129,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder to write to (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    try:
-        images, num_levels = read_images(options.data, options.key, options.seed)
-    except (OSError, ValueError) as error:
-        sys.exit(f"images.py: {error}")
-    num_levels = options.levels or num_levels
     keras.utils.set_random_seed(options.seed)
     options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        run(options)
+    except (OSError, ValueError) as error:
+        sys.exit(f"images.py: {error}")
 
+
+def run(options: argparse.Namespace) -> None:
+    images, num_levels = read_images(options.data, options.key, options.seed)
+    num_levels = options.levels or num_levels
     held_out = max(2 * ROWS * COLUMNS, len(images) // 10)
+    if len(images) < held_out + options.batch_size:
+        raise ValueError(f"{len(images)} images are too few: {held_out} are held out, a batch has {options.batch_size}")
     train, test = images[:-held_out], images[-held_out:]
     history: list[dict] = []
     if options.resume and (options.out / "images.keras").is_file():
@@ -147,7 +161,7 @@ def main() -> None:
     weights = sum(math.prod(variable.shape) for variable in flow.trainable_variables)
     print(f"{len(train)} images {list(images.shape[1:])} to train on, {len(test)} held out; {weights:,} weights")
     flow.fit(
-        batches(train, options.batch_size, options.flips, options.seed),
+        batches(train, options.batch_size, options.flips, options.seed + len(history)),  # Resumed: in another order.
         validation_data=test,
         initial_epoch=len(history),
         epochs=options.epochs,
@@ -156,6 +170,10 @@ def main() -> None:
     )
     bits = flow.evaluate(test, verbose=0, return_dict=True)["bits_per_dim"]
     print(f"held out: {bits:.3f} bits/dim")
+    samples = flow.sample(ROWS * COLUMNS, seed=options.seed).numpy()  # Traces, too, so that the next is timed alone.
+    start = time.monotonic()
+    flow.sample(64, seed=options.seed).numpy()
+    print(f"64 samples: {time.monotonic() - start:.2f} s")
 
     bijector, number = flow.bijector(), ROWS * COLUMNS
     real = test[:number].astype(np.float32) + 0.5
@@ -167,7 +185,7 @@ def main() -> None:
     draw(
         {
             "held-out images": real,
-            f"samples, {bits:.2f} bits/dim": flow.sample(number, seed=options.seed).numpy(),
+            f"samples, {bits:.2f} bits/dim": samples,
             "held-out images through the latent and back": restored,
             "between two held-out images": interpolations(bijector, real),
             f"held-out images by their coarsest {coarsest} latents": bijector.forward(coarse).numpy(),

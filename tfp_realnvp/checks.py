@@ -45,7 +45,11 @@ def check_size(argument: str, size: Any, least: int = 1) -> None:
 
 def check_sizes(argument: str, sizes: Any) -> None:
     """Raises a ValueError unless `sizes` is a sequence, maybe empty, of integers of at least 1."""
-    if not isinstance(sizes, Sequence | np.ndarray) or isinstance(sizes, str | bytes) or np.ndim(sizes) == 0:
+    if (
+        not isinstance(sizes, Sequence | np.ndarray | tf.TensorShape)
+        or isinstance(sizes, str | bytes)
+        or np.ndim(sizes) == 0
+    ):
         raise ValueError(f"{argument} must be a sequence of integers, got {sizes!r}")
     for index, size in enumerate(sizes):
         check_size(f"{argument}[{index}]", size)

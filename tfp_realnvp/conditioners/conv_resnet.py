@@ -245,9 +245,11 @@ class WeightNormConv(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         kernel = self.direction * (self.scale / self._norm())
+        rows, may_be_empty = tf.shape(inputs)[0], not inputs.shape[0] and self.filters != inputs.shape[-1]
+        if may_be_empty:  # TensorFlow's convolution of no images would have the channels of the inputs: lend it one.
+            inputs = tf.pad(inputs, [[tf.cast(rows == 0, tf.int32), 0], [0, 0], [0, 0], [0, 0]])
         outputs = ops.conv(inputs, kernel, padding="same", data_format="channels_last")
-        if self.filters != inputs.shape[-1]:  # TensorFlow's of no images has as many channels as the inputs.
-            outputs = ops.reshape(outputs, (*ops.shape(inputs)[:-1], self.filters))
+        outputs = outputs[:rows] if may_be_empty else outputs
         return outputs + self.bias if self.use_bias else outputs
 
     def get_config(self) -> dict[str, Any]:

@@ -40,9 +40,9 @@ class ImageRealNVP(Flow):
 
     Each scale but the last: 3 couplings of alternating checkerboards, a squeeze of 2 x 2 pixels, 3 couplings of
     channels, then half of the channels, a checkerboard again, is latent, and the rest goes on to the next scale. The
-    last scale has 4 couplings of checkerboards. After each coupling, seen from the data, comes a `BatchNorm` of momentum
-    0.9. Each network is a `ConvResNet`, twice as wide at each further scale, and as wide for channels as for the
-    checkerboards of the next scale. Latents are flat, factored-out parts first.
+    last scale has 4 couplings of checkerboards. After each coupling, seen from the data, comes a `BatchNorm`, of
+    momentum 0.9. Each network is a `ConvResNet`, twice as wide at each further scale, and as wide for channels as for
+    the checkerboards of the next scale. Latents are flat, factored-out parts first.
 
     Source: Dinh, Sohl-Dickstein & Bengio, "Density estimation using Real NVP", 2017, arXiv 1605.08803, sections 3.4 to
     3.7 and 4.1.
@@ -54,10 +54,10 @@ class ImageRealNVP(Flow):
         num_blocks: number of residual blocks of each network.
         num_channels: width of the networks of the first scale.
         num_levels: number of values of a pixel, at least 2.
-        alpha: keeps y finite at the ends of the range; above 0 and below 0.5.
+        alpha: keeps y finite at the ends of the range; below 0.5, and at least 4 roundings of the dtype above 0.
         context_shape: number K of context features, or `(K,)`, such as a one-hot label; None for none.
         seed: integer that fixes the initial weights and the noise; None draws one (from `numpy.random`).
-        dtype: Keras dtype policy, "float32" or "float64" as a rule. Defaults to Keras's own.
+        dtype: Keras dtype policy, "float32" or "float64" as a rule, or a mixed one. Defaults to Keras's own.
         **kwargs: `name` and `trainable` of `keras.Model`.
 
     Raises:
@@ -99,16 +99,19 @@ class ImageRealNVP(Flow):
         height, width, _ = event_shape
         if height % smallest or width % smallest:
             raise ValueError(
-                f"event_shape must have a height and a width that are multiples of 2 ** (num_scales - 1) = {smallest}, "
-                f"got {event_shape}"
+                "event_shape must have a height and a width that are multiples of 2 ** (num_scales - 1), "
+                f"got {event_shape} for num_scales = {num_scales}"
             )
         if height * width == smallest**2:
             raise ValueError(f"event_shape must leave at least two pixels to the last scale, got {event_shape}")
-        if isinstance(alpha, bool) or not isinstance(alpha, float | np.floating) or not 0 < alpha < 0.5:
-            raise ValueError(f"alpha must be above 0 and below 0.5, got {alpha!r}")
         context_shape = None if context_shape is None else as_vector_shape(context_shape, "context_shape")
         policy = floating_policy(dtype)
         dtype = policy.variable_dtype
+        if tf.as_dtype(dtype).size < 4:
+            raise ValueError(f"dtype must have variables of at least 32 bits, or pixels have no room, got {dtype!r}")
+        least = 4 * float(np.finfo(dtype).eps)  # below which the brightest pixel may become 1, whose logit is infinite
+        if isinstance(alpha, bool) or not isinstance(alpha, float | np.floating) or not least <= alpha < 0.5:
+            raise ValueError(f"alpha must be from {least:.1e} (in {dtype}) to below 0.5, got {alpha!r}")
         if seed is None:
             seed = int(np.random.randint(2**31))  # noqa: NPY002
         if not is_integer(seed) or not 0 <= seed < 2**32:
@@ -167,6 +170,7 @@ class ImageRealNVP(Flow):
         }
         self._noise_seed = keras.random.SeedGenerator(seed)
         self._bits_per_dim = keras.metrics.Mean("bits_per_dim")
+        self._bits_per_dim._direction = "down"  # What Keras's EarlyStopping and the like ask of metrics.
 
     @property
     def num_levels(self) -> int:
@@ -187,8 +191,20 @@ class ImageRealNVP(Flow):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         images = x["x"] if isinstance(x, dict) else x
         images = tf.cast(images, self.variable_dtype)
-        images += keras.random.uniform(tf.shape(images), dtype=self.variable_dtype, seed=self._noise_seed)
+        images += self._noise(tf.shape(images))
         return (x | {"x": images} if isinstance(x, dict) else images), y, sample_weight
+
+    def _noise(self, shape: tf.Tensor) -> tf.Tensor:
+        """U(0, 1); that of a batch is the same, however many replicas share its rows."""
+        replica = tf.distribute.get_replica_context()
+        if replica.num_replicas_in_sync == 1:
+            return keras.random.uniform(shape, dtype=self.variable_dtype, seed=self._noise_seed)
+        index = replica.replica_id_in_sync_group
+        rows = tf.one_hot(index, replica.num_replicas_in_sync, dtype=tf.int64) * tf.cast(shape[0], tf.int64)
+        rows = tf.cast(replica.all_reduce(tf.distribute.ReduceOp.SUM, rows), tf.int32)
+        whole = tf.concat([[tf.reduce_sum(rows)], shape[1:]], axis=0)
+        start = tf.reduce_sum(rows[:index])
+        return keras.random.uniform(whole, dtype=self.variable_dtype, seed=self._noise_seed)[start : start + shape[0]]
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
@@ -204,6 +220,16 @@ class ImageRealNVP(Flow):
     def _as_sample(self, x: tf.Tensor) -> tf.Tensor:
         largest = np.nextafter(np.array(self.num_levels, self.variable_dtype), 0, dtype=self.variable_dtype)
         return tf.clip_by_value(x, 0, largest)
+
+    # Keras keeps no random state in files; without it, training that goes on from one would see the first noise again.
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        store["noise_seed"] = np.asarray(self._noise_seed.state)
+
+    def load_own_variables(self, store):
+        self._noise_seed.state.assign(store["noise_seed"])
+        super().load_own_variables({name: store[name] for name in store.keys() if name != "noise_seed"})  # noqa: SIM118
 
     def _constructor_config(self) -> dict[str, Any]:
         return self._options
