@@ -189,7 +189,7 @@ class BatchNorm(_Normalization):
                     _variable(tf.ones([size], dtype), "batch_variance"),
                 ]
             self._mean, self._variance, self._weight, self._batch_mean, self._batch_variance = own_variables
-            self._momentum, self._epsilon = momentum, epsilon
+            self._momentum, self._epsilon = float(momentum), epsilon
             parameters = dict(locals())
             super().__init__(
                 size, event_ndims, own_variables, validate_args=validate_args, parameters=parameters, name=name
@@ -202,7 +202,7 @@ class BatchNorm(_Normalization):
 
     def _updated_shift_and_log_scale(self, y):
         count, mean, variance = _moments(y)
-        self._weight.assign(tf.cast(self._momentum, count.dtype) * self._weight + count)
+        self._weight.assign(self._momentum * self._weight + count)
         share = tf.math.divide_no_nan(count, self._weight)
         self._mean.assign_add(share * (mean - self._mean))
         self._variance.assign_add(share * (variance - self._variance))
