@@ -166,6 +166,7 @@ def run(options: argparse.Namespace) -> None:
         initial_epoch=len(history),
         epochs=options.epochs,
         callbacks=[Checkpoint(options.out, options.minutes, history)],
+        shuffle=False,  # The dataset does.
         verbose=0,
     )
     bits = flow.evaluate(test, verbose=0, return_dict=True)["bits_per_dim"]

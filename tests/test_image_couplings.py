@@ -10,6 +10,9 @@ from registry import random_tensor
 
 BOARD = nvp.masks.checkerboard(3, 4)
 SHAPE = (5, 3, 4, 2)
+CONTEXT = tf.ones([2, 5])
+NET = nvp.ConvResNet(1, num_blocks=1, num_channels=2, mask=BOARD)
+NET.build((None, 3, 4, 1), (None, 5))
 
 
 class Seen:
@@ -119,12 +122,49 @@ def test_layers_that_are_not_built_yet_are_built():
         (lambda: nvp.ConvResNet(0), "output_size must be an integer of at least 1, got 0"),
         (lambda: nvp.ConvResNet(1, scale_penalty=-1.0), "scale_penalty must be at least 0 and finite, got -1.0"),
         (lambda: nvp.ConvResNet(1, mask=[1, 0]), r"mask must be a boolean array \[H, W, 1\]"),
+        (lambda: nvp.ConvResNet(1, mask=np.repeat(BOARD, 2, axis=-1)), r"\[H, W, 1\], got dtype bool .* \[3, 4, 2\]"),
+        (lambda: nvp.ConvResNet(1, seed=2**70), "seed must fit into 64 bits"),
         (lambda: nvp.ConvResNet(1)(tf.zeros([3, 4])), r"kept must be of shape \[N, H, W, c\], got shape \[3, 4\]"),
+        (lambda: nvp.ConvResNet(1)(tf.zeros([2, 3, 4, 0])), r"kept must be .* got shape \[2, 3, 4, 0\]"),
+        (
+            lambda: NET(tf.zeros([2, 4, 4, 1]), CONTEXT),
+            r"kept must be of shape \[N, 3, 4, c\], as mask is, got .* 4, 4, 1",
+        ),
+        (lambda: NET(tf.zeros([2, 3, 4, 2]), CONTEXT), r"kept must have 1 channels, as at first, got .*4, 2\]"),
+        (lambda: NET(tf.zeros([3, 3, 4, 1]), CONTEXT), r"context must be of shape \[3, 5\], got shape \[2, 5\]"),
+        (lambda: NET(tf.zeros([2, 3, 4, 1]), CONTEXT[:1]), r"context must be of shape \[2, 5\], got shape \[1, 5\]"),
+        (lambda: NET(tf.zeros([2, 3, 4, 1]), CONTEXT[:, :4]), r"context must be of shape \[2, 5\], got shape \[2, 4\]"),
+        (lambda: NET(tf.zeros([2, 3, 4, 1]), CONTEXT[0]), r"context must be of shape .* got shape \[5\]"),
+        (lambda: NET(tf.zeros([2, 3, 4, 1])), r"context must be of shape \[N, 5\], got None"),
     ],
 )
 def test_errors(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_network_of_several_channels_fits_the_mask_of_one():
+    network = nvp.ConvResNet(2, num_blocks=1, num_channels=4, mask=BOARD)
+    coupling = nvp.AffineCoupling(network, BOARD)
+    assert coupling.forward(random_tensor(SHAPE, "float32", seed=0)).shape == SHAPE
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_no_image_at_all(compiled):
+    network = nvp.ConvResNet(2, num_blocks=1, num_channels=4, mask=BOARD)
+    coupling = nvp.AffineCoupling(network, BOARD)
+
+    def loss(x):
+        y = coupling.forward(x)
+        return y, tf.reduce_sum(y) + tf.reduce_sum(coupling.inverse_log_det_jacobian(y, event_ndims=3))
+
+    if compiled:
+        loss = tf.function(loss, input_signature=[tf.TensorSpec([None, *SHAPE[1:]])])
+    for rows in (0, 2):
+        with tf.GradientTape() as tape:
+            y, value = loss(tf.ones([rows, *SHAPE[1:]]))
+        assert y.shape == (rows, *SHAPE[1:])
+        assert all(gradient is not None for gradient in tape.gradient(value, coupling.trainable_variables))
 
 
 def test_the_penalty_is_on_scales_alone():

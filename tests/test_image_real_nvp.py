@@ -149,6 +149,61 @@ def test_datasets_and_weights(trained):
     assert weighted["loss"] == pytest.approx(flow.evaluate(images[:32], verbose=0, return_dict=True)["loss"], abs=1.5)
 
 
+def test_noise_goes_on_where_a_file_left_off(trained, tmp_path):
+    flow, *_ = trained
+    flow.save(tmp_path / "flow.keras")
+    flow.save_weights(tmp_path / "flow.weights.h5")
+    loaded, fresh = keras.models.load_model(tmp_path / "flow.keras"), small_flow()
+    fresh.load_weights(tmp_path / "flow.weights.h5")
+    shape = tf.constant([3, 4, 4, 1])
+    expected, first = flow._noise(shape), small_flow()._noise(shape)
+    assert not np.any(np.equal(expected, first))
+    for other in (loaded, fresh):
+        np.testing.assert_array_equal(other._noise(shape), expected)
+
+
+NOISE = """
+import numpy as np, tensorflow as tf, tfp_realnvp as nvp
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+sizes = {"num_scales": 1, "num_blocks": 1, "num_channels": 1}
+whole = nvp.ImageRealNVP((2, 2, 1), **sizes, seed=0)._noise(tf.constant([5, 2, 2, 1]))
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+with strategy.scope():
+    flow = nvp.ImageRealNVP((2, 2, 1), **sizes, seed=0)
+rows = strategy.experimental_distribute_values_from_function(
+    lambda each: tf.constant(3 - each.replica_id_in_sync_group)
+)
+parts = strategy.run(tf.function(lambda rows: flow._noise(tf.stack([rows, 2, 2, 1]))), args=(rows,)).values
+assert [len(part) for part in parts] == [3, 2]
+np.testing.assert_array_equal(tf.concat(parts, axis=0), whole)
+"""
+
+
+def test_replicas_share_the_noise_of_a_batch():
+    run(NOISE)
+
+
+def test_no_image_at_all(trained):
+    flow, *_ = trained
+    assert flow.sample(0).shape == (0, 4, 4, 1)
+    assert flow.log_prob(np.zeros((0, 4, 4, 1), "float32")).shape == (0,)
+
+
+def test_adapt_standardises_the_context_alone():
+    flow = small_flow(num_scales=1, context_shape=2)
+    context = np.random.default_rng(0).normal([5.0, -1.0], [3.0, 0.1], (50, 2)).astype("float32")
+    x, images = np.full((50, 4, 4, 1), 3.0, "float32"), images_of(50)
+    before = flow.log_prob(x, np.zeros((50, 2)))
+    perturbed(flow)
+    standard = (context - context.mean(axis=0)) / context.std(axis=0)
+    expected = flow.log_prob(x, standard)
+    assert np.ptp(expected) > 0.1 and np.ptp(before) == 0.0
+    flow.adapt({"x": images, "context": context})
+    np.testing.assert_allclose(flow.log_prob(x, context), expected, rtol=1e-3)
+
+
 def test_samples_are_pixels(trained):
     flow, *_ = trained
     sample = flow.sample(500, seed=1).numpy()
@@ -241,3 +296,10 @@ def test_pixels_out_of_range(trained, pixels):
             use(images, verbose=0)
     with pytest.raises(ValueError, match="validation_data must hold whole numbers"):
         flow.fit(images_of(8), validation_data=images, verbose=0)
+
+
+def test_pixels_of_a_dataset_out_of_range(trained):
+    flow, *_ = trained
+    data = tf.data.Dataset.from_tensor_slices(images_of(8) / 16).batch(4)
+    with pytest.raises(ValueError, match="x must hold whole numbers from 0 to 15; a batch of the dataset does not"):
+        flow.evaluate(data, verbose=0)

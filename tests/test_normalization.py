@@ -119,7 +119,7 @@ def test_batch_norm_in_training_inverts_and_has_the_log_determinant_of_its_batch
 
 
 def test_a_short_last_batch_counts_for_its_rows():
-    flow, norm = batch_norm_flow(momentum=0.9)
+    flow, _ = batch_norm_flow(momentum=0.9)
     for batch in (X[:64], X[64:65]):
         flow(batch, training=True)
     *_, (mean, variance) = averages([X[:64], X[64:65]], 0.9)

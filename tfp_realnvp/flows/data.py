@@ -1,5 +1,7 @@
 """Checks of the data that users hand to a flow, and their moments."""
 
+import contextlib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -8,7 +10,17 @@ import tensorflow as tf
 
 from tfp_realnvp.checks import check_shape
 
-__all__ = ["check_context", "check_pixels", "check_rows", "check_weights", "split_inputs", "standardization_moments"]
+__all__ = [
+    "check_context",
+    "check_pixels",
+    "check_rows",
+    "check_weights",
+    "context_moments",
+    "pixel_errors",
+    "pixels_checked",
+    "split_inputs",
+    "standardization_moments",
+]
 
 _CHUNK = 1 << 22  # values looked at in one go, so that a memory map larger than memory can be checked
 
@@ -58,7 +70,7 @@ def check_rows(
 
 
 def check_pixels(data: Any, num_levels: int, argument: str) -> None:
-    """Raises a ValueError unless arrays of images hold whole numbers from 0 to `num_levels - 1`; datasets may."""
+    """Raises a ValueError unless arrays of images hold whole numbers from 0 to `num_levels - 1`."""
     if not (_is_array(data) or isinstance(data, Mapping)):
         return
     bad: list[int] = []
@@ -69,6 +81,34 @@ def check_pixels(data: Any, num_levels: int, argument: str) -> None:
     if bad:
         rows = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
         raise ValueError(f"{argument} must hold whole numbers from 0 to {num_levels - 1}; the images {rows} do not")
+
+
+def pixels_checked(data: tf.data.Dataset, num_levels: int, argument: str) -> tf.data.Dataset:
+    """The dataset, whose batches raise, within `pixel_errors`, a ValueError where `check_pixels` would."""
+    message = f"{argument} must hold whole numbers from 0 to {num_levels - 1}; a batch of the dataset does not"
+
+    def checked(*batch: Any) -> Any:
+        images = batch[0]["x"] if isinstance(batch[0], Mapping) else batch[0]
+        values = tf.cast(images, tf.float32)
+        is_pixel = (values >= 0) & (values < num_levels) & (values == tf.floor(values))
+        with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(is_pixel), [message])]):
+            images = tf.identity(images)
+        x = {**batch[0], "x": images} if isinstance(batch[0], Mapping) else images
+        return (x, *batch[1:]) if len(batch) > 1 else x
+
+    return data.map(checked)
+
+
+@contextlib.contextmanager
+def pixel_errors() -> Iterator[None]:
+    """Turns the error of a dataset of `pixels_checked` into a ValueError."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        found = re.search(r"\w+ must hold whole numbers .* dataset does not", error.message)
+        if found is None:
+            raise
+        raise ValueError(found[0]) from error
 
 
 def check_weights(sample_weight: Any, data: Any, argument: str, dtype: str) -> None:
@@ -97,16 +137,7 @@ def standardization_moments(
 
     Raises a ValueError if a shape is wrong, a row is not finite, or a feature of x is constant in that dtype.
     """
-    check_rows(data, event_shape, context_shape, "data", "float64")
-    x_moments, context_moments = Moments(), Moments()
-    for batch in _batches(data):
-        check_rows(batch, event_shape, context_shape, "data")
-        x, context = split_inputs(batch, context_shape, "data")
-        x_moments.update(x)
-        if context is not None:
-            context_moments.update(context)
-    if x_moments.count == 0:
-        raise ValueError("data must have at least one row, got none")
+    x_moments, of_context = _moments(data, event_shape, context_shape)
     with np.errstate(over="ignore"):  # The error below says it.
         mean, stddev = x_moments.mean.astype(dtype), x_moments.stddev.astype(dtype)
     if not np.all(np.isfinite(mean) & np.isfinite(stddev)):
@@ -114,12 +145,15 @@ def standardization_moments(
     if not np.all(stddev > 0):
         constant = np.argwhere(stddev == 0).squeeze(axis=-1).tolist()
         raise ValueError(f"data is constant in the features {constant}: drop them, or add noise to them")
-    if context_shape is None:
-        return (mean, stddev), None
-    if not np.all(np.isfinite(context_moments.stddev)):
-        raise ValueError('data["context"] has a NaN or infinity')
-    context_stddev = np.where(context_moments.stddev > 0, context_moments.stddev, 1.0)
-    return (mean, stddev), (context_moments.mean, context_stddev)
+    return (mean, stddev), None if context_shape is None else _of_context(of_context)
+
+
+def context_moments(data: Any, event_shape: Shape, context_shape: Shape) -> tuple[np.ndarray, np.ndarray]:
+    """(mean, standard deviation) of the rows of the context alone; a constant one gets 1.
+
+    Raises a ValueError if a shape is wrong, or a row is not finite.
+    """
+    return _of_context(_moments(data, event_shape, context_shape)[1])
 
 
 class Moments:
@@ -147,6 +181,27 @@ class Moments:
         """0 where all rows are equal up to rounding, NaN where one is not finite."""
         stddev = np.sqrt(self._squares / self.count)
         return np.where(stddev <= 8 * np.finfo(np.float64).eps * np.abs(self.mean), 0.0, stddev)
+
+
+def _moments(data: Any, event_shape: Shape, context_shape: Shape | None) -> tuple[Moments, Moments]:
+    """Those of x and of the context, which are empty where there is none."""
+    check_rows(data, event_shape, context_shape, "data", "float64")
+    of_x, of_context = Moments(), Moments()
+    for batch in _batches(data):
+        check_rows(batch, event_shape, context_shape, "data")
+        x, context = split_inputs(batch, context_shape, "data")
+        of_x.update(x)
+        if context is not None:
+            of_context.update(context)
+    if of_x.count == 0:
+        raise ValueError("data must have at least one row, got none")
+    return of_x, of_context
+
+
+def _of_context(moments: Moments) -> tuple[np.ndarray, np.ndarray]:
+    if not np.all(np.isfinite(moments.stddev)):
+        raise ValueError('data["context"] has a NaN or infinity')
+    return moments.mean, np.where(moments.stddev > 0, moments.stddev, 1.0)
 
 
 def _batches(data: Any) -> Iterator[Any]:

@@ -1,5 +1,6 @@
 """Real NVP for images: couplings of checkerboards and channels, at several scales."""
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from tfp_realnvp.bijectors import AffineCoupling, BatchNorm, FactorOut, Squeeze
 from tfp_realnvp.checks import check_size, check_sizes, floating_policy, is_integer
 from tfp_realnvp.conditioners import ConvResNet
 from tfp_realnvp.flows.arguments import as_vector_shape
-from tfp_realnvp.flows.data import check_pixels
+from tfp_realnvp.flows.data import check_pixels, context_moments, pixel_errors, pixels_checked
 from tfp_realnvp.flows.flow import Flow
 
 __all__ = ["ImageRealNVP"]
@@ -34,9 +35,10 @@ class ImageRealNVP(Flow):
 
         bits_per_dim = loss / (H * W * C * log(2)),
 
-    an upper bound, in expectation, on the code length of the integer images. Densities, samples and exports take and
-    give continuous pixels, and add no noise. The range of y's image is a little wider than that of the pixels, so
-    `sample` clips to [0, num_levels); `sample_and_log_prob` and `bijector()` do not.
+    an upper bound, in expectation, on the code length of the integer images. Callbacks want to be told that less is
+    better: `EarlyStopping("val_bits_per_dim", mode="min")`. Densities, samples and exports take and give continuous
+    pixels, and add no noise. The range of y's image is a little wider than that of the pixels, so `sample` clips to
+    [0, num_levels); `sample_and_log_prob` and `bijector()` do not.
 
     Each scale but the last: 3 couplings of alternating checkerboards, a squeeze of 2 x 2 pixels, 3 couplings of
     channels, then half of the channels, a checkerboard again, is latent, and the rest goes on to the next scale. The
@@ -62,7 +64,7 @@ class ImageRealNVP(Flow):
 
     Raises:
         ValueError: if a size is below 1, an image cannot be squeezed as often, or alpha or num_levels is out of range;
-            in `fit` and `evaluate`, if pixels of arrays are no whole numbers from 0 to num_levels - 1.
+            in `fit` and `evaluate`, if pixels are no whole numbers from 0 to num_levels - 1.
 
     >>> flow = ImageRealNVP((4, 4, 1), num_blocks=1, num_channels=4, num_levels=16, seed=0)
     >>> flow.compile("adam")
@@ -170,7 +172,6 @@ class ImageRealNVP(Flow):
         }
         self._noise_seed = keras.random.SeedGenerator(seed)
         self._bits_per_dim = keras.metrics.Mean("bits_per_dim")
-        self._bits_per_dim._direction = "down"  # What Keras's EarlyStopping and the like ask of metrics.
 
     @property
     def num_levels(self) -> int:
@@ -178,8 +179,19 @@ class ImageRealNVP(Flow):
         return self._options["num_levels"]
 
     def adapt(self, data: Any) -> None:
-        """Raises a ValueError: `num_levels` says what the scale of pixels is."""
-        raise ValueError("data: there is nothing to adapt; num_levels says what the scale of pixels is")
+        """Standardises the context; pixels need none, since `num_levels` says what their scale is.
+
+        Args:
+            data: `{"x": x [N, H, W, C], "context": context [N, K]}`, or a `tf.data.Dataset` of such batches.
+
+        Raises:
+            ValueError: if a shape is wrong or a row not finite; in a flow without context.
+        """
+        if self.context_shape is None:
+            raise ValueError("data: there is nothing to adapt; num_levels says what the scale of pixels is")
+        mean, stddev = context_moments(data, self.event_shape, self.context_shape)
+        self._context_shift.assign(mean)
+        self._context_scale.assign(stddev)
 
     def train_step(self, data: Any) -> dict[str, Any]:
         return super().train_step(self._dequantized(data))
@@ -212,10 +224,15 @@ class ImageRealNVP(Flow):
         self._bits_per_dim.update_state(nll / (math.prod(self.event_shape) * math.log(2)))
         return loss
 
-    def _check_data(self, x, y, sample_weight, argument):
-        targets = super()._check_data(x, y, sample_weight, argument)
+    def _checked_data(self, x, y, sample_weight, argument):
+        x, targets = super()._checked_data(x, y, sample_weight, argument)
         check_pixels(x, self.num_levels, argument)
-        return targets
+        return pixels_checked(x, self.num_levels, argument) if isinstance(x, tf.data.Dataset) else x, targets
+
+    @contextlib.contextmanager
+    def _executing(self, steps, name):
+        with super()._executing(steps, name), pixel_errors():
+            yield
 
     def _as_sample(self, x: tf.Tensor) -> tf.Tensor:
         largest = np.nextafter(np.array(self.num_levels, self.variable_dtype), 0, dtype=self.variable_dtype)

@@ -160,12 +160,12 @@ class LikelihoodModel(keras.Model):
             raise ValueError(f"validation_split must be from 0 to below 1, got {validation_split!r}")
         if kwargs.get("class_weight") is not None:
             raise ValueError("a flow has no classes, so class_weight must be None; see sample_weight")
-        y = self._check_data(x, y, kwargs.get("sample_weight"), "x")
+        x, y = self._checked_data(x, y, kwargs.get("sample_weight"), "x")
         if validation_data is not None:
             if isinstance(validation_data, list):  # of which Keras would take the first for x
                 check_rows(validation_data, self.event_shape, self.context_shape, "validation_data")
             x_val, y_val, weight_val = keras.utils.unpack_x_y_sample_weight(validation_data)
-            y_val = self._check_data(x_val, y_val, weight_val, "validation_data")
+            x_val, y_val = self._checked_data(x_val, y_val, weight_val, "validation_data")
             validation_data = keras.utils.pack_x_y_sample_weight(x_val, y_val, weight_val)
         self._check_variables()
         if self.compiled and self.optimizer is None:
@@ -218,7 +218,7 @@ class LikelihoodModel(keras.Model):
             steps = self.steps_per_execution
         else:
             _check_counts(batch_size=batch_size, steps=kwargs.get("steps"))
-            y = self._check_data(x, y, sample_weight, "x")
+            x, y = self._checked_data(x, y, sample_weight, "x")
             steps = self._steps(kwargs.get("steps"))
         with self._executing(steps, "test_function"):
             results = super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
@@ -241,14 +241,17 @@ class LikelihoodModel(keras.Model):
             except UnboundLocalError as error:  # Keras's own, of the outputs of no batch
                 raise ValueError(_EMPTY) from error
 
-    def _check_data(self, x: Any, y: Any, sample_weight: Any, argument: str) -> Any:
-        """The targets for Keras: it drops sample weights where there are none, so the weights stand in for them."""
+    def _checked_data(self, x: Any, y: Any, sample_weight: Any, argument: str) -> tuple[Any, Any]:
+        """(x, targets) for Keras: it drops sample weights where there are no targets, so the weights stand in for them.
+
+        Raises a ValueError if arrays are not what the flow takes.
+        """
         if y is not None and y is not x:
             raise ValueError(f"{argument}: {_NO_TARGETS}")
         check_rows(x, self.event_shape, self.context_shape, argument, self.variable_dtype)
         weights_argument = "sample_weight" if argument == "x" else f"{argument}: sample_weight"
         check_weights(sample_weight, x, weights_argument, self.variable_dtype)
-        return sample_weight
+        return x, sample_weight
 
     def _steps(self, *counts: int | None) -> int:
         """How many steps to run in one execution: what the user has asked for, or as many as divide each count.
