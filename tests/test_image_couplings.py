@@ -189,3 +189,14 @@ def test_a_network_starts_as_the_identity_and_is_saved(tmp_path):
     for one, other in zip(network(x), copy(x), strict=True):
         assert np.max(np.abs(one)) > 0.0
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_seed_fixes_every_weight():
+    networks = [nvp.ConvResNet(2, num_blocks=2, num_channels=4, seed=3) for _ in range(2)]
+    for network in networks:
+        network.build((None, 3, 4, 2), (None, 5))
+    one, other = (network.get_weights() for network in networks)
+    for weight, same in zip(one, other, strict=True):
+        np.testing.assert_array_equal(weight, same)
+    drawn = [weight for weight in one if weight.ndim > 1 and np.any(weight)]
+    assert len({weight.tobytes() for weight in drawn}) == len(drawn) == 1 + 2 * 3 + 3 + 1
