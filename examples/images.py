@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--scales", type=int, default=2)
     parser.add_argument("--blocks", type=int, default=2, help="residual blocks of each network (default: %(default)s)")
     parser.add_argument("--channels", type=int, default=16, help="width of the first scale (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--minutes", type=float, default=math.inf, help="time limit of training, over all resumptions")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--flips", action="store_true", help="swap left and right of half the images, at random")
