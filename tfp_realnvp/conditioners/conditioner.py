@@ -5,11 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from tfp_realnvp.checks import check_positive, check_seed, check_size, floating_policy
 
-__all__ = ["Conditioner", "Constant", "activation_config", "as_activation", "dropout_layer"]
+__all__ = ["Conditioner", "Constant", "activation_config", "as_activation", "batch_normalization", "dropout_layer"]
 
 
 class Conditioner(keras.layers.Layer, abc.ABC):
@@ -121,6 +122,13 @@ def as_activation(activation: str | Callable) -> Callable:
     if isinstance(activation, type):
         raise ValueError(f"activation must be a name or a function, got the class {activation!r}")
     return keras.activations.get(activation)
+
+
+def batch_normalization(dtype: keras.DTypePolicy, **options: Any) -> keras.layers.BatchNormalization:
+    """Keras's, over the rows of all replicas, if it is made in the scope of a strategy that has several."""
+    # Without that it is not the same layer: it takes the mean of squares for variances, and counts values one by one.
+    synchronized = tf.distribute.get_strategy().num_replicas_in_sync > 1
+    return keras.layers.BatchNormalization(synchronized=synchronized, dtype=dtype, **options)
 
 
 def dropout_layer(rate: float, seed: int | None, dtype: keras.DTypePolicy) -> keras.layers.Dropout | None:

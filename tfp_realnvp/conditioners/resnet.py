@@ -6,11 +6,17 @@ from typing import Any
 import keras
 
 from tfp_realnvp.checks import check_flag, check_option, check_rate, check_sizes
-from tfp_realnvp.conditioners.conditioner import Conditioner, activation_config, as_activation, dropout_layer
+from tfp_realnvp.conditioners.conditioner import (
+    Conditioner,
+    activation_config,
+    as_activation,
+    batch_normalization,
+    dropout_layer,
+)
 
 __all__ = ["ResNet"]
 
-_NORMALIZATIONS = {"batch": keras.layers.BatchNormalization, "layer": keras.layers.LayerNormalization}
+_NORMALIZATIONS = {"batch": batch_normalization, "layer": keras.layers.LayerNormalization}
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")

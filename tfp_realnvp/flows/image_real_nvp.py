@@ -18,6 +18,7 @@ from tfp_realnvp.conditioners import ConvResNet
 from tfp_realnvp.flows.arguments import as_vector_shape
 from tfp_realnvp.flows.data import check_pixels, context_moments, pixel_errors, pixels_checked
 from tfp_realnvp.flows.flow import Flow
+from tfp_realnvp.flows.replicas import rows_of_replicas
 
 __all__ = ["ImageRealNVP"]
 
@@ -211,11 +212,9 @@ class ImageRealNVP(Flow):
         replica = tf.distribute.get_replica_context()
         if replica.num_replicas_in_sync == 1:
             return keras.random.uniform(shape, dtype=self.variable_dtype, seed=self._noise_seed)
-        index = replica.replica_id_in_sync_group
-        rows = tf.one_hot(index, replica.num_replicas_in_sync, dtype=tf.int64) * tf.cast(shape[0], tf.int64)
-        rows = tf.cast(replica.all_reduce(tf.distribute.ReduceOp.SUM, rows), tf.int32)
+        rows = tf.cast(rows_of_replicas(shape[0]), shape.dtype)
         whole = tf.concat([[tf.reduce_sum(rows)], shape[1:]], axis=0)
-        start = tf.reduce_sum(rows[:index])
+        start = tf.reduce_sum(rows[: replica.replica_id_in_sync_group])
         return keras.random.uniform(whole, dtype=self.variable_dtype, seed=self._noise_seed)[start : start + shape[0]]
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):

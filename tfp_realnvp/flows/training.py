@@ -16,6 +16,7 @@ from tfp_realnvp.checks import check_size
 from tfp_realnvp.flows.data import check_rows, check_weights
 from tfp_realnvp.flows.fused_adam import fuse
 from tfp_realnvp.flows.non_finite import FiniteSteps, StopOnNonFiniteLoss
+from tfp_realnvp.flows.replicas import share_of_mean
 from tfp_realnvp.variables import raw_variable
 from tfp_realnvp.versions import KEEPS_UNFILLED_EXECUTIONS
 
@@ -117,11 +118,12 @@ class LikelihoodModel(keras.Model):
         if sample_weight is not None:
             nll *= tf.cast(tf.reshape(sample_weight, [-1]), nll.dtype)
         regularization = self.losses if training else ()
-        loss = tf.add_n([tf.reduce_mean(nll), *(tf.cast(extra, nll.dtype) for extra in regularization)])
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        if training and self.steps_per_execution > 1 and replicas == 1:
+        extra = [tf.cast(loss, nll.dtype) for loss in regularization]
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            return share_of_mean(nll, extra)
+        if training and self.steps_per_execution > 1:
             self._finite_steps.add(raw_variable(self._loss_tracker.total))
-        return loss / replicas  # As Keras's own losses do: the replicas' gradients and losses are summed.
+        return tf.add_n([tf.reduce_mean(nll), *extra])
 
     def fit(
         self,
@@ -252,6 +254,9 @@ class LikelihoodModel(keras.Model):
         weights_argument = "sample_weight" if argument == "x" else f"{argument}: sample_weight"
         check_weights(sample_weight, x, weights_argument, self.variable_dtype)
         return x, sample_weight
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Nothing: a flow is built by its constructor, and what Keras does here fails where replicas differ in rows."""
 
     def _steps(self, *counts: int | None) -> int:
         """How many steps to run in one execution: what the user has asked for, or as many as divide each count.

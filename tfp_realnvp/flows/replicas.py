@@ -1,0 +1,29 @@
+"""Batches whose rows several replicas of a `tf.distribute.Strategy` share, maybe unevenly."""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+__all__ = ["rows_of_replicas", "share_of_mean"]
+
+
+def rows_of_replicas(rows: tf.Tensor) -> tf.Tensor:
+    """The number of rows `[R]` of each replica, of which `rows` is this one's."""
+    replica = tf.distribute.get_replica_context()
+    mine = tf.one_hot(replica.replica_id_in_sync_group, replica.num_replicas_in_sync, dtype=tf.int64)
+    return replica.all_reduce(tf.distribute.ReduceOp.SUM, mine * tf.cast(rows, tf.int64))
+
+
+def share_of_mean(nll: tf.Tensor, extra: Sequence[tf.Tensor]) -> tf.Tensor:
+    """This replica's share of the mean of `nll [N]` over the rows of all replicas, plus `extra`.
+
+    Keras adds up the replicas' gradients, so a row counts 1 over the number of all rows in them. In its loss, though,
+    Keras counts a replica's share by the rows of that replica, so its value is the mean over these.
+    """
+    rows = tf.size(nll)
+    all_rows = tf.cast(tf.reduce_sum(rows_of_replicas(rows)), nll.dtype)
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    total = tf.reduce_sum(nll)
+    gradient = total / all_rows
+    value = tf.math.divide_no_nan(total, tf.cast(rows, nll.dtype)) / replicas
+    return tf.add_n([gradient + tf.stop_gradient(value - gradient), *(loss / replicas for loss in extra)])
