@@ -125,6 +125,18 @@ class LikelihoodModel(keras.Model):
             self._finite_steps.add(raw_variable(self._loss_tracker.total))
         return tf.add_n([tf.reduce_mean(nll), *extra])
 
+    def train_step(self, data: Any) -> dict[str, Any]:
+        return self._as_logs(super().train_step(data))
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        return self._as_logs(super().test_step(data))
+
+    def _as_logs(self, logs: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            # Keras averages those of several workers over a first dimension, which scalars lack.
+            return {name: tf.reshape(value, [1]) for name, value in logs.items()}
+        return logs
+
     def fit(
         self,
         x: Any = None,
