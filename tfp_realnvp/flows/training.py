@@ -75,8 +75,8 @@ class LikelihoodModel(keras.Model):
             loss: leave it None: the loss is the negative log-likelihood.
             steps_per_execution: number of steps that run before Keras, and callbacks of batches, have a look. None for
                 32 in `fit` and `evaluate` or, where these are given steps_per_epoch, validation_steps or steps, the
-                largest number up to 32 that divides them; for 1 in `predict`, on several replicas, and with the first
-                releases of Keras 3.
+                largest number up to 32 that divides them; for 1 in `predict`, and with the first releases of Keras 3.
+                On several replicas it is always 1.
             jit_compile: whether to compile steps with XLA; "auto" does on a GPU, as in Keras.
             **kwargs: `run_eagerly`, `auto_scale_loss`.
 
@@ -249,7 +249,7 @@ class LikelihoodModel(keras.Model):
         _check_counts(batch_size=batch_size, steps=kwargs.get("steps"))
         check_rows(x, self.event_shape, self.context_shape, "x")
         # With more steps, Keras would trace `predict` anew for each number of batches.
-        with self._executing(self._asked_steps or 1, "predict_function"):
+        with self._executing(self._steps() if self._asked_steps else 1, "predict_function"):
             try:
                 return super().predict(x, batch_size, verbose, **kwargs)
             except UnboundLocalError as error:  # Keras's own, of the outputs of no batch
@@ -275,10 +275,11 @@ class LikelihoodModel(keras.Model):
 
         Keras rounds a number of steps that it is given up to whole executions; the end of the data it sees by itself.
         """
+        if self.distribute_strategy.num_replicas_in_sync > 1:
+            return 1  # Keras's loop over more of them fails there, with any model (InvalidArgumentError, Keras 3.15).
         if self._asked_steps is not None:
             return self._asked_steps
-        # Keras cannot divide a last short batch among replicas in more steps than one.
-        if self.distribute_strategy.num_replicas_in_sync > 1 or not KEEPS_UNFILLED_EXECUTIONS:
+        if not KEEPS_UNFILLED_EXECUTIONS:
             return 1
         steps = range(MAX_STEPS_PER_EXECUTION, 0, -1)
         return next(step for step in steps if all(count % step == 0 for count in counts if count))
