@@ -162,29 +162,6 @@ def test_noise_goes_on_where_a_file_left_off(trained, tmp_path):
         np.testing.assert_array_equal(other._noise(shape), expected)
 
 
-NOISE = """
-import numpy as np, tensorflow as tf, tfp_realnvp as nvp
-
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-sizes = {"num_scales": 1, "num_blocks": 1, "num_channels": 1}
-whole = nvp.ImageRealNVP((2, 2, 1), **sizes, seed=0)._noise(tf.constant([5, 2, 2, 1]))
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-with strategy.scope():
-    flow = nvp.ImageRealNVP((2, 2, 1), **sizes, seed=0)
-rows = strategy.experimental_distribute_values_from_function(
-    lambda each: tf.constant(3 - each.replica_id_in_sync_group)
-)
-parts = strategy.run(tf.function(lambda rows: flow._noise(tf.stack([rows, 2, 2, 1]))), args=(rows,)).values
-assert [len(part) for part in parts] == [3, 2]
-np.testing.assert_array_equal(tf.concat(parts, axis=0), whole)
-"""
-
-
-def test_replicas_share_the_noise_of_a_batch():
-    run(NOISE)
-
-
 def test_no_image_at_all(trained):
     flow, *_ = trained
     assert flow.sample(0).shape == (0, 4, 4, 1)

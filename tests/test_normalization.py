@@ -8,7 +8,6 @@ from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as nvp
-from conftest import run
 from registry import random_tensor
 
 X = np.random.default_rng(0).normal([5.0, -2.0, 0.0], [3.0, 0.5, 1.0], (96, 3))
@@ -221,40 +220,6 @@ def test_positions_of_an_image_share_statistics(kind):
     actual = np.broadcast_to(norm.forward_log_det_jacobian(x, event_ndims=3), 3)
     np.testing.assert_allclose(actual, expected, atol=1e-12)
     np.testing.assert_allclose(norm.inverse(tf.reshape(y, x.shape)), x, atol=1e-12)
-
-
-MIRRORED = """
-import keras, numpy as np, tensorflow as tf, tensorflow_probability as tfp
-import tfp_realnvp as nvp
-
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-x = 1.0 + 3.0 * np.random.default_rng(0).normal(size=(120, 3))
-results = []
-for strategy in (tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])):
-    with strategy.scope():
-        flow = nvp.Flow(
-            tfp.distributions.TransformedDistribution(
-                tfp.distributions.MultivariateNormalDiag(tf.zeros(3, tf.float64)),
-                tfp.bijectors.Chain([
-                    nvp.ActNorm(3, dtype="float64"),
-                    nvp.AffineCoupling(nvp.MLP(1, (4,), seed=0, dtype="float64"), nvp.masks.half(3)),
-                    nvp.BatchNorm(3, dtype="float64"),
-                ]),
-            )
-        )
-        flow.compile(keras.optimizers.SGD(0.01))
-    flow.fit(x, batch_size=40, epochs=2, shuffle=False, verbose=0)
-    flow.optimizer.learning_rate = 0.0  # Gradients weigh the rows of uneven replicas unevenly; statistics do not.
-    flow.fit(x[:75], batch_size=40, shuffle=False, verbose=0)
-    results.append(np.concatenate([np.ravel(weight) for weight in flow.get_weights()]))
-print(np.max(np.abs(results[0] - results[1])), np.max(np.abs(results[0])))
-"""
-
-
-def test_replicas_share_statistics():
-    difference, largest = map(float, run(MIRRORED).split()[-2:])
-    assert difference < 1e-5 < 0.1 < largest
 
 
 @pytest.mark.parametrize(

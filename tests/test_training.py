@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 
 import tfp_realnvp as nvp
-from conftest import correlated_data, run
-from tfp_realnvp.versions import KEEPS_UNFILLED_EXECUTIONS, UNSCALES_LOSSES
+from conftest import correlated_data
+from tfp_realnvp.versions import KEEPS_UNFILLED_EXECUTIONS
 
 
 def small_flow(**options):
@@ -374,36 +374,6 @@ def test_adapt_far_from_zero_and_in_batches():
     for flow in (whole, batched):
         np.testing.assert_allclose(flow._shift, x.mean(axis=0), rtol=1e-12)
         np.testing.assert_allclose(flow._scale, x.std(axis=0), rtol=1e-6)
-
-
-MIRRORED = """
-import itertools
-import numpy as np, tensorflow as tf, keras, tfp_realnvp as nvp
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-x = 1.0 + 3.0 * np.random.default_rng(0).normal(size=(100, 3))
-results = []
-mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-optimizers = keras.optimizers.SGD, keras.optimizers.Adam
-for optimizer, strategy in itertools.product(optimizers, (tf.distribute.get_strategy(), mirrored)):
-    with strategy.scope():
-        flow = nvp.RealNVP(3, num_couplings=2, hidden_units=(8,), seed=0, dtype="float64")
-        flow.adapt(x)
-        flow.compile(optimizer(0.01))
-    history = flow.fit(x, batch_size=40, epochs=2, shuffle=False, verbose=0).history["loss"]
-    results.append((np.concatenate([np.ravel(weight) for weight in flow.get_weights()]), np.array(history)))
-for pair in (results[:2], results[2:]):
-    print(*(np.max(np.abs(one - other)) for one, other in zip(*pair)))
-"""
-
-
-def test_two_replicas_train_as_one_device():
-    lines = run(MIRRORED).splitlines()[-2:]
-    for weights, history in (map(float, line.split()) for line in lines):
-        assert weights < 1e-5
-        # Before it undid the division by the number of replicas, Keras reported a part of the loss.
-        if UNSCALES_LOSSES:
-            assert history < 1e-5
 
 
 def test_threads_that_predict_leave_keras_as_it_was(flow, data, conditional_flow, conditional_data):
