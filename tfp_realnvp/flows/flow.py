@@ -24,6 +24,7 @@ from tfp_realnvp.flows.arguments import (
     stateless_seed,
 )
 from tfp_realnvp.flows.data import check_context, split_inputs, standardization_moments
+from tfp_realnvp.flows.files import may_write, replaced, replaced_folder
 from tfp_realnvp.flows.rows import RowFunctions
 from tfp_realnvp.flows.training import LikelihoodModel
 from tfp_realnvp.serialization import from_config, to_config
@@ -377,10 +378,14 @@ class Flow(LikelihoodModel):
 
         Raises:
             ValueError: if the path ends otherwise, or if a part of the distribution cannot be described; it is named.
+            OSError: if the file cannot be written; an older one is still whole, as it is until the new one is.
         """
-        if not as_path(filepath).endswith(".keras"):
-            raise ValueError(f"filepath must end in .keras, got {as_path(filepath)!r}")
-        super().save(filepath, overwrite, **kwargs)
+        path = as_path(filepath)
+        if not path.endswith(".keras"):
+            raise ValueError(f"filepath must end in .keras, got {path!r}")
+        if may_write(path, overwrite):
+            with replaced(path) as new_path:
+                super().save(new_path, **kwargs)
 
     def export(self, filepath: str | os.PathLike, *, verbose: bool = False) -> None:
         """Writes a SavedModel that loads where only TensorFlow is installed.
@@ -398,11 +403,13 @@ class Flow(LikelihoodModel):
 
         Raises:
             ValueError: if the path is empty or that of a file.
+            OSError: if the folder cannot be written to; an older SavedModel in it is still whole.
         """
         path = as_path(filepath)
         if not path or os.path.isfile(path):
             raise ValueError(f"filepath must be a folder, or one to make, got {path!r}")
-        signatures = self._rows.export(path, [raw_variable(variable) for variable in self.variables])
+        with replaced_folder(path) as new_path:
+            signatures = self._rows.export(new_path, [raw_variable(variable) for variable in self.variables])
         if verbose:
             print(f"{path} has the signatures {', '.join(signatures)}")
 

@@ -237,15 +237,5 @@ class ImageRealNVP(Flow):
         largest = np.nextafter(np.array(self.num_levels, self.variable_dtype), 0, dtype=self.variable_dtype)
         return tf.clip_by_value(x, 0, largest)
 
-    # Keras keeps no random state in files; without it, training that goes on from one would see the first noise again.
-
-    def save_own_variables(self, store):
-        super().save_own_variables(store)
-        store["noise_seed"] = np.asarray(self._noise_seed.state)
-
-    def load_own_variables(self, store):
-        self._noise_seed.state.assign(store["noise_seed"])
-        super().load_own_variables({name: store[name] for name in store.keys() if name != "noise_seed"})  # noqa: SIM118
-
     def _constructor_config(self) -> dict[str, Any]:
         return self._options

@@ -3,6 +3,7 @@
 import abc
 import contextlib
 import numbers
+import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -13,7 +14,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_realnvp.checks import check_size
+from tfp_realnvp.flows.arguments import as_path
 from tfp_realnvp.flows.data import check_rows, check_weights
+from tfp_realnvp.flows.files import CountEpochs, may_write, mend_backup, random_states, replaced
 from tfp_realnvp.flows.fused_adam import fuse
 from tfp_realnvp.flows.non_finite import FiniteSteps, StopOnNonFiniteLoss
 from tfp_realnvp.flows.replicas import share_of_mean
@@ -43,6 +46,7 @@ class LikelihoodModel(keras.Model):
         self._asked_steps: int | None = 1  # of compile's steps_per_execution; Keras's own, until compiled
         self._functions: dict[tuple[str, int], Any] = {}  # Keras's own, by name and steps in one execution
         self._finite_steps = FiniteSteps()
+        self.num_epochs_done = 0  # of the fit that runs, or ran last
         self._one_at_a_time = threading.RLock()
 
     @property
@@ -191,11 +195,15 @@ class LikelihoodModel(keras.Model):
         validation_steps = None if validation_data is None else kwargs.get("validation_steps")
         steps = self._steps(kwargs.get("steps_per_epoch"), validation_steps)
         stop = StopOnNonFiniteLoss(self._finite_steps)
+        own = stop, CountEpochs()
+        for callback in tf.nest.flatten(getattr(callbacks, "callbacks", callbacks) or []):
+            if isinstance(callback, keras.callbacks.BackupAndRestore):
+                mend_backup(callback)
         if isinstance(callbacks, keras.callbacks.CallbackList):
             params = callbacks.params or {}
-            callbacks = keras.callbacks.CallbackList([stop, *callbacks.callbacks], model=self, **params)
+            callbacks = keras.callbacks.CallbackList([*own, *callbacks.callbacks], model=self, **params)
         else:
-            callbacks = [stop, *tf.nest.flatten(callbacks or [])]
+            callbacks = [*own, *tf.nest.flatten(callbacks or [])]
         with self._executing(steps, "train_function"):
             history = super().fit(
                 x,
@@ -254,6 +262,34 @@ class LikelihoodModel(keras.Model):
                 return super().predict(x, batch_size, verbose, **kwargs)
             except UnboundLocalError as error:  # Keras's own, of the outputs of no batch
                 raise ValueError(_EMPTY) from error
+
+    # Files
+
+    def save_weights(self, filepath: str | os.PathLike, overwrite: bool = True, **kwargs: Any) -> None:
+        """Writes weights, optimizer and random states; arguments are those of `keras.Model.save_weights`.
+
+        An older file stays whole until the new one is.
+        """
+        path = as_path(filepath)
+        if kwargs.get("max_shard_size") is not None:  # of which there are many
+            super().save_weights(path, overwrite, **kwargs)
+        elif may_write(path, overwrite):
+            with replaced(path) as new_path:
+                super().save_weights(new_path, **kwargs)
+
+    def save_own_variables(self, store: Any) -> None:
+        # Keras keeps no random states in files: training that goes on from one would see the first noise again.
+        super().save_own_variables(store)
+        store["num_epochs_done"] = np.array(self.num_epochs_done)
+        for index, state in enumerate(random_states(self)):
+            store[f"random_state_{index}"] = np.asarray(state)
+
+    def load_own_variables(self, store: Any) -> None:
+        found = {name: store[name] for name in store.keys()}  # noqa: SIM118
+        found.pop("num_epochs_done", None)
+        for index, state in enumerate(random_states(self)):
+            state.assign(found.pop(f"random_state_{index}", state))
+        super().load_own_variables(found)
 
     def _checked_data(self, x: Any, y: Any, sample_weight: Any, argument: str) -> tuple[Any, Any]:
         """(x, targets) for Keras: it drops sample weights where there are no targets, so the weights stand in for them.

@@ -1,0 +1,114 @@
+"""Kills a training process at random moments, starts it again, and compares with one that nobody killed.
+
+    python benchmarks/kills.py --kills 20
+
+The process trains a flow with dropout, of shuffled rows, with Keras's `BackupAndRestore`, and after each epoch writes
+a .keras file and a SavedModel too. After each kill, whatever of these is there must load.
+"""
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+EPOCHS = 40
+
+
+def train(folder: Path) -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import keras
+
+    import tfp_realnvp as nvp
+
+    keras.utils.set_random_seed(0)
+    x = np.random.default_rng(0).normal(size=(1000, 4)).astype("float32")
+    flow = nvp.RealNVP(4, num_couplings=4, hidden_units=(64, 64), dropout=0.2, seed=0)
+    flow.compile(keras.optimizers.Adam(1e-3))
+    print("begins", flush=True)
+    flow.fit(
+        x,
+        epochs=EPOCHS,
+        verbose=0,
+        callbacks=[
+            keras.callbacks.BackupAndRestore(folder / "backup", delete_checkpoint=False),
+            keras.callbacks.ModelCheckpoint(folder / "flow.keras"),
+            keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: flow.export(folder / "export")),
+        ],
+    )
+    flow.save_weights(folder / "final.weights.h5")
+
+
+def check(folder: Path) -> dict[str, bool]:
+    """Which files are there; each must load."""
+    import keras
+    import tensorflow as tf
+
+    import tfp_realnvp  # noqa: F401
+
+    files = {
+        "flow.keras": lambda path: keras.models.load_model(path),
+        "export/saved_model.pb": lambda path: tf.saved_model.load(path.parent),
+    }
+    found = {name: (folder / name).exists() for name in files}
+    for name in files:
+        if found[name]:
+            files[name](folder / name)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child is not None:
+        train(options.child)
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    chance = random.Random(options.seed)
+    with tempfile.TemporaryDirectory() as temporary:
+        whole, killed = Path(temporary, "whole"), Path(temporary, "killed")
+        seconds = None
+        kills = 0
+        for folder in (whole, killed):
+            folder.mkdir()
+            while not (folder / "final.weights.h5").exists():
+                process = subprocess.Popen(
+                    [sys.executable, __file__, "--child", str(folder)], stdout=subprocess.PIPE, text=True
+                )
+                assert process.stdout.readline() == "begins\n"
+                start = time.monotonic()
+                if folder is killed and kills < options.kills:
+                    # Training starts with some seconds of tracing; a kill every two epochs or so needs many starts.
+                    time.sleep(chance.uniform(0.0, 0.5 * seconds))
+                    process.send_signal(signal.SIGKILL)
+                    process.wait()
+                    kills += 1
+                    print(f"kill {kills:2} after {time.monotonic() - start:5.2f} s; whole: {check(folder)}", flush=True)
+                elif process.wait() != 0:
+                    sys.exit("the process failed")
+                seconds = seconds or time.monotonic() - start
+        first, second = (weights_of(folder / "final.weights.h5") for folder in (whole, killed))
+        difference = max(np.max(np.abs(one - other)) for one, other in zip(first, second, strict=True))
+        print(f"{kills} kills; weights and optimizer differ by at most {difference:.1e}")
+
+
+def weights_of(path: Path) -> list[np.ndarray]:
+    import h5py
+
+    arrays = []
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: arrays.append(np.array(item)) if isinstance(item, h5py.Dataset) else None)
+    return arrays
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Files that are whole or not there at all, and what they hold besides weights."""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import h5py
+import keras
+import numpy as np
+from keras.src.utils import io_utils
+
+__all__ = ["CountEpochs", "may_write", "mend_backup", "random_states", "replaced", "replaced_folder"]
+
+BACKUP_FILES = "latest.weights.h5", "training_metadata.json"  # of keras.callbacks.BackupAndRestore
+
+
+@contextlib.contextmanager
+def replaced(path: str) -> Iterator[str]:
+    """A path to write a new file to, next to `path` and with its name's endings, which then takes the place of `path`.
+
+    Until then, and where writing fails, the older file stays as it was. An OSError names `path`.
+    """
+    if "://" in path:  # No folder of this machine, and what is there now is replaced at once by Keras.
+        yield path
+        return
+    folder, name = os.path.split(path)
+    with _named(path), tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder or ".") as temporary:
+        yield os.path.join(temporary, name)
+        os.replace(os.path.join(temporary, name), path)
+
+
+@contextlib.contextmanager
+def replaced_folder(path: str) -> Iterator[str]:
+    """The same for a SavedModel; what else is in the folder stays there."""
+    if "://" in path:
+        yield path
+        return
+    with _named(path):
+        os.makedirs(path, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=path) as temporary:
+            yield temporary
+            # Without this file no folder is a SavedModel, so it goes first and comes last.
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(os.path.join(path, "saved_model.pb"))
+            for name in sorted(os.listdir(temporary), key="saved_model.pb".__eq__):
+                target = os.path.join(path, name)
+                if os.path.isdir(target):
+                    shutil.rmtree(target)
+                os.replace(os.path.join(temporary, name), target)
+
+
+@contextlib.contextmanager
+def _named(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"filepath {path!r} could not be written: {error}") from error
+
+
+def may_write(path: str, overwrite: bool) -> bool:
+    """Whether there is nothing at `path` yet, or it may be replaced; Keras asks, if need be."""
+    return overwrite or not os.path.exists(path) or io_utils.ask_to_proceed_with_overwrite(path)
+
+
+def random_states(model: keras.Model) -> list[keras.Variable]:
+    """The state of each generator of noise and dropout in the model, which Keras leaves out of files."""
+    return [generator.state for layer in model._flatten_layers() for generator in layer._seed_generators]
+
+
+class CountEpochs(keras.callbacks.Callback):
+    """Has the model know how many epochs of its fit are done, and so each file that another callback then writes."""
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.model.num_epochs_done = 0
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.model.num_epochs_done = epoch + 1
+
+
+def mend_backup(backup: keras.callbacks.BackupAndRestore) -> None:
+    """Makes whole what a process left that was killed between the two files which Keras writes, or within one.
+
+    The weights, written in one go and with the number of their epoch, tell what the other file ought to say.
+    """
+    weights, metadata = (os.path.join(backup.backup_dir, name) for name in BACKUP_FILES)
+    if "://" in metadata or not (os.path.isfile(weights) or os.path.isfile(metadata)):
+        return
+    if not os.path.isfile(weights):
+        os.remove(metadata)
+        return
+    with h5py.File(weights) as file:
+        epoch = int(np.asarray(file["vars"]["num_epochs_done"]))
+    try:
+        with open(metadata, encoding="utf-8") as file:
+            is_right = json.load(file)["epoch"] == epoch
+    except (OSError, ValueError):
+        is_right = False
+    if not is_right:
+        with replaced(metadata) as path, open(path, "w", encoding="utf-8") as file:
+            json.dump({"epoch": epoch, "batch": 0}, file)
