@@ -2,33 +2,44 @@
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import h5py
 import keras
 import numpy as np
+import tensorflow as tf
 from keras.src.utils import io_utils
 
 __all__ = ["CountEpochs", "may_write", "mend_backup", "random_states", "replaced", "replaced_folder"]
 
+TENSORFLOW_FILE_ERRORS = (
+    tf.errors.FailedPreconditionError,
+    tf.errors.NotFoundError,
+    tf.errors.OutOfRangeError,
+    tf.errors.PermissionDeniedError,
+    tf.errors.ResourceExhaustedError,
+)
 BACKUP_FILES = "latest.weights.h5", "training_metadata.json"  # of keras.callbacks.BackupAndRestore
 
 
 @contextlib.contextmanager
-def replaced(path: str) -> Iterator[str]:
+def replaced(path: str, variables: Sequence[Any] = ()) -> Iterator[str]:
     """A path to write a new file to, next to `path` and with its name's endings, which then takes the place of `path`.
 
-    Until then, and where writing fails, the older file stays as it was. An OSError names `path`.
+    Until then, and where writing fails, the older file stays as it was. An OSError names `path`; where there is no room
+    for `variables`, it comes before anything is written.
     """
     if "://" in path:  # No folder of this machine, and what is there now is replaced at once by Keras.
         yield path
         return
     folder, name = os.path.split(path)
     with _named(path), tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder or ".") as temporary:
+        _reserve(os.path.join(temporary, name), variables)
         yield os.path.join(temporary, name)
         os.replace(os.path.join(temporary, name), path)
 
@@ -53,12 +64,21 @@ def replaced_folder(path: str) -> Iterator[str]:
                 os.replace(os.path.join(temporary, name), target)
 
 
+def _reserve(path: str, variables: Sequence[Any]) -> None:
+    """Raises an OSError where a file of these variables has no room: HDF5 would take the whole process down."""
+    size = sum(math.prod(variable.shape) * tf.as_dtype(variable.dtype).size + 4096 for variable in variables)
+    if size and hasattr(os, "posix_fallocate"):
+        with open(path, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+        os.remove(path)
+
+
 @contextlib.contextmanager
 def _named(path: str) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        raise OSError(error.errno, f"filepath {path!r} could not be written: {error}") from error
+    except (OSError, *TENSORFLOW_FILE_ERRORS) as error:
+        raise OSError(getattr(error, "errno", None), f"filepath {path!r} could not be written: {error}") from error
 
 
 def may_write(path: str, overwrite: bool) -> bool:

@@ -274,7 +274,7 @@ class LikelihoodModel(keras.Model):
         if kwargs.get("max_shard_size") is not None:  # of which there are many
             super().save_weights(path, overwrite, **kwargs)
         elif may_write(path, overwrite):
-            with replaced(path) as new_path:
+            with replaced(path, [*self.variables, *getattr(self.optimizer, "variables", ())]) as new_path:
                 super().save_weights(new_path, **kwargs)
 
     def save_own_variables(self, store: Any) -> None:

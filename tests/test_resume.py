@@ -1,0 +1,128 @@
+"""Writing that fails and training that is killed: what was whole stays whole, and training goes on as it would have."""
+
+import json
+import resource
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfp_realnvp as nvp
+
+X = np.random.default_rng(0).normal(size=(60, 2)).astype("float32")
+
+
+def small_flow():
+    keras.utils.set_random_seed(1)  # of the order of rows, as at the start of a process
+    flow = nvp.RealNVP(2, num_couplings=2, hidden_units=(4,), dropout=0.3, seed=0)
+    flow.compile(keras.optimizers.Adam(0.01))
+    return flow
+
+
+def trained(folder=None, epochs=4, callbacks=()):
+    flow = small_flow()
+    if folder is not None:
+        callbacks = [keras.callbacks.BackupAndRestore(folder, delete_checkpoint=False), *callbacks]
+    flow.fit(X, batch_size=16, epochs=epochs, verbose=0, callbacks=list(callbacks))
+    return flow
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return trained().get_weights()
+
+
+def assert_same(flow, expected):
+    for weight, other in zip(flow.get_weights(), expected, strict=True):
+        np.testing.assert_array_equal(weight, other)
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill_at(epoch):
+    def end(number, logs):
+        if number == epoch:
+            raise Killed
+
+    return keras.callbacks.LambdaCallback(on_epoch_end=end)
+
+
+@pytest.mark.parametrize("lost", ["nothing", "metadata", "half the metadata", "the last metadata", "the weights"])
+def test_training_goes_on_as_if_nobody_had_killed_it(expected, tmp_path, lost):
+    with pytest.raises(Killed):
+        trained(tmp_path, callbacks=[kill_at(1)])  # after the backup of two epochs
+    metadata = tmp_path / "training_metadata.json"
+    assert json.loads(metadata.read_text())["epoch"] == 2
+    if lost == "metadata":
+        metadata.unlink()
+    elif lost == "half the metadata":
+        metadata.write_text('{"epo')
+    elif lost == "the last metadata":
+        metadata.write_text('{"epoch": 1, "batch": 0}')
+    elif lost == "the weights":  # as in the middle of the folder's removal; then all begins anew
+        (tmp_path / "latest.weights.h5").unlink()
+    flow = trained(tmp_path)
+    assert flow.optimizer.iterations == 16 and flow.num_epochs_done == 4
+    assert_same(flow, expected)
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
+def test_a_file_goes_on_with_the_same_dropout(expected, tmp_path, suffix):
+    flow = trained(epochs=2)
+    if suffix == ".keras":
+        flow.save(tmp_path / "flow.keras")
+        flow = keras.models.load_model(tmp_path / "flow.keras")
+    else:
+        flow.save_weights(tmp_path / "flow.weights.h5")
+        flow = small_flow()
+        flow.optimizer.build(flow.trainable_variables)
+        flow.load_weights(tmp_path / "flow.weights.h5")
+    keras.utils.set_random_seed(1)
+    flow.fit(X, batch_size=16, initial_epoch=2, epochs=4, verbose=0)
+    assert_same(flow, expected)
+
+
+KINDS = {
+    "save": (lambda flow, folder: flow.save(folder / "flow.keras"), "flow.keras"),
+    "save_weights": (lambda flow, folder: flow.save_weights(folder / "flow.weights.h5"), "flow.weights.h5"),
+    "export": (lambda flow, folder: flow.export(folder / "flow"), "flow"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_full_disk_leaves_the_older_file_whole(tmp_path, kind):
+    """Files may not grow beyond some KiB here, which is the same error of the system."""
+    write, name = KINDS[kind]
+    flow = small_flow()
+    write(flow, tmp_path)
+    before = contents(tmp_path)
+    flow.set_weights([weight + 1.0 for weight in flow.get_weights()])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, limits[1]))
+    try:
+        with pytest.raises(OSError, match=rf"filepath '.*{name}' could not be written"):
+            write(flow, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert contents(tmp_path) == before
+    write(flow, tmp_path)
+    assert contents(tmp_path) != before
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_export_leaves_what_else_is_in_the_folder(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    flow = small_flow()
+    for _ in range(2):
+        flow.export(tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} >= {"saved_model.pb", "variables", "notes.txt"}
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    served = tf.saved_model.load(tmp_path).signatures["serving_default"]
+    np.testing.assert_allclose(served(x=tf.constant(X))["log_prob"], flow.log_prob(X), rtol=1e-6)
