@@ -35,12 +35,14 @@ def _update(
 
     @functools.cache
     def scalars(dtype: tf.DType) -> dict[str, tf.Tensor]:
-        beta1, beta2 = tf.constant(optimizer.beta_1, dtype), tf.constant(optimizer.beta_2, dtype)
+        def power(beta: float) -> tf.Tensor:  # of the float32 next to beta, as in Keras
+            return tf.pow(tf.cast(tf.constant(beta, tf.float32), dtype), tf.cast(step, dtype))
+
         return {
-            "beta1": beta1,
-            "beta2": beta2,
-            "beta1_power": tf.pow(beta1, tf.cast(step, dtype)),
-            "beta2_power": tf.pow(beta2, tf.cast(step, dtype)),
+            "beta1": tf.constant(optimizer.beta_1, dtype),
+            "beta2": tf.constant(optimizer.beta_2, dtype),
+            "beta1_power": power(optimizer.beta_1),
+            "beta2_power": power(optimizer.beta_2),
             "lr": tf.cast(learning_rate, dtype),
             "epsilon": tf.constant(optimizer.epsilon, dtype),
         }

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+import keras
 import tensorflow as tf
 
-__all__ = ["rows_of_replicas", "share_of_mean"]
+__all__ = ["clip_sums", "rows_of_replicas", "share_of_mean"]
 
 
 def rows_of_replicas(rows: tf.Tensor) -> tf.Tensor:
@@ -27,3 +28,19 @@ def share_of_mean(nll: tf.Tensor, extra: Sequence[tf.Tensor]) -> tf.Tensor:
     gradient = total / all_rows
     value = tf.math.divide_no_nan(total, tf.cast(rows, nll.dtype)) / replicas
     return tf.add_n([gradient + tf.stop_gradient(value - gradient), *(loss / replicas for loss in extra)])
+
+
+def clip_sums(optimizer: keras.optimizers.Optimizer) -> None:
+    """Has `optimizer` clip the sums of the replicas' gradients, as one device would; Keras clips each one's share."""
+    clip = type(optimizer)._clip_gradients
+
+    def clip_gradients(gradients: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
+        replica = tf.distribute.get_replica_context()
+        clips = any((optimizer.clipnorm, optimizer.global_clipnorm, optimizer.clipvalue))
+        if not clips or replica is None or replica.num_replicas_in_sync == 1:
+            return clip(optimizer, gradients)
+        sums = clip(optimizer, replica.all_reduce(tf.distribute.ReduceOp.SUM, list(gradients)))
+        return [each / replica.num_replicas_in_sync for each in sums]  # Keras adds them up once more.
+
+    # Of the instance alone, as in `fuse`.
+    optimizer._clip_gradients = clip_gradients

@@ -19,7 +19,7 @@ from tfp_realnvp.flows.data import check_rows, check_weights
 from tfp_realnvp.flows.files import CountEpochs, may_write, mend_backup, random_states, replaced
 from tfp_realnvp.flows.fused_adam import fuse
 from tfp_realnvp.flows.non_finite import FiniteSteps, StopOnNonFiniteLoss
-from tfp_realnvp.flows.replicas import share_of_mean
+from tfp_realnvp.flows.replicas import clip_sums, share_of_mean
 from tfp_realnvp.variables import raw_variable
 from tfp_realnvp.versions import KEEPS_UNFILLED_EXECUTIONS
 
@@ -101,6 +101,7 @@ class LikelihoodModel(keras.Model):
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"optimizer must be a Keras optimizer or the name of one, got {optimizer!r}") from error
         fuse(optimizer)
+        clip_sums(optimizer)
         super().compile(optimizer, steps_per_execution=steps_per_execution or 1, jit_compile=jit_compile, **kwargs)
 
     def get_compile_config(self) -> dict[str, Any] | None:
@@ -286,7 +287,7 @@ class LikelihoodModel(keras.Model):
 
     def load_own_variables(self, store: Any) -> None:
         found = {name: store[name] for name in store.keys()}  # noqa: SIM118
-        found.pop("num_epochs_done", None)
+        self.num_epochs_done = int(np.asarray(found.pop("num_epochs_done", 0)))
         for index, state in enumerate(random_states(self)):
             state.assign(found.pop(f"random_state_{index}", state))
         super().load_own_variables(found)

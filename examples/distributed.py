@@ -1,0 +1,206 @@
+"""Training of data that stream from files: on one device, on all GPUs of a machine, or on several machines.
+
+    python examples/distributed.py                      # one device, or all GPUs that are here
+    TF_CONFIG='{...}' python examples/distributed.py    # one worker of several, each with the same command
+    python examples/distributed.py --compare            # two workers on this machine, and the same in one process
+
+The data are .npy files [rows, features] of float32 in --data, made if there are none, that may be larger than memory.
+Rows come in another order in each epoch, the same for all workers and after a stop: started again, training goes on
+after its last whole epoch.
+"""
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from common import keras, nvp, tf
+
+NUM_FILES, ROWS_PER_FILE, FEATURES = 4, 25_000, 8  # of the data that are made
+
+
+def make_files(folder: Path, seed: int) -> None:
+    """Writes rows of a ring whose radius, and the noise around it, depend on the other features."""
+    random = np.random.default_rng(seed)
+    for index in range(NUM_FILES):
+        rest = random.normal(size=(ROWS_PER_FILE, FEATURES - 2))
+        angle, radius = random.uniform(0.0, 2 * np.pi, ROWS_PER_FILE), 2.0 + np.tanh(rest[:, 0])
+        ring = radius[:, np.newaxis] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+        noise = 0.1 * np.exp(rest[:, 1:2] / 2) * random.normal(size=(ROWS_PER_FILE, 2))
+        np.save(folder / f"{index:03}.npy", np.insert(rest, [0, FEATURES - 2], ring + noise, axis=1).astype("<f4"))
+
+
+class Rows:
+    """The rows of all .npy files of a folder, read by TensorFlow itself, without Python between disk and device."""
+
+    def __init__(self, folder: Path):
+        self.paths = sorted(map(str, folder.glob("*.npy")))
+        maps = [np.load(path, mmap_mode="r") for path in self.paths]
+        kinds = {(rows.offset, rows.dtype.str, rows.shape[1:], rows.flags.c_contiguous) for rows in maps}
+        if len(kinds) != 1:
+            raise ValueError(f"{folder} must hold .npy files of one kind, got {sorted(map(str, kinds))}")
+        ((self.header_bytes, dtype, shape, in_rows),) = kinds
+        if dtype != "<f4" or len(shape) != 1 or not in_rows:
+            raise ValueError(f"{folder} must hold float32 arrays [rows, features], got {dtype} [rows, {shape}]")
+        self.features, self.number = shape[0], sum(map(len, maps))
+
+    def batches(self, size: int, epochs: range, seed: int, part: slice = slice(None)) -> tf.data.Dataset:
+        """Batches of all these epochs, one after the other; of a part of the files."""
+        paths = self.paths[part]
+
+        def read(path):
+            return tf.data.FixedLengthRecordDataset(path, 4 * self.features, self.header_bytes)
+
+        def epoch(number):
+            files = tf.data.Dataset.from_tensor_slices(paths).shuffle(len(paths), seed=seed + number)
+            rows = files.interleave(read, cycle_length=4, block_length=16)
+            return rows.shuffle(20_000, seed=seed + number).batch(size)
+
+        data = tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(epoch)
+        return data.map(lambda rows: tf.reshape(tf.io.decode_raw(rows, tf.float32), [-1, self.features])).prefetch(4)
+
+
+def strategy_here() -> tf.distribute.Strategy:
+    """That of this process: workers of TF_CONFIG, several GPUs, or one device."""
+    if "TF_CONFIG" in os.environ:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    if len(tf.config.list_physical_devices("GPU")) > 1:
+        return tf.distribute.MirroredStrategy()
+    return tf.distribute.get_strategy()
+
+
+def build_flow(features: int, options: argparse.Namespace) -> nvp.RealNVP:
+    flow = nvp.RealNVP(features, num_couplings=6, hidden_units=(64, 64), seed=options.seed, dtype=options.dtype)
+    flow.compile(keras.optimizers.Adam(2e-3, clipnorm=1.0))
+    flow.optimizer.build(flow.trainable_variables)
+    return flow
+
+
+def train(options: argparse.Namespace) -> None:
+    strategy = strategy_here()  # before TensorFlow does anything else
+    resolver = strategy.cluster_resolver
+    is_chief = resolver is None or resolver.task_id == 0
+    rows = Rows(options.data)
+    with strategy.scope():
+        flow = build_flow(rows.features, options)
+        flow.adapt(rows.batches(options.batch_size, range(1), options.seed).take(50))
+    latest = options.out / "flow.weights.h5"
+    if latest.exists():
+        flow.load_weights(latest)
+
+    epochs = range(flow.num_epochs_done, options.epochs)
+    if options.own_files:
+        data = strategy.distribute_datasets_from_function(
+            lambda context: rows.batches(
+                context.get_per_replica_batch_size(options.batch_size),
+                epochs,
+                options.seed,
+                slice(context.input_pipeline_id, None, context.num_input_pipelines),
+            )
+        )
+    else:
+        sharding = tf.data.Options()
+        sharding.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+        data = rows.batches(options.batch_size, epochs, options.seed).with_options(sharding)
+    steps = -(-rows.number // options.batch_size)
+    # The chief alone writes; all read the same file when they start.
+    callbacks = [keras.callbacks.ModelCheckpoint(latest, save_weights_only=True)] if is_chief else []
+    times: list[float] = []
+    callbacks.append(keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: times.append(time.monotonic())))
+    history = flow.fit(
+        data,
+        steps_per_epoch=steps,
+        initial_epoch=epochs.start,
+        epochs=options.epochs,
+        callbacks=callbacks,
+        shuffle=False,
+        verbose=0,
+    ).history
+    if is_chief:
+        step = (times[-1] - times[0]) / (len(times) - 1) / steps if len(times) > 1 else float("nan")
+        report = {"losses": history.get("loss", []), "step": step, "wait": input_wait(rows, options)}
+        (options.out / "report.json").write_text(json.dumps(report))
+        print(f"{type(strategy).__name__}, {strategy.num_replicas_in_sync} replica(s), {steps} steps an epoch")
+        for epoch, loss in zip(epochs, report["losses"], strict=True):
+            print(f"epoch {epoch + 1}: {loss:.4f} nats")
+        print(f"{1e3 * step:.2f} ms a step, of which reading alone takes {1e3 * report['wait']:.2f}, beside it")
+
+
+def input_wait(rows: Rows, options: argparse.Namespace) -> float:
+    """Seconds that a batch takes to be read, with nothing else to do."""
+    batches = iter(rows.batches(options.batch_size, range(2), options.seed))
+    next(batches)
+    start = time.monotonic()
+    for _ in range(100):
+        next(batches)
+    return (time.monotonic() - start) / 100
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Runs two workers on this machine, then one process, and prints their losses and weights side by side.
+
+    In float64: hundreds of steps make much of the last digits, in which sums over workers differ.
+    """
+    options.dtype = "float64"
+    with socket.socket() as first, socket.socket() as second:
+        for each in (first, second):
+            each.bind(("127.0.0.1", 0))
+        workers = [f"127.0.0.1:{each.getsockname()[1]}" for each in (first, second)]
+    command = [sys.executable, __file__, "--data", options.data, "--epochs", options.epochs]
+    command += ["--batch-size", options.batch_size, "--seed", options.seed, "--dtype", options.dtype]
+    reports, weights = {}, {}
+    for name, number in (("two workers", 2), ("one process", 1)):
+        out = options.out / name.replace(" ", "_")
+        (out / "flow.weights.h5").unlink(missing_ok=True)
+        processes = []
+        for index in range(number):
+            config = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+            environment = os.environ | ({"TF_CONFIG": json.dumps(config)} if number > 1 else {})
+            processes.append(subprocess.Popen([*map(str, command), "--out", str(out)], env=environment))
+        if any([process.wait() for process in processes]):
+            sys.exit(f"distributed.py: a process of {name} failed")
+        reports[name] = json.loads((out / "report.json").read_text())
+        flow = build_flow(Rows(options.data).features, options)
+        flow.load_weights(out / "flow.weights.h5")
+        weights[name] = flow.get_weights()
+    print(f"\n{'epoch':>8}" + "".join(f"{name:>14}" for name in reports))
+    for epoch, losses in enumerate(zip(*(report["losses"] for report in reports.values()), strict=True)):
+        print(f"{epoch + 1:8}" + "".join(f"{loss:14.5f}" for loss in losses))
+    print(f"{'ms/step':>8}" + "".join(f"{1e3 * report['step']:14.2f}" for report in reports.values()))
+    difference = max(np.max(np.abs(one - other)) for one, other in zip(*weights.values(), strict=True))
+    print(f"Largest difference of a weight: {difference:.1e}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--data", type=Path, default=Path("demo/rows"), help="folder of .npy files (default: %(default)s)"
+    )
+    parser.add_argument("--epochs", type=int, default=4, help="of all starts together (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=500, help="of all replicas together (default: %(default)s)")
+    parser.add_argument(
+        "--own-files", action="store_true", help="each worker reads files of its own, not all; batches are then others"
+    )
+    parser.add_argument("--dtype", default="float32", help="(default: %(default)s)")
+    parser.add_argument("--compare", action="store_true", help="two workers on this machine, and one process")
+    parser.add_argument("--out", type=Path, default=Path("demo/distributed"), help="(default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    try:
+        for folder in (options.data, options.out):
+            folder.mkdir(parents=True, exist_ok=True)
+        if not any(options.data.glob("*.npy")):
+            make_files(options.data, options.seed)
+        compare(options) if options.compare else train(options)
+    except (OSError, ValueError) as error:
+        sys.exit(f"distributed.py: {error}")
+
+
+if __name__ == "__main__":
+    main()
