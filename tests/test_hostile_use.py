@@ -503,7 +503,10 @@ WRONG_FILES = {
     "save number": (lambda file: flow().save(3), "filepath .* got 3"),
     "save bytes": (lambda file: flow().save(b"flow.keras"), "filepath .* got b'flow.keras'"),
     "save empty": (lambda file: flow().save(""), r"filepath must end in \.keras, got ''"),
-    "save_weights to another suffix": (lambda file: flow().save_weights("weights.keras"), "filepath=weights.keras"),
+    "save_weights to another suffix": (
+        lambda file: flow().save_weights("weights.keras"),
+        r"filepath must end in \.weights\.h5, got .weights\.keras",
+    ),
     "load_weights of a text": (lambda file: flow().load_weights(file), "filepath=.*text"),
     "export None": (lambda file: flow().export(None), "filepath .* got None"),
     "export number": (lambda file: flow().export(3), "filepath .* got 3"),

@@ -269,13 +269,19 @@ class LikelihoodModel(keras.Model):
     def save_weights(self, filepath: str | os.PathLike, overwrite: bool = True, **kwargs: Any) -> None:
         """Writes weights, optimizer and random states; arguments are those of `keras.Model.save_weights`.
 
-        An older file stays whole until the new one is.
+        Raises:
+            ValueError: if the path does not end in ".weights.h5".
+            OSError: if the file cannot be written; an older one is still whole, as it is until the new one is.
         """
         path = as_path(filepath)
         if kwargs.get("max_shard_size") is not None:  # of which there are many
             super().save_weights(path, overwrite, **kwargs)
-        elif may_write(path, overwrite):
-            with replaced(path, [*self.variables, *getattr(self.optimizer, "variables", ())]) as new_path:
+            return
+        if not path.endswith(".weights.h5"):
+            raise ValueError(f"filepath must end in .weights.h5, got {path!r}")
+        if may_write(path, overwrite):
+            optimizer = getattr(self, "optimizer", None)
+            with replaced(path, [*self.variables, *(optimizer.variables if optimizer else ())]) as new_path:
                 super().save_weights(new_path, **kwargs)
 
     def save_own_variables(self, store: Any) -> None:
