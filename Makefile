@@ -14,10 +14,11 @@ LOG := $(VENV)/install.log
 OLDEST := tensorflow==2.18.* tf-keras==2.18.* keras==3.6.* numpy==2.0.*
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-oldest lint format clean
+.PHONY: help demo distributed-demo test test-oldest lint format clean
 
 help:
 	@echo "make demo         train two examples; pictures, models and exports go to demo/"
+	@echo "make distributed-demo  train as two workers on this machine, and as one process, and compare"
 	@echo "make test         ruff, then all tests"
 	@echo "make test-oldest  the same on the oldest supported versions, in .venv-oldest"
 	@echo "make lint         ruff alone"
@@ -44,6 +45,9 @@ demo: $(STAMP)
 	@echo "Pictures:     demo/tabular/*.png, demo/two_moons/*.png"
 	@echo "Saved models: demo/tabular/*.keras, demo/two_moons/*.keras"
 	@echo "Exports:      demo/tabular/*_export/, demo/two_moons/*_export/"
+
+distributed-demo: $(STAMP)
+	@$(RUN) examples/distributed.py --compare --epochs 2 --data demo/rows --out demo/distributed
 
 test: lint
 	@$(RUN) -m pytest -n 2 --dist worksteal

@@ -86,6 +86,7 @@ def train(options: argparse.Namespace) -> None:
     strategy = strategy_here()  # before TensorFlow does anything else
     resolver = strategy.cluster_resolver
     is_chief = resolver is None or resolver.task_id == 0
+    tf.random.set_seed(options.seed + 1)  # With 0 here, `shuffle` would take no seed that is a tensor.
     rows = Rows(options.data)
     with strategy.scope():
         flow = build_flow(rows.features, options)
@@ -99,7 +100,7 @@ def train(options: argparse.Namespace) -> None:
         data = strategy.distribute_datasets_from_function(
             lambda context: rows.batches(
                 context.get_per_replica_batch_size(options.batch_size),
-                epochs,
+                range(epochs.start, sys.maxsize),  # A worker with fewer rows goes on until all have done their steps.
                 options.seed,
                 slice(context.input_pipeline_id, None, context.num_input_pipelines),
             )
@@ -123,23 +124,25 @@ def train(options: argparse.Namespace) -> None:
         verbose=0,
     ).history
     if is_chief:
-        step = (times[-1] - times[0]) / (len(times) - 1) / steps if len(times) > 1 else float("nan")
-        report = {"losses": history.get("loss", []), "step": step, "wait": input_wait(rows, options)}
+        # The first epoch traces.
+        step = (times[-1] - times[0]) / (len(times) - 1) / steps if len(times) > 1 else None
+        report = {"losses": history.get("loss", []), "seconds_per_step": step}
         (options.out / "report.json").write_text(json.dumps(report))
         print(f"{type(strategy).__name__}, {strategy.num_replicas_in_sync} replica(s), {steps} steps an epoch")
         for epoch, loss in zip(epochs, report["losses"], strict=True):
             print(f"epoch {epoch + 1}: {loss:.4f} nats")
-        print(f"{1e3 * step:.2f} ms a step, of which reading alone takes {1e3 * report['wait']:.2f}, beside it")
+        if step is not None:
+            reading = 1e3 * seconds_to_read(rows, options)
+            print(f"{1e3 * step:.2f} ms a step; to read a batch, which goes on meanwhile, takes {reading:.2f} alone")
 
 
-def input_wait(rows: Rows, options: argparse.Namespace) -> float:
-    """Seconds that a batch takes to be read, with nothing else to do."""
+def seconds_to_read(rows: Rows, options: argparse.Namespace) -> float:
+    """Seconds that a batch takes to be read, with nothing else to do; the first one waits for rows to shuffle."""
     batches = iter(rows.batches(options.batch_size, range(2), options.seed))
     next(batches)
     start = time.monotonic()
-    for _ in range(100):
-        next(batches)
-    return (time.monotonic() - start) / 100
+    number = sum(1 for _ in batches)
+    return (time.monotonic() - start) / number
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -172,7 +175,7 @@ def compare(options: argparse.Namespace) -> None:
     print(f"\n{'epoch':>8}" + "".join(f"{name:>14}" for name in reports))
     for epoch, losses in enumerate(zip(*(report["losses"] for report in reports.values()), strict=True)):
         print(f"{epoch + 1:8}" + "".join(f"{loss:14.5f}" for loss in losses))
-    print(f"{'ms/step':>8}" + "".join(f"{1e3 * report['step']:14.2f}" for report in reports.values()))
+    print(f"{'ms/step':>8}" + "".join(f"{1e3 * report['seconds_per_step']:14.2f}" for report in reports.values()))
     difference = max(np.max(np.abs(one - other)) for one, other in zip(*weights.values(), strict=True))
     print(f"Largest difference of a weight: {difference:.1e}")
 

@@ -78,10 +78,8 @@ class Checkpoint(keras.callbacks.Callback):
             f"held out {logs['val_bits_per_dim']:.3f}  ({1e3 * step_seconds:.0f} ms a step)",
             flush=True,
         )
-        self.model.save(self.folder / "new.keras")
-        (self.folder / "new.json").write_text(json.dumps(self.history))
-        (self.folder / "new.keras").replace(self.folder / "images.keras")
-        (self.folder / "new.json").replace(self.folder / "images.json")
+        (self.folder / "images.json").write_text(json.dumps(self.history))
+        self.model.save(self.folder / "images.keras")  # Where it stops before, the file tells how many epochs are done.
         self.model.stop_training = seconds > self.seconds
 
 
@@ -147,7 +145,7 @@ def run(options: argparse.Namespace) -> None:
     history: list[dict] = []
     if options.resume and (options.out / "images.keras").is_file():
         flow = keras.models.load_model(options.out / "images.keras")
-        history = json.loads((options.out / "images.json").read_text())
+        history = json.loads((options.out / "images.json").read_text())[: flow.num_epochs_done]
     else:
         flow = nvp.ImageRealNVP(
             images.shape[1:],

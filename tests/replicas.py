@@ -70,7 +70,7 @@ def main(out, *names):
     results = {}
     for name in names:
         strategy = strategies[name]()
-        for make in (conditional, assembled, images):
+        for make in (conditional, images) if name == "workers" else (conditional, assembled, images):
             losses, weights = train(make, strategy)
             results[f"{name} {make.__name__} losses"] = losses
             results |= {f"{name} {make.__name__} weight {index}": weight for index, weight in enumerate(weights)}

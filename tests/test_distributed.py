@@ -52,8 +52,11 @@ def start(out, strategies, environment):
     )
 
 
-@pytest.mark.parametrize("flow", ["conditional", "assembled", "images"])
-@pytest.mark.parametrize(("process", "strategy"), [("one", "mirrored"), ("worker0", "workers"), ("worker1", "workers")])
+@pytest.mark.parametrize(
+    ("process", "strategy", "flow"),
+    [("one", "mirrored", flow) for flow in ("conditional", "assembled", "images")]
+    + [(f"worker{index}", "workers", flow) for index in (0, 1) for flow in ("conditional", "images")],
+)
 def test_the_same_losses_and_weights(results, process, strategy, flow):
     expected = {name.split(" ", 1)[1]: value for name, value in results["one"].items() if name.startswith("single")}
     names = [name for name in expected if name.startswith(flow)]

@@ -1,6 +1,7 @@
 """The examples run, write what they say, and tell a user plainly what is wrong with a file."""
 
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
+import distributed  # noqa: E402
+import images  # noqa: E402
 from table import TableError, read_table  # noqa: E402
 
 
@@ -126,9 +129,8 @@ def test_npy(tmp_path):
         read_table(tmp_path / "vector.npy")
 
 
-def test_images_and_their_resumption(tmp_path):
-    images = np.random.default_rng(0).integers(0, 256, (260, 4, 4), dtype=np.uint8)
-    np.savez(tmp_path / "images.npz", x=images)
+def test_images_and_their_resumption(tmp_path, monkeypatch, capsys):
+    np.savez(tmp_path / "images.npz", x=np.random.default_rng(0).integers(0, 256, (260, 4, 4), dtype=np.uint8))
     small = [
         "--data",
         tmp_path / "images.npz",
@@ -147,8 +149,35 @@ def test_images_and_their_resumption(tmp_path):
     assert "epoch    1" in done.stdout and "held out: " in done.stdout and " bits/dim" in done.stdout
     names = ["images.json", "images.keras", "images.png", "images_export"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
-    done = run("images", *small, "--epochs", 2, "--resume")
-    assert done.returncode == 0, done.stderr
-    assert "epoch    2" in done.stdout and "epoch    1" not in done.stdout
-    done = run("images", "--data", tmp_path / "images.npz", "--key", "y")
-    assert done.returncode == 1 and done.stderr.endswith("has no array 'y', but x\n")
+    monkeypatch.setattr(sys, "argv", ["images.py", *map(str, small), "--epochs", "2", "--resume"])
+    images.main()
+    printed = capsys.readouterr().out
+    assert "epoch    2" in printed and "epoch    1" not in printed
+
+
+def test_files_that_hold_no_images(tmp_path):
+    np.savez(tmp_path / "images.npz", x=np.zeros((150, 4, 4), np.uint8))
+    with pytest.raises(ValueError, match="has no array 'y', but x"):
+        images.read_images(tmp_path / "images.npz", "y", 0)
+    done = run("images", "--data", tmp_path / "images.npz", "--out", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == "images.py: 150 images are too few: 192 are held out, a batch has 64\n"
+
+
+def test_streams_and_their_resumption(tmp_path, monkeypatch, capsys):
+    """Rows of two files, with a short last batch; 1 + 1 epochs give the weights of 2."""
+    random = np.random.default_rng(0)
+    (tmp_path / "rows").mkdir()
+    for name in ("a", "b"):
+        np.save(tmp_path / "rows" / f"{name}.npy", random.normal(size=(55, 3)).astype("float32"))
+    for out, epochs in (("stopped", 1), ("stopped", 2), ("whole", 2)):
+        options = {"--data": tmp_path / "rows", "--out": tmp_path / out, "--epochs": epochs, "--batch-size": 20}
+        monkeypatch.setattr(sys, "argv", ["distributed.py", *(str(part) for pair in options.items() for part in pair)])
+        distributed.main()
+        printed = capsys.readouterr().out
+        assert f"epoch {epochs}: " in printed and "6 steps an epoch" in printed
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")[1:]
+
+
+def losses(folder):
+    return json.loads((folder / "report.json").read_text())["losses"]

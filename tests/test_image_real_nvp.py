@@ -55,7 +55,7 @@ def trained():
 
 @pytest.mark.parametrize(
     ("event_shape", "num_scales", "context"),
-    [((4, 4, 1), 2, False), ((4, 6, 3), 2, True), ((8, 4, 1), 3, False), ((3, 2, 2), 1, False)],
+    [((4, 6, 3), 2, True), ((8, 4, 1), 3, False), ((3, 2, 2), 1, False)],
 )
 def test_round_trip_and_log_det(event_shape, num_scales, context):
     flow = small_flow(event_shape, num_scales=num_scales, context_shape=2 if context else None, dtype="float64")
@@ -208,7 +208,7 @@ def test_a_label_conditions_the_image():
 
 
 def test_files(tmp_path):
-    flow = perturbed(small_flow())
+    flow = perturbed(small_flow(num_scales=1))
     images = images_of(20, seed=4)
     flow.save(tmp_path / "flow.keras")
     loaded = keras.models.load_model(tmp_path / "flow.keras")
