@@ -37,11 +37,11 @@ def replaced(path: str, variables: Sequence[Any] = ()) -> Iterator[str]:
     if "://" in path:  # No folder of this machine, and what is there now is replaced at once by Keras.
         yield path
         return
-    folder, name = os.path.split(path)
-    with _named(path), tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder or ".") as temporary:
+    folder, name = os.path.split(os.path.realpath(path))  # of what a link points to
+    with _named(path), tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder) as temporary:
         _reserve(os.path.join(temporary, name), variables)
         yield os.path.join(temporary, name)
-        os.replace(os.path.join(temporary, name), path)
+        os.replace(os.path.join(temporary, name), os.path.join(folder, name))
 
 
 @contextlib.contextmanager

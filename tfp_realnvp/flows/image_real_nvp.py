@@ -67,7 +67,7 @@ class ImageRealNVP(Flow):
         ValueError: if a size is below 1, an image cannot be squeezed as often, or alpha or num_levels is out of range;
             in `fit` and `evaluate`, if pixels are no whole numbers from 0 to num_levels - 1.
 
-    >>> flow = ImageRealNVP((4, 4, 1), num_blocks=1, num_channels=4, num_levels=16, seed=0)
+    >>> flow = ImageRealNVP((4, 4, 1), num_scales=1, num_blocks=1, num_channels=4, num_levels=16, seed=0)
     >>> flow.compile("adam")
     >>> images = np.random.default_rng(0).integers(0, 16, (64, 4, 4, 1))
     >>> sorted(flow.fit(images, verbose=0).history)

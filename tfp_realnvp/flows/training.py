@@ -100,8 +100,9 @@ class LikelihoodModel(keras.Model):
             optimizer = keras.optimizers.get(optimizer)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"optimizer must be a Keras optimizer or the name of one, got {optimizer!r}") from error
-        fuse(optimizer)
-        clip_sums(optimizer)
+        if optimizer is not None:
+            fuse(optimizer)
+            clip_sums(optimizer)
         super().compile(optimizer, steps_per_execution=steps_per_execution or 1, jit_compile=jit_compile, **kwargs)
 
     def get_compile_config(self) -> dict[str, Any] | None:
