@@ -112,8 +112,11 @@ def mend_backup(backup: keras.callbacks.BackupAndRestore) -> None:
     if not os.path.isfile(weights):
         os.remove(metadata)
         return
-    with h5py.File(weights) as file:
-        epoch = int(np.asarray(file["vars"]["num_epochs_done"]))
+    try:
+        with h5py.File(weights) as file:
+            epoch = int(np.asarray(file["vars"]["num_epochs_done"]))
+    except (OSError, KeyError):  # no file of ours: let Keras say what is wrong with it
+        return
     try:
         with open(metadata, encoding="utf-8") as file:
             is_right = json.load(file)["epoch"] == epoch

@@ -69,6 +69,10 @@ class Flow(LikelihoodModel):
     Returns (of a call):
         Log-densities `[N]`, in nats.
 
+    Attributes:
+        num_epochs_done: number of epochs of the fit that runs or ran last; in files, too, so that training that goes on
+            from one can start with the next epoch.
+
     Raises:
         ValueError: if `distribution` is not such a distribution.
 
