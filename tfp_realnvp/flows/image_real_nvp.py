@@ -16,7 +16,7 @@ from tfp_realnvp.bijectors import AffineCoupling, BatchNorm, FactorOut, Squeeze
 from tfp_realnvp.checks import check_size, check_sizes, floating_policy, is_integer
 from tfp_realnvp.conditioners import ConvResNet
 from tfp_realnvp.flows.arguments import as_vector_shape
-from tfp_realnvp.flows.data import check_pixels, context_moments, pixel_errors, pixels_checked
+from tfp_realnvp.flows.data import check_pixels, context_moments, pixel_errors, pixels_checked, split_inputs
 from tfp_realnvp.flows.flow import Flow
 from tfp_realnvp.flows.replicas import rows_of_replicas
 
@@ -202,7 +202,7 @@ class ImageRealNVP(Flow):
 
     def _dequantized(self, data: Any) -> tuple:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        images = x["x"] if isinstance(x, dict) else x
+        images, _ = split_inputs(x, self.context_shape)
         images = tf.cast(images, self.variable_dtype)
         images += self._noise(tf.shape(images))
         return (x | {"x": images} if isinstance(x, dict) else images), y, sample_weight
