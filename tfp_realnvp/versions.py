@@ -7,7 +7,7 @@ from keras.src.losses import loss
 
 __all__ = ["KEEPS_UNFILLED_EXECUTIONS", "UNSCALES_LOSSES", "hold"]
 
-# Without it, Keras loses the steps of a last execution that the data do not fill.
+# Without it, Keras loses the steps of a last execution that the data do not fill, so no execution has several.
 KEEPS_UNFILLED_EXECUTIONS = hasattr(TensorFlowTrainer(), "unrolled_steps_per_execution")
 
 # Without it, Keras reports the loss of several replicas divided by their number.

@@ -79,8 +79,8 @@ class LikelihoodModel(keras.Model):
             loss: leave it None: the loss is the negative log-likelihood.
             steps_per_execution: number of steps that run before Keras, and callbacks of batches, have a look. None for
                 32 in `fit` and `evaluate` or, where these are given steps_per_epoch, validation_steps or steps, the
-                largest number up to 32 that divides them; for 1 in `predict`, and with the first releases of Keras 3.
-                On several replicas it is always 1.
+                largest number up to 32 that divides them; for 1 in `predict`. On several replicas, and with the first
+                releases of Keras 3, it is always 1.
             jit_compile: whether to compile steps with XLA; "auto" does on a GPU, as in Keras.
             **kwargs: `run_eagerly`, `auto_scale_loss`.
 
@@ -319,12 +319,10 @@ class LikelihoodModel(keras.Model):
 
         Keras rounds a number of steps that it is given up to whole executions; the end of the data it sees by itself.
         """
-        if self.distribute_strategy.num_replicas_in_sync > 1:
+        if self.distribute_strategy.num_replicas_in_sync > 1 or not KEEPS_UNFILLED_EXECUTIONS:
             return 1  # Keras's loop over more of them fails there, with any model (InvalidArgumentError, Keras 3.15).
         if self._asked_steps is not None:
             return self._asked_steps
-        if not KEEPS_UNFILLED_EXECUTIONS:
-            return 1
         steps = range(MAX_STEPS_PER_EXECUTION, 0, -1)
         return next(step for step in steps if all(count % step == 0 for count in counts if count))
 
