@@ -40,6 +40,7 @@ def train(folder: Path) -> None:
             keras.callbacks.BackupAndRestore(folder / "backup", delete_checkpoint=False),
             keras.callbacks.ModelCheckpoint(folder / "flow.keras"),
             keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: flow.export(folder / "export")),
+            keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: print("an epoch", flush=True)),
         ],
     )
     flow.save_weights(folder / "final.weights.h5")
@@ -76,29 +77,39 @@ def main() -> None:
     chance = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as temporary:
         whole, killed = Path(temporary, "whole"), Path(temporary, "killed")
-        seconds = None
-        kills = 0
         for folder in (whole, killed):
             folder.mkdir()
-            while not (folder / "final.weights.h5").exists():
-                process = subprocess.Popen(
-                    [sys.executable, __file__, "--child", str(folder)], stdout=subprocess.PIPE, text=True
-                )
-                assert process.stdout.readline() == "begins\n"
-                start = time.monotonic()
-                if folder is killed and kills < options.kills:
-                    # Training starts with some seconds of tracing; a kill every two epochs or so needs many starts.
-                    time.sleep(chance.uniform(0.0, 0.5 * seconds))
-                    process.send_signal(signal.SIGKILL)
-                    process.wait()
-                    kills += 1
-                    print(f"kill {kills:2} after {time.monotonic() - start:5.2f} s; whole: {check(folder)}", flush=True)
-                elif process.wait() != 0:
-                    sys.exit("the process failed")
-                seconds = seconds or time.monotonic() - start
+        process = start(whole)
+        begin = time.monotonic()
+        process.stdout.readline()
+        first_epoch = time.monotonic() - begin
+        if process.wait() != 0:
+            sys.exit("the process failed")
+        epochs = time.monotonic() - begin - first_epoch
+        kills = 0
+        while not (killed / "final.weights.h5").exists():
+            process = start(killed)
+            if kills < options.kills:
+                # Half of what would have training end, on average, before the last kill.
+                seconds = chance.uniform(0.0, first_epoch + epochs / options.kills)
+                time.sleep(seconds)
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                kills += 1
+                print(f"kill {kills:2} after {seconds:5.2f} s; whole: {check(killed)}", flush=True)
+            elif process.wait() != 0:
+                sys.exit("the process failed")
         first, second = (weights_of(folder / "final.weights.h5") for folder in (whole, killed))
         difference = max(np.max(np.abs(one - other)) for one, other in zip(first, second, strict=True))
         print(f"{kills} kills; weights and optimizer differ by at most {difference:.1e}")
+
+
+def start(folder: Path) -> subprocess.Popen:
+    """The process, as it begins to train."""
+    process = subprocess.Popen([sys.executable, __file__, "--child", str(folder)], stdout=subprocess.PIPE, text=True)
+    if process.stdout.readline() != "begins\n":
+        sys.exit("the process failed")
+    return process
 
 
 def weights_of(path: Path) -> list[np.ndarray]:

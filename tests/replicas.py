@@ -36,12 +36,19 @@ def images():
     return nvp.ImageRealNVP((2, 4, 1), **sizes, seed=0, dtype="float64"), IMAGES
 
 
+def scaled():
+    return nvp.RealNVP(3, num_couplings=2, hidden_units=(4,), seed=0, dtype="mixed_float16"), X
+
+
 def train(make, strategy):
     """The losses of each epoch, and the weights."""
     with strategy.scope():
         flow, data = make()
         clipping = {"global_clipnorm": 0.5} if make is images else {"clipnorm": 0.1}  # below the norms of gradients
-        flow.compile(keras.optimizers.SGD(0.01, **clipping), steps_per_execution=2)
+        optimizer = keras.optimizers.SGD(0.01, **clipping)
+        if make is scaled:  # from a scale whose gradients are not finite in float16
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=2.0**12)
+        flow.compile(optimizer, steps_per_execution=2)
     first = tf.nest.map_structure(lambda array: array[:15], data)
     history = flow.fit(
         data,
@@ -70,7 +77,7 @@ def main(out, *names):
     results = {}
     for name in names:
         strategy = strategies[name]()
-        for make in (conditional, images) if name == "workers" else (conditional, assembled, images):
+        for make in (conditional, images) if name == "workers" else (conditional, assembled, images, scaled):
             losses, weights = train(make, strategy)
             results[f"{name} {make.__name__} losses"] = losses
             results |= {f"{name} {make.__name__} weight {index}": weight for index, weight in enumerate(weights)}

@@ -54,7 +54,7 @@ def start(out, strategies, environment):
 
 @pytest.mark.parametrize(
     ("process", "strategy", "flow"),
-    [("one", "mirrored", flow) for flow in ("conditional", "assembled", "images")]
+    [("one", "mirrored", flow) for flow in ("conditional", "assembled", "images", "scaled")]
     + [(f"worker{index}", "workers", flow) for index in (0, 1) for flow in ("conditional", "images")],
 )
 def test_the_same_losses_and_weights(results, process, strategy, flow):
@@ -64,4 +64,8 @@ def test_the_same_losses_and_weights(results, process, strategy, flow):
     for name in names:
         if name.endswith("losses") and not UNSCALES_LOSSES:
             continue  # Keras reports a part of them.
-        np.testing.assert_allclose(results[process][f"{strategy} {name}"], expected[name], rtol=1e-5, atol=1e-5)
+        # Of scaled losses in float16, the first step whose gradients are finite may be another.
+        tolerance = 1e-3 if flow == "scaled" else 1e-5
+        np.testing.assert_allclose(
+            results[process][f"{strategy} {name}"], expected[name], rtol=tolerance, atol=tolerance
+        )

@@ -1,11 +1,12 @@
 """Batches whose rows several replicas of a `tf.distribute.Strategy` share, maybe unevenly."""
 
+import functools
 from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
 
-__all__ = ["clip_sums", "rows_of_replicas", "share_of_mean"]
+__all__ = ["mend_for_replicas", "rows_of_replicas", "share_of_mean"]
 
 
 def rows_of_replicas(rows: tf.Tensor) -> tf.Tensor:
@@ -30,17 +31,32 @@ def share_of_mean(nll: tf.Tensor, extra: Sequence[tf.Tensor]) -> tf.Tensor:
     return tf.add_n([gradient + tf.stop_gradient(value - gradient), *(loss / replicas for loss in extra)])
 
 
-def clip_sums(optimizer: keras.optimizers.Optimizer) -> None:
-    """Has `optimizer` clip the sums of the replicas' gradients, as one device would; Keras clips each one's share."""
-    clip = type(optimizer)._clip_gradients
+def mend_for_replicas(optimizer: keras.optimizers.Optimizer) -> None:
+    """Has `optimizer` do on several replicas what it does on one device, where Keras looks at each replica's share.
 
-    def clip_gradients(gradients: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
-        replica = tf.distribute.get_replica_context()
-        clips = any((optimizer.clipnorm, optimizer.global_clipnorm, optimizer.clipvalue))
-        if not clips or replica is None or replica.num_replicas_in_sync == 1:
-            return clip(optimizer, gradients)
-        sums = clip(optimizer, replica.all_reduce(tf.distribute.ReduceOp.SUM, list(gradients)))
-        return [each / replica.num_replicas_in_sync for each in sums]  # Keras adds them up once more.
-
+    It clips the sums of the replicas' gradients, and with scaled losses leaves out a step for all replicas if the
+    gradients of any are not finite.
+    """
     # Of the instance alone, as in `fuse`.
-    optimizer._clip_gradients = clip_gradients
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer.check_finite = functools.partial(_are_finite, optimizer)
+        optimizer = optimizer.inner_optimizer
+    optimizer._clip_gradients = functools.partial(_clip, optimizer)
+
+
+def _clip(optimizer: keras.optimizers.Optimizer, gradients: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
+    clip = type(optimizer)._clip_gradients
+    replica = tf.distribute.get_replica_context()
+    clips = any((optimizer.clipnorm, optimizer.global_clipnorm, optimizer.clipvalue))
+    if not clips or replica is None or replica.num_replicas_in_sync == 1:
+        return clip(optimizer, gradients)
+    sums = clip(optimizer, replica.all_reduce(tf.distribute.ReduceOp.SUM, list(gradients)))
+    return [each / replica.num_replicas_in_sync for each in sums]  # Keras adds them up once more.
+
+
+def _are_finite(optimizer: keras.optimizers.LossScaleOptimizer, gradients: Sequence[tf.Tensor]) -> tf.Tensor:
+    finite = type(optimizer).check_finite(optimizer, gradients)
+    replica = tf.distribute.get_replica_context()
+    if replica is None or replica.num_replicas_in_sync == 1:
+        return finite
+    return replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.cast(~finite, tf.int32)) == 0

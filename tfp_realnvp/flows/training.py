@@ -19,7 +19,7 @@ from tfp_realnvp.flows.data import check_rows, check_weights
 from tfp_realnvp.flows.files import CountEpochs, may_write, mend_backup, random_states, replaced
 from tfp_realnvp.flows.fused_adam import fuse
 from tfp_realnvp.flows.non_finite import FiniteSteps, StopOnNonFiniteLoss
-from tfp_realnvp.flows.replicas import clip_sums, share_of_mean
+from tfp_realnvp.flows.replicas import mend_for_replicas, share_of_mean
 from tfp_realnvp.variables import raw_variable
 from tfp_realnvp.versions import KEEPS_UNFILLED_EXECUTIONS
 
@@ -100,10 +100,10 @@ class LikelihoodModel(keras.Model):
             optimizer = keras.optimizers.get(optimizer)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"optimizer must be a Keras optimizer or the name of one, got {optimizer!r}") from error
-        if optimizer is not None:
-            fuse(optimizer)
-            clip_sums(optimizer)
         super().compile(optimizer, steps_per_execution=steps_per_execution or 1, jit_compile=jit_compile, **kwargs)
+        if self.optimizer is not None:
+            fuse(getattr(self.optimizer, "inner_optimizer", self.optimizer))
+            mend_for_replicas(self.optimizer)
 
     def get_compile_config(self) -> dict[str, Any] | None:
         config = super().get_compile_config()
