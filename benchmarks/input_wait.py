@@ -26,43 +26,42 @@ from distributed import Rows
 
 
 def write(folder: Path, rows: int, features: int) -> None:
-    """The same rows as .npy and as TFRecord, in four files of each."""
+    """The same rows as one .npy file, as four, and as a TFRecord file."""
     random = np.random.default_rng(0)
-    for index in range(4):
-        part = random.normal(size=(rows // 4, features)).astype("<f4")
-        np.save(folder / f"{index}.npy", part)
-        with tf.io.TFRecordWriter(str(folder / f"{index}.tfrecord")) as file:
-            for row in part:
-                file.write(row.tobytes())
+    (folder / "files").mkdir()
+    every_row = random.normal(size=(rows, features)).astype("<f4")
+    np.save(folder / "rows.npy", every_row)
+    for index, part in enumerate(np.array_split(every_row, 4)):
+        np.save(folder / "files" / f"{index}.npy", part)
+    with tf.io.TFRecordWriter(str(folder / "rows.tfrecord")) as file:
+        for row in every_row:
+            file.write(row.tobytes())
 
 
 def sources(folder: Path, size: int, features: int) -> dict[str, np.ndarray | tf.data.Dataset]:
-    maps = [np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))]
+    memory_map = np.load(folder / "rows.npy", mmap_mode="r")
 
     def batches() -> Iterator[np.ndarray]:
-        random = np.random.default_rng()
-        starts = [(part, start) for part in maps for start in range(0, len(part), size)]
-        for index in random.permutation(len(starts)):
-            part, start = starts[index]
-            yield part[start : start + size]
+        for index in np.random.default_rng().permutation(len(memory_map) // size):
+            yield memory_map[index * size : (index + 1) * size]
 
-    records = tf.data.TFRecordDataset(sorted(map(str, folder.glob("*.tfrecord"))), num_parallel_reads=4)
+    records = tf.data.TFRecordDataset(str(folder / "rows.tfrecord"))
     records = records.shuffle(20_000).batch(size)
     records = records.map(lambda rows: tf.reshape(tf.io.decode_raw(rows, tf.float32), [-1, features])).prefetch(4)
     signature = tf.TensorSpec([None, features], tf.float32)
     return {
-        "one batch, repeated": tf.data.Dataset.from_tensors(maps[0][:size]).repeat(sum(map(len, maps)) // size),
-        "array": np.concatenate(maps),
-        "memory map": maps[0],
-        "generator of memory maps": tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(4),
-        ".npy files, rows shuffled": Rows(folder).batches(size, range(1), seed=0),
+        "one batch, repeated": tf.data.Dataset.from_tensors(memory_map[:size]).repeat(len(memory_map) // size),
+        "array": np.array(memory_map),
+        "memory map": memory_map,
+        "generator, memory map": tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(4),
+        ".npy files, rows shuffled": Rows(folder / "files").batches(size, range(1), seed=0),
         "TFRecord, rows shuffled": records,
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--rows", type=int, default=400_000)
     parser.add_argument("--features", type=int, default=8)
     parser.add_argument("--batch-size", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=5)
