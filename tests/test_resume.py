@@ -1,7 +1,10 @@
 """Writing that fails and training that is killed: what was whole stays whole, and training goes on as it would have."""
 
 import json
+import os
 import resource
+import tempfile
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -110,6 +113,29 @@ def test_a_full_disk_leaves_the_older_file_whole(tmp_path, kind):
     assert contents(tmp_path) == before
     write(flow, tmp_path)
     assert contents(tmp_path) != before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_folder_that_is_read_only_keeps_the_older_file(kind):
+    write, name = KINDS[kind]
+    flow, user = small_flow(), os.geteuid()
+    with tempfile.TemporaryDirectory() as temporary:  # not in pytest's own, where another user sees nothing
+        folder = Path(temporary)
+        write(flow, folder)
+        before = contents(folder)
+        folders = [folder, *(path for path in folder.rglob("*") if path.is_dir())]
+        for each in folders:
+            each.chmod(0o555)
+        if user == 0:  # who may write everywhere
+            os.seteuid(65534)
+        try:
+            with pytest.raises(OSError, match=rf"filepath '.*{name}' could not be written"):
+                write(flow, folder)
+        finally:
+            os.seteuid(user)
+            for each in folders:
+                each.chmod(0o755)
+        assert contents(folder) == before
 
 
 def contents(folder):
