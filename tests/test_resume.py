@@ -115,27 +115,56 @@ def test_a_full_disk_leaves_the_older_file_whole(tmp_path, kind):
     assert contents(tmp_path) != before
 
 
+@pytest.mark.parametrize("protected", ["the folder", "the file"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_folder_that_is_read_only_keeps_the_older_file(kind):
+def test_what_is_write_protected_stays_as_it_is(kind, protected):
     write, name = KINDS[kind]
     flow, user = small_flow(), os.geteuid()
     with tempfile.TemporaryDirectory() as temporary:  # not in pytest's own, where another user sees nothing
         folder = Path(temporary)
         write(flow, folder)
         before = contents(folder)
-        folders = [folder, *(path for path in folder.rglob("*") if path.is_dir())]
-        for each in folders:
-            each.chmod(0o555)
+        inner = folder / name / "variables" if kind == "export" else folder / name
+        paths = [inner] if protected == "the file" else [folder, folder / name][: 2 if kind == "export" else 1]
+        modes = [path.stat().st_mode for path in paths]
         if user == 0:  # who may write everywhere
+            for path in (folder, *folder.rglob("*")):
+                os.chown(path, 65534, -1)
             os.seteuid(65534)
+        for path in paths:
+            path.chmod(0o555)
         try:
             with pytest.raises(OSError, match=rf"filepath '.*{name}' could not be written"):
                 write(flow, folder)
         finally:
+            for path, mode in zip(paths, modes, strict=True):
+                path.chmod(mode)
             os.seteuid(user)
-            for each in folders:
-                each.chmod(0o755)
         assert contents(folder) == before
+
+
+@pytest.mark.parametrize("kind", ["save", "save_weights"])
+def test_a_private_file_stays_private(kind, tmp_path):
+    write, name = KINDS[kind]
+    flow = small_flow()
+    write(flow, tmp_path)
+    (tmp_path / name).chmod(0o600)
+    write(flow, tmp_path)
+    assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_name_may_be_as_long_as_the_system_has_them(tmp_path):
+    small_flow().save(tmp_path / ("f" * 249 + ".keras"))
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_number_of_epochs_done_within_one():
+    flow, seen = trained(epochs=2), []
+    callback = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(flow.num_epochs_done))
+    flow.fit(X, initial_epoch=2, epochs=3, verbose=0, callbacks=[callback])
+    assert set(seen) == {2} and flow.num_epochs_done == 3
+    flow.fit(X, initial_epoch=3, epochs=3, verbose=0)
+    assert flow.num_epochs_done == 3
 
 
 def contents(folder):

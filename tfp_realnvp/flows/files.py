@@ -31,17 +31,23 @@ BACKUP_FILES = "latest.weights.h5", "training_metadata.json"  # of keras.callbac
 def replaced(path: str, variables: Sequence[Any] = ()) -> Iterator[str]:
     """A path to write a new file to, next to `path` and with its name's endings, which then takes the place of `path`.
 
-    Until then, and where writing fails, the older file stays as it was. An OSError names `path`; where there is no room
-    for `variables`, it comes before anything is written.
+    Until then, and where writing fails, the older file stays as it was; the new one is protected as it is. An OSError
+    names `path`; where there is no room for `variables`, it comes before anything is written.
     """
     if "://" in path:  # No folder of this machine, and what is there now is replaced at once by Keras.
         yield path
         return
-    folder, name = os.path.split(os.path.realpath(path))  # of what a link points to
-    with _named(path), tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder) as temporary:
-        _reserve(os.path.join(temporary, name), variables)
-        yield os.path.join(temporary, name)
-        os.replace(os.path.join(temporary, name), os.path.join(folder, name))
+    target = os.path.realpath(path)  # of what a link points to
+    folder, name = os.path.split(target)
+    with _named(path), tempfile.TemporaryDirectory(prefix=f".{name[:99]}-", dir=folder) as temporary:
+        if os.path.exists(target):
+            open(target, "ab").close()  # An error, where it is write-protected.
+        new = os.path.join(temporary, name)
+        _reserve(new, variables)
+        yield new
+        if os.path.exists(target):
+            shutil.copymode(target, new)
+        os.replace(new, target)
 
 
 @contextlib.contextmanager
@@ -53,15 +59,28 @@ def replaced_folder(path: str) -> Iterator[str]:
     with _named(path):
         os.makedirs(path, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".new-", dir=path) as temporary:
-            yield temporary
+            new, old = (os.path.join(temporary, name) for name in ("new", "old"))
+            os.mkdir(old)
+            yield new
             # Without this file no folder is a SavedModel, so it goes first and comes last.
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(os.path.join(path, "saved_model.pb"))
-            for name in sorted(os.listdir(temporary), key="saved_model.pb".__eq__):
-                target = os.path.join(path, name)
-                if os.path.isdir(target):
-                    shutil.rmtree(target)
-                os.replace(os.path.join(temporary, name), target)
+            names = sorted(os.listdir(new), key="saved_model.pb".__eq__)
+            there = [name for name in reversed(names) if os.path.exists(os.path.join(path, name))]
+            moves = [(os.path.join(path, name), os.path.join(old, name)) for name in there]
+            moves += [(os.path.join(new, name), os.path.join(path, name)) for name in names]
+            _move(moves)
+
+
+def _move(moves: Sequence[tuple[str, str]]) -> None:
+    """Moves each source to its target, or none of them."""
+    done: list[tuple[str, str]] = []
+    try:
+        for source, target in moves:
+            os.replace(source, target)
+            done.append((source, target))
+    except OSError:
+        for source, target in reversed(done):
+            os.replace(target, source)
+        raise
 
 
 def _reserve(path: str, variables: Sequence[Any]) -> None:
@@ -92,10 +111,18 @@ def random_states(model: keras.Model) -> list[keras.Variable]:
 
 
 class CountEpochs(keras.callbacks.Callback):
-    """Has the model know how many epochs of its fit are done, and so each file that another callback then writes."""
+    """Has the model know how many epochs of its fit are done, and so each file that another callback then writes.
+
+    Args:
+        initial_epoch: how many are, before it begins.
+    """
+
+    def __init__(self, initial_epoch: int):
+        super().__init__()
+        self._initial_epoch = initial_epoch
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self.model.num_epochs_done = 0
+        self.model.num_epochs_done = self._initial_epoch
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self.model.num_epochs_done = epoch + 1

@@ -175,7 +175,9 @@ class LikelihoodModel(keras.Model):
                 integer, or if the distribution has variables that the model cannot see or none to train.
         """
         _check_counts(batch_size=batch_size, **{name: kwargs.get(name) for name in _COUNTS_OF_FIT})
-        check_size("epochs", epochs, least=0)
+        initial_epoch = kwargs.get("initial_epoch", 0)
+        for name, count in {"epochs": epochs, "initial_epoch": initial_epoch}.items():
+            check_size(name, count, least=0)
         if not isinstance(validation_split, numbers.Real) or not 0 <= validation_split < 1:
             raise ValueError(f"validation_split must be from 0 to below 1, got {validation_split!r}")
         if kwargs.get("class_weight") is not None:
@@ -197,7 +199,7 @@ class LikelihoodModel(keras.Model):
         validation_steps = None if validation_data is None else kwargs.get("validation_steps")
         steps = self._steps(kwargs.get("steps_per_epoch"), validation_steps)
         stop = StopOnNonFiniteLoss(self._finite_steps)
-        own = stop, CountEpochs()
+        own = stop, CountEpochs(initial_epoch)
         for callback in tf.nest.flatten(getattr(callbacks, "callbacks", callbacks) or []):
             if isinstance(callback, keras.callbacks.BackupAndRestore):
                 mend_backup(callback)
