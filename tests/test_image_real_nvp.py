@@ -252,6 +252,7 @@ assert sample.shape == (50, 4, 4, 1) and sample.min() >= 0 and sample.max() < 16
         (lambda: small_flow(alpha=1e-8), "alpha must be .* got 1e-08"),
         (lambda: small_flow(dtype="bfloat16"), "dtype must have variables of at least 32 bits, .* got 'bfloat16'"),
         (lambda: small_flow(num_blocks=0), "num_blocks must be an integer of at least 1, got 0"),
+        (lambda: small_flow(num_levels=2**16 + 1), "num_levels must be at most 65536 in float32, got 65537"),
         (lambda: small_flow(seed=-1), "seed must be .* got -1"),
         (lambda: small_flow().adapt(images_of(4)), "nothing to adapt"),
         (lambda: FactorOut([2, 2, 1], keras.layers.Dense(1)), "at least 2 channels"),
@@ -269,7 +270,9 @@ def test_pixels_out_of_range(trained, pixels):
     images = images_of(8).astype("float32")
     images[3, 0, 0, 0] = pixels
     for use in (flow.evaluate, flow.fit):
-        with pytest.raises(ValueError, match="x must hold whole numbers from 0 to 15; the images 3 do not"):
+        with pytest.raises(
+            ValueError, match=f"x must hold whole numbers from 0 to .* = 15; the images 3 do not: {pixels} is"
+        ):
             use(images, verbose=0)
     with pytest.raises(ValueError, match="validation_data must hold whole numbers"):
         flow.fit(images_of(8), validation_data=images, verbose=0)
@@ -278,5 +281,27 @@ def test_pixels_out_of_range(trained, pixels):
 def test_pixels_of_a_dataset_out_of_range(trained):
     flow, *_ = trained
     data = tf.data.Dataset.from_tensor_slices(images_of(8) / 16).batch(4)
-    with pytest.raises(ValueError, match="x must hold whole numbers from 0 to 15; a batch of the dataset does not"):
+    with pytest.raises(
+        ValueError, match=r"x must hold whole numbers from 0 to .* = 15; a batch of the dataset does not"
+    ):
         flow.evaluate(data, verbose=0)
+
+
+def test_pixels_of_a_generator_out_of_range(trained):
+    """Nobody looks at them before; images scaled to [0, 1] would have a density, but none per pixel."""
+    flow, *_ = trained
+    before = flow.get_weights()
+    with pytest.warns(RuntimeWarning, match="the loss is nan in epoch 1, batch 1"):
+        flow.fit(((images_of(8) / 16,) for _ in range(2)), steps_per_epoch=2, verbose=0)
+    for weight, other in zip(flow.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, other)
+    assert np.isnan(flow.test_on_batch(images_of(8) / 16))
+
+
+def test_continuous_pixels_out_of_range(trained):
+    flow, *_ = trained
+    x, log_prob = flow.sample_and_log_prob(500, seed=0)  # some of them a little beyond the pixels
+    np.testing.assert_allclose(flow.log_prob(x), log_prob, rtol=1e-3, atol=1e-2)
+    for use in (flow.log_prob, flow, flow.predict):
+        with pytest.raises(ValueError, match="x must hold pixels from 0 to num_levels = 16; the images 1 do not: 40"):
+            use(np.stack([x[0], np.full_like(x[0], 40.0)]))

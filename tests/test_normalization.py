@@ -237,3 +237,16 @@ def test_positions_of_an_image_share_statistics(kind):
 def test_errors(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("kind", [nvp.ActNorm, nvp.BatchNorm])
+def test_log_dets_of_half_precision_are_in_float32(kind):
+    """Many positions add up to more than float16 holds."""
+    bijector = kind(3, event_ndims=3, dtype="float16")
+    for variable in bijector.variables:
+        variable.assign(tf.fill(variable.shape, tf.cast(9.0, tf.float16)))
+    y = tf.ones([2, 64, 64, 3], tf.float16)
+    log_det = bijector.inverse_log_det_jacobian(y, 3)
+    expected = -9.0 * 64**2 * 3 if kind is nvp.ActNorm else -np.log(9.0) / 2 * 64**2 * 3
+    assert log_det.dtype == tf.float32
+    np.testing.assert_allclose(log_det, expected, rtol=1e-3)

@@ -169,6 +169,15 @@ def test_what_callbacks_evaluate_is_traced_once(data):
     assert len(traces) <= 4  # twice, and as often with the number of rows left open
 
 
+def test_a_second_dataset_is_checked_like_the_first(data):
+    flow = small_flow()
+    wrong = tf.data.Dataset.from_tensor_slices(data[:, :1]).batch(8)
+    flow.fit(tf.data.Dataset.from_tensor_slices(data).batch(8), verbose=0)
+    for use in (flow.fit, flow.evaluate, flow.predict, flow.adapt):
+        with pytest.raises(ValueError, match=r"must have shape \[N, 2\], got \[None, 1\]"):
+            use(wrong)
+
+
 def test_datasets_of_unknown_shape(data):
     flow = small_flow()
     flow.adapt(data)

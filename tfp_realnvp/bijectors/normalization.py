@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfp_realnvp.bijectors.one_pass import OnePassBijector
+from tfp_realnvp.bijectors.one_pass import OnePassBijector, log_det_dtype
 from tfp_realnvp.checks import check_positive, check_rate, check_shape, check_size, floating_dtype
 from tfp_realnvp.variables import in_keras_training
 
@@ -48,7 +48,8 @@ class _Normalization(OnePassBijector):
 
     def _log_det(self, log_scale: tf.Tensor, event: tf.Tensor) -> tf.Tensor:
         positions = tf.reduce_prod(tf.shape(event)[-self.forward_min_event_ndims : -1])
-        return tf.reduce_sum(log_scale) * tf.cast(positions, log_scale.dtype)
+        dtype = log_det_dtype(log_scale.dtype)
+        return tf.reduce_sum(tf.cast(log_scale, dtype)) * tf.cast(positions, dtype)
 
 
 class ActNorm(_Normalization):
@@ -74,7 +75,7 @@ class ActNorm(_Normalization):
         validate_args: as in every `tfb.Bijector`; there is nothing more to validate here.
         name: name of the ops.
 
-    Events are `[..., size]`, log-determinants are scalars, in nats.
+    Events are `[..., size]`, log-determinants are scalars, in nats, and in float32 at least.
 
     Raises:
         ValueError: if a size is below 1, or epsilon not above 0; if an event is of another shape.
@@ -154,7 +155,7 @@ class BatchNorm(_Normalization):
         validate_args: as in every `tfb.Bijector`; there is nothing more to validate here.
         name: name of the ops.
 
-    Events are `[..., size]`, log-determinants are scalars, in nats.
+    Events are `[..., size]`, log-determinants are scalars, in nats, and in float32 at least.
 
     Raises:
         ValueError: if a size is below 1, epsilon not above 0, or momentum not from 0 to below 1; if an event is of

@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ __all__ = [
     "check_rows",
     "check_weights",
     "context_moments",
+    "is_pixel",
     "pixel_errors",
     "pixels_checked",
     "split_inputs",
@@ -32,7 +33,8 @@ def check_context(context: Any, context_shape: Shape | None, argument: str = "co
     if context is None and context_shape is not None:
         raise ValueError(f"{argument}: a context of shape [..., {context_shape[0]}] is missing; the flow depends on it")
     if context is not None and context_shape is None:
-        raise ValueError(f"{argument}: unexpected context of shape {list(np.shape(context))}; context_shape is None")
+        shape = list(getattr(context, "shape", np.shape(context)))
+        raise ValueError(f"{argument}: unexpected context of shape {shape}; context_shape is None")
 
 
 def split_inputs(data: Any, context_shape: Shape | None, argument: str = "x") -> tuple[Any, Any]:
@@ -52,12 +54,17 @@ def check_rows(
 ) -> None:
     """Raises a ValueError if arrays have a wrong shape, no row, or (unless `dtype` is None) values not finite in it.
 
-    Of a dataset only this is checked: that it is not known to be empty.
+    Of a dataset it is checked that it is not known to be empty, and whatever shapes of its batches are known.
     """
     if isinstance(data, list | tuple | str | int | float) or data is None:
         raise ValueError(f"{argument} must be an array, a dictionary of arrays or a tf.data.Dataset, got {data!r:.60}")
-    if isinstance(data, tf.data.Dataset) and data.cardinality() == 0:
-        raise ValueError(f"{argument} must have at least one batch, got an empty dataset")
+    if isinstance(data, tf.data.Dataset):
+        if data.cardinality() == 0:
+            raise ValueError(f"{argument} must have at least one batch, got an empty dataset")
+        spec = data.element_spec[0] if isinstance(data.element_spec, tuple) else data.element_spec
+        for part, shape in zip(split_inputs(spec, context_shape, argument), (event_shape, context_shape), strict=True):
+            if part is not None:
+                check_shape(argument, part, shape, leading="N")
     if not (_is_array(data) or isinstance(data, Mapping)):
         return
     x, context = split_inputs(data, context_shape, argument)
@@ -69,31 +76,37 @@ def check_rows(
             raise ValueError(f"{argument}: x and context must have as many rows, got {len(x)} and {len(context)}")
 
 
-def check_pixels(data: Any, num_levels: int, argument: str) -> None:
-    """Raises a ValueError unless arrays of images hold whole numbers from 0 to `num_levels - 1`."""
-    if not (_is_array(data) or isinstance(data, Mapping)):
+def is_pixel(images: Any, num_levels: int) -> Any:
+    """Where images hold whole numbers from 0 to `num_levels - 1`, as an array or tensor of their shape."""
+    floor = tf.floor if tf.is_tensor(images) else np.floor
+    return (images >= 0) & (images < num_levels) & (images == floor(images))
+
+
+def check_pixels(data: Any, are_right: Callable[[np.ndarray], np.ndarray], expected: str, argument: str) -> None:
+    """Raises a ValueError unless `are_right` is true of all pixels of arrays of images."""
+    images = data.get("x") if isinstance(data, Mapping) else data
+    if not _is_array(images):
         return
     bad: list[int] = []
-    images = data["x"] if isinstance(data, Mapping) else data
+    examples: list[float] = []
     for start, chunk in _chunks(images):
-        is_pixel = (chunk >= 0) & (chunk < num_levels) & (chunk == np.floor(chunk))
-        bad.extend((start + np.flatnonzero(~is_pixel.reshape(len(chunk), -1).all(axis=1))).tolist())
+        right = are_right(chunk)
+        bad.extend((start + np.flatnonzero(~right.reshape(len(chunk), -1).all(axis=1))).tolist())
+        examples = examples or chunk[~right][:1].tolist()
     if bad:
-        rows = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
-        raise ValueError(f"{argument} must hold whole numbers from 0 to {num_levels - 1}; the images {rows} do not")
+        raise ValueError(f"{argument} must hold {expected}; the images {_listed(bad)} do not: {examples[0]!r} is none")
 
 
-def pixels_checked(data: tf.data.Dataset, num_levels: int, argument: str) -> tf.data.Dataset:
-    """The dataset, whose batches raise, within `pixel_errors`, a ValueError where `check_pixels` would."""
-    message = f"{argument} must hold whole numbers from 0 to {num_levels - 1}; a batch of the dataset does not"
+def pixels_checked(data: tf.data.Dataset, num_levels: int, expected: str, argument: str) -> tf.data.Dataset:
+    """The dataset, whose batches raise, within `pixel_errors`, a ValueError where a value `is_pixel` not."""
+    message = f"{argument} must hold {expected}; a batch of the dataset does not"
 
     def checked(*batch: Any) -> Any:
-        images = batch[0].get("x", 0) if isinstance(batch[0], Mapping) else batch[0]  # Without "x", the step says so.
-        values = tf.cast(images, tf.float32)
-        is_pixel = (values >= 0) & (values < num_levels) & (values == tf.floor(values))
-        with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(is_pixel), [message])]):
+        images = batch[0]["x"] if isinstance(batch[0], Mapping) else batch[0]
+        right = tf.reduce_all(is_pixel(tf.cast(images, tf.float64), num_levels))
+        with tf.control_dependencies([tf.debugging.Assert(right, [message])]):
             images = tf.identity(images)
-        x = batch[0] | ({"x": images} if "x" in batch[0] else {}) if isinstance(batch[0], Mapping) else images
+        x = batch[0] | {"x": images} if isinstance(batch[0], Mapping) else images
         return (x, *batch[1:]) if len(batch) > 1 else x
 
     return data.map(checked)
@@ -105,7 +118,7 @@ def pixel_errors() -> Iterator[None]:
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
-        found = re.search(r"\w+ must hold whole numbers .* dataset does not", error.message)
+        found = re.search(r"\w+ must hold .* dataset does not", error.message)
         if found is None:
             raise
         raise ValueError(found[0]) from error
@@ -243,8 +256,13 @@ def _check_finite(array: Any, name: str, dtype: str) -> None:
             chunk = chunk.astype(dtype, copy=False)
         bad.extend((start + np.flatnonzero(~np.isfinite(chunk).reshape(len(chunk), -1).all(axis=1))).tolist())
     if bad:
-        rows = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
-        raise ValueError(f"{name} has a NaN or infinity in {len(bad)} of its {len(array)} rows: {rows} (as {dtype})")
+        raise ValueError(
+            f"{name} has a NaN or infinity in {len(bad)} of its {len(array)} rows: {_listed(bad)} (as {dtype})"
+        )
+
+
+def _listed(rows: list[int]) -> str:
+    return ", ".join(map(str, rows[:10])) + (", ..." if len(rows) > 10 else "")
 
 
 def _chunks(array: Any) -> Iterator[tuple[int, np.ndarray]]:

@@ -16,7 +16,7 @@ from tfp_realnvp.bijectors import AffineCoupling, BatchNorm, FactorOut, Squeeze
 from tfp_realnvp.checks import check_size, check_sizes, floating_policy, is_integer
 from tfp_realnvp.conditioners import ConvResNet
 from tfp_realnvp.flows.arguments import as_vector_shape
-from tfp_realnvp.flows.data import check_pixels, context_moments, pixel_errors, pixels_checked, split_inputs
+from tfp_realnvp.flows.data import check_pixels, context_moments, is_pixel, pixel_errors, pixels_checked, split_inputs
 from tfp_realnvp.flows.flow import Flow
 from tfp_realnvp.flows.replicas import rows_of_replicas
 
@@ -34,7 +34,7 @@ class ImageRealNVP(Flow):
     An event is the continuous value of pixels in [0, num_levels): an integer image is the corner of its unit cell.
     `fit` and `evaluate` take integer images, add U(0, 1) noise, anew each time, and report the loss in nats and
 
-        bits_per_dim = loss / (H * W * C * log(2)),
+        bits_per_dim = -mean(log p(images + noise)) / (H * W * C * log(2)),
 
     an upper bound, in expectation, on the code length of the integer images. Callbacks want to be told that less is
     better: `EarlyStopping("val_bits_per_dim", mode="min")`. Densities, samples and exports take and give continuous
@@ -56,7 +56,7 @@ class ImageRealNVP(Flow):
         num_scales: number of scales, at least 1.
         num_blocks: number of residual blocks of each network.
         num_channels: width of the networks of the first scale.
-        num_levels: number of values of a pixel, at least 2.
+        num_levels: number of values of a pixel, from 2 to 65536 in float32, in which noise needs room.
         alpha: keeps y finite at the ends of the range; below 0.5, and at least 4 roundings of the dtype above 0.
         context_shape: number K of context features, or `(K,)`, such as a one-hot label; None for none.
         seed: integer that fixes the initial weights and the noise; None draws one (from `numpy.random`).
@@ -65,7 +65,8 @@ class ImageRealNVP(Flow):
 
     Raises:
         ValueError: if a size is below 1, an image cannot be squeezed as often, or alpha or num_levels is out of range;
-            in `fit` and `evaluate`, if pixels are no whole numbers from 0 to num_levels - 1.
+            in `fit` and `evaluate`, if pixels of arrays or datasets are no whole numbers from 0 to num_levels - 1 (of
+            generators, the loss is then NaN); elsewhere, if pixels lie where there is no density (NaN, in a graph).
 
     >>> flow = ImageRealNVP((4, 4, 1), num_scales=1, num_blocks=1, num_channels=4, num_levels=16, seed=0)
     >>> flow.compile("adam")
@@ -97,7 +98,6 @@ class ImageRealNVP(Flow):
         sizes = {"num_scales": num_scales, "num_blocks": num_blocks, "num_channels": num_channels}
         for name, size in sizes.items():
             check_size(name, size)
-        check_size("num_levels", num_levels, least=2)
         smallest = 2 ** (num_scales - 1)
         height, width, _ = event_shape
         if height % smallest or width % smallest:
@@ -112,7 +112,13 @@ class ImageRealNVP(Flow):
         dtype = policy.variable_dtype
         if tf.as_dtype(dtype).size < 4:
             raise ValueError(f"dtype must have variables of at least 32 bits, or pixels have no room, got {dtype!r}")
-        least = 4 * float(np.finfo(dtype).eps)  # below which the brightest pixel may become 1, whose logit is infinite
+        check_size("num_levels", num_levels, least=2)
+        eps = float(np.finfo(dtype).eps)
+        if num_levels * eps > 2**-7:
+            raise ValueError(
+                f"num_levels must be at most {int(2**-7 / eps)} in {dtype}, got {num_levels!r}: no room for noise"
+            )
+        least = 4 * eps  # below which the brightest pixel may become 1, whose logit is infinite
         if isinstance(alpha, bool) or not isinstance(alpha, float | np.floating) or not least <= alpha < 0.5:
             raise ValueError(f"alpha must be from {least:.1e} (in {dtype}) to below 0.5, got {alpha!r}")
         if seed is None:
@@ -204,7 +210,8 @@ class ImageRealNVP(Flow):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         images, _ = split_inputs(x, self.context_shape)
         images = tf.cast(images, self.variable_dtype)
-        images += self._noise(tf.shape(images))
+        # Generators and the like are not checked: what is no pixel gives no number, which stops `fit`.
+        images = tf.where(is_pixel(images, self.num_levels), images + self._noise(tf.shape(images)), np.nan)
         return (x | {"x": images} if isinstance(x, dict) else images), y, sample_weight
 
     def _noise(self, shape: tf.Tensor) -> tf.Tensor:
@@ -225,13 +232,34 @@ class ImageRealNVP(Flow):
 
     def _checked_data(self, x, y, sample_weight, argument):
         x, targets = super()._checked_data(x, y, sample_weight, argument)
-        check_pixels(x, self.num_levels, argument)
-        return pixels_checked(x, self.num_levels, argument) if isinstance(x, tf.data.Dataset) else x, targets
+        expected = f"whole numbers from 0 to num_levels - 1 = {self.num_levels - 1}"
+        check_pixels(x, lambda images: is_pixel(images, self.num_levels), expected, argument)
+        if isinstance(x, tf.data.Dataset):
+            x = pixels_checked(x, self.num_levels, expected, argument)
+        return x, targets
 
     @contextlib.contextmanager
     def _executing(self, steps, name):
         with super()._executing(steps, name), pixel_errors():
             yield
+
+    def predict(self, x: Any, *arguments: Any, **options: Any) -> np.ndarray:
+        """Log-densities `[N]` in nats of continuous pixels, as `Flow.predict`."""
+        self._check_range(x)
+        return super().predict(x, *arguments, **options)
+
+    def _as_x(self, x, leading="..."):
+        x = super()._as_x(x, leading)
+        if hasattr(x, "numpy"):  # not in a graph
+            self._check_range(tf.reshape(x, [-1, *self.event_shape]))
+        return x
+
+    def _check_range(self, x: Any) -> None:
+        """Raises a ValueError if arrays of pixels lie where not even `sample_and_log_prob` has any."""
+        alpha = self._options["alpha"]
+        margin = alpha * self.num_levels / (1 - 2 * alpha)
+        expected = f"pixels from 0 to num_levels = {self.num_levels}"
+        check_pixels(x, lambda pixels: (pixels > -margin) & (pixels < self.num_levels + margin), expected, "x")
 
     def _as_sample(self, x: tf.Tensor) -> tf.Tensor:
         largest = np.nextafter(np.array(self.num_levels, self.variable_dtype), 0, dtype=self.variable_dtype)
