@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tfp_realnvp as nvp
+from conftest import run
 from registry import random_tensor
 from tfp_realnvp.conditioners import Constant
 
@@ -227,3 +228,25 @@ def test_config_round_trip_of_every_option(network, options):
 def test_bad_options_of_every_network(network, options, message):
     with pytest.raises(ValueError, match=message):
         network(**{"output_size": 2} | options)
+
+
+def test_a_residual_network_alarms_nobody():
+    """TensorFlow's optimizer of graphs logs pages of errors where it fails to fuse the sum of a block."""
+    log = run(
+        """
+import os
+
+os.dup2(1, 2)  # errors to where the output goes
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"
+import numpy as np
+import tfp_realnvp as nvp
+
+flow = nvp.RealNVP(4, num_couplings=2, conditioner="resnet", hidden_units=(8, 8))
+flow.compile("adam")
+flow.fit(np.zeros([64, 4]), verbose=0)
+flow.log_prob(np.zeros([2, 4]))
+print("trained")
+"""
+    )
+    assert "trained" in log
+    assert "remapper" not in log and "OpKernel" not in log

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from tfp_realnvp.checks import check_flag, check_option, check_rate, check_sizes
 from tfp_realnvp.conditioners.conditioner import (
@@ -136,4 +137,8 @@ class _ResidualBlock(keras.layers.Layer):
             if index == 1 and self.dropout_layer is not None:
                 change = self.dropout_layer(change, training=training)
             change = layer(change)
-        return hidden + (self.gate(context) * change if self.gate.built else change)
+        if self.gate.built:
+            return hidden + self.gate(context) * change
+        # Without a step in between, TensorFlow's optimizer of graphs on CPUs tries to fuse this sum with the product
+        # before it, fails (TF 2.21), and logs a page of errors; results and speed are the same.
+        return hidden + tf.ensure_shape(change, hidden.shape)
