@@ -4,7 +4,8 @@
     python examples/images.py --data mnist.npz --key x_train       # your integer images [N, H, W] or [N, H, W, C]
     python examples/images.py --resume                             # go on after a stop, with the same arguments
 
-The last tenth of the images is held out. After each epoch the model is saved; training stops at --minutes.
+The last tenth of the images is held out. After each epoch the model is saved; training stops at --minutes. Images come
+in another order in each epoch, the same after a stop, so training that was stopped ends as if nobody had stopped it.
 """
 
 import argparse
@@ -40,15 +41,22 @@ def read_images(path: Path | None, key: str | None, seed: int) -> tuple[np.ndarr
     return images[np.random.default_rng(seed).permutation(len(images))], num_levels
 
 
-def batches(images: np.ndarray, size: int, flips: bool, seed: int) -> tf.data.Dataset:
-    """The images in batches, in another order in each epoch, and with flips, half of them with left and right swapped.
+def batches(images: np.ndarray, size: int, flips: bool, epochs: range, seed: int) -> tf.data.Dataset:
+    """Batches of all these epochs, one after the other, and with flips, half of them with left and right swapped.
 
     A shorter last batch would have its own, noisier statistics, so there is none.
     """
-    data = tf.data.Dataset.from_tensor_slices(images).shuffle(len(images), seed=seed)
-    if flips:
-        data = data.map(lambda image: tf.image.random_flip_left_right(image, seed=seed))
-    return data.batch(size, drop_remainder=True).prefetch(2)
+    in_order = tf.data.Dataset.from_tensor_slices(images)
+
+    def epoch(number):
+        data = in_order.shuffle(len(images), seed=seed + number)
+        if flips:
+            data = data.enumerate().map(
+                lambda index, image: tf.image.stateless_random_flip_left_right(image, [seed + number, index])
+            )
+        return data.batch(size, drop_remainder=True)
+
+    return tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(epoch).prefetch(2)
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -78,9 +86,16 @@ class Checkpoint(keras.callbacks.Callback):
             f"held out {logs['val_bits_per_dim']:.3f}  ({1e3 * step_seconds:.0f} ms a step)",
             flush=True,
         )
-        (self.folder / "images.json").write_text(json.dumps(self.history))
+        write_json(self.history, self.folder / "images.json")
         self.model.save(self.folder / "images.keras")  # Where it stops before, the file tells how many epochs are done.
         self.model.stop_training = seconds > self.seconds
+
+
+def write_json(value: list, path: Path) -> None:
+    """Whole, or not at all."""
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(value))
+    new.replace(path)
 
 
 def grid(images: np.ndarray) -> np.ndarray:
@@ -90,15 +105,18 @@ def grid(images: np.ndarray) -> np.ndarray:
     return np.concatenate([np.concatenate(list(row), axis=1) for row in framed], axis=0)
 
 
-def draw(pictures: dict[str, np.ndarray], num_levels: int, path: Path) -> None:
-    """Draws each `[ROWS * COLUMNS, H, W, C]` as a grid with a title."""
+def draw(pictures: dict[str, np.ndarray], num_levels: int, history: list[dict], path: Path) -> None:
+    """Draws each `[ROWS * COLUMNS, H, W, C]` as a grid with a title, and how training went."""
     figure, axes = plt.subplots(2, 3, figsize=(15, 8), layout="constrained")
     for ax, (title, images) in zip(axes.flat, pictures.items(), strict=False):
         picture = np.clip(grid(images.astype(np.float32)) / num_levels, 0.0, 1.0)
         ax.imshow(picture[..., 0] if picture.shape[-1] == 1 else picture, cmap="gray", vmin=0, vmax=1)
         ax.set_title(title)
-    for ax in axes.flat:
         ax.axis("off")
+    for name, label in {"bits_per_dim": "training", "val_bits_per_dim": "held out"}.items():
+        axes.flat[-1].plot([epoch["epoch"] for epoch in history], [epoch[name] for epoch in history], label=label)
+    axes.flat[-1].set(title="bits/dim", xlabel="epoch")
+    axes.flat[-1].legend()
     figure.savefig(path)
     plt.close(figure)
 
@@ -116,18 +134,18 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a .npz file; scikit-learn's digits if not given")
     parser.add_argument("--key", help="name of the array in it; the first if not given")
     parser.add_argument("--levels", type=int, help="number of values of a pixel; 256, and 17 for the digits")
-    parser.add_argument("--scales", type=int, default=2)
+    parser.add_argument("--scales", type=int, default=2, help="scales of the model (default: %(default)s)")
     parser.add_argument("--blocks", type=int, default=2, help="residual blocks of each network (default: %(default)s)")
     parser.add_argument("--channels", type=int, default=16, help="width of the first scale (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--minutes", type=float, default=math.inf, help="time limit of training, over all resumptions")
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--epochs", type=int, default=20, help="of all starts together (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="limit of all starts together (default: none)")
+    parser.add_argument("--batch-size", type=int, default=64, help="(default: %(default)s)")
     parser.add_argument("--flips", action="store_true", help="swap left and right of half the images, at random")
     parser.add_argument("--resume", action="store_true", help="go on with what is in --out")
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder to write to (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of weights, noise and order (default: %(default)s)")
     options = parser.parse_args()
-    keras.utils.set_random_seed(options.seed)
+    keras.utils.set_random_seed(options.seed + 1)  # With 0 here, `shuffle` would take no seed that is a tensor.
     options.out.mkdir(parents=True, exist_ok=True)
     try:
         run(options)
@@ -143,25 +161,26 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"{len(images)} images are too few: {held_out} are held out, a batch has {options.batch_size}")
     train, test = images[:-held_out], images[-held_out:]
     history: list[dict] = []
+    sizes = {"event_shape": list(images.shape[1:]), "num_levels": num_levels, "num_scales": options.scales}
+    sizes |= {"num_blocks": options.blocks, "num_channels": options.channels, "seed": options.seed}
     if options.resume and (options.out / "images.keras").is_file():
         flow = keras.models.load_model(options.out / "images.keras")
         history = json.loads((options.out / "images.json").read_text())[: flow.num_epochs_done]
+        found = flow.get_config()
+        for name, value in sizes.items():
+            if found[name] != value:
+                raise ValueError(f"--resume wants the same arguments: {name} is {value}, but was {found[name]}")
     else:
-        flow = nvp.ImageRealNVP(
-            images.shape[1:],
-            num_scales=options.scales,
-            num_blocks=options.blocks,
-            num_channels=options.channels,
-            num_levels=num_levels,
-            seed=options.seed,
-        )
+        flow = nvp.ImageRealNVP(**sizes)
         flow.compile(keras.optimizers.Adam(1e-3, global_clipnorm=100.0))
     weights = sum(math.prod(variable.shape) for variable in flow.trainable_variables)
     print(f"{len(train)} images {list(images.shape[1:])} to train on, {len(test)} held out; {weights:,} weights")
+    epochs = range(len(history), max(len(history), options.epochs))
     flow.fit(
-        batches(train, options.batch_size, options.flips, options.seed + len(history)),  # Resumed: in another order.
+        batches(train, options.batch_size, options.flips, epochs, options.seed),
+        steps_per_epoch=len(train) // options.batch_size,
         validation_data=test,
-        initial_epoch=len(history),
+        initial_epoch=epochs.start,
         epochs=options.epochs,
         callbacks=[Checkpoint(options.out, options.minutes, history)],
         shuffle=False,  # The dataset does.
@@ -190,6 +209,7 @@ def run(options: argparse.Namespace) -> None:
             f"held-out images by their coarsest {coarsest} latents": bijector.forward(coarse).numpy(),
         },
         num_levels,
+        history,
         options.out / "images.png",
     )
     flow.export(options.out / "images_export")

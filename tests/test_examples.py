@@ -130,29 +130,35 @@ def test_npy(tmp_path):
 
 
 def test_images_and_their_resumption(tmp_path, monkeypatch, capsys):
+    """1 + 1 epochs give the bits per dimension of 2."""
     np.savez(tmp_path / "images.npz", x=np.random.default_rng(0).integers(0, 256, (260, 4, 4), dtype=np.uint8))
-    small = [
-        "--data",
-        tmp_path / "images.npz",
-        "--flips",
-        "--scales",
-        1,
-        "--blocks",
-        1,
-        "--channels",
-        4,
-        "--out",
-        tmp_path / "out",
-    ]
-    done = run("images", *small, "--epochs", 1)
+    sizes = {"--scales": 1, "--blocks": 1, "--channels": 4, "--batch-size": 32}
+
+    def arguments(out, epochs, **changes):
+        options = {"--data": tmp_path / "images.npz", "--out": tmp_path / out, "--epochs": epochs} | sizes | changes
+        return ["--flips", *(str(part) for pair in options.items() for part in pair)]
+
+    def resumed(out, epochs, **changes):
+        monkeypatch.setattr(sys, "argv", ["images.py", "--resume", *arguments(out, epochs, **changes)])
+        images.main()
+        return capsys.readouterr().out
+
+    done = run("images", *arguments("stopped", 1))
     assert done.returncode == 0, done.stderr
     assert "epoch    1" in done.stdout and "held out: " in done.stdout and " bits/dim" in done.stdout
     names = ["images.json", "images.keras", "images.png", "images_export"]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
-    monkeypatch.setattr(sys, "argv", ["images.py", *map(str, small), "--epochs", "2", "--resume"])
-    images.main()
-    printed = capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "stopped").iterdir()) == names
+    printed = resumed("stopped", 2)
     assert "epoch    2" in printed and "epoch    1" not in printed
+    resumed("whole", 2)
+    stopped, whole = ([epoch["val_bits_per_dim"] for epoch in bits(tmp_path / out)] for out in ("stopped", "whole"))
+    assert stopped == pytest.approx(whole, abs=1e-5) and stopped[0] > stopped[1]
+    with pytest.raises(SystemExit, match="the same arguments: num_channels is 8, but was 4"):
+        resumed("whole", 3, **{"--channels": 8})
+
+
+def bits(folder):
+    return json.loads((folder / "images.json").read_text())
 
 
 def test_files_that_hold_no_images(tmp_path):
