@@ -116,6 +116,7 @@ def draw(pictures: dict[str, np.ndarray], num_levels: int, history: list[dict], 
     for name, label in {"bits_per_dim": "training", "val_bits_per_dim": "held out"}.items():
         axes.flat[-1].plot([epoch["epoch"] for epoch in history], [epoch[name] for epoch in history], label=label)
     axes.flat[-1].set(title="bits/dim", xlabel="epoch")
+    axes.flat[-1].xaxis.get_major_locator().set_params(integer=True)
     axes.flat[-1].legend()
     figure.savefig(path)
     plt.close(figure)
