@@ -178,6 +178,7 @@ def compare(options: argparse.Namespace) -> None:
     print(f"{'ms/step':>8}" + "".join(f"{1e3 * report['seconds_per_step']:14.2f}" for report in reports.values()))
     difference = max(np.max(np.abs(one - other)) for one, other in zip(*weights.values(), strict=True))
     print(f"Largest difference of a weight: {difference:.1e}")
+    print(f"\nRows:    {options.data}/*.npy\nWeights: {options.out}/*/flow.weights.h5")
 
 
 def main() -> None:
