@@ -98,7 +98,7 @@ def check_pixels(data: Any, are_right: Callable[[np.ndarray], np.ndarray], expec
 
 
 def pixels_checked(data: tf.data.Dataset, num_levels: int, expected: str, argument: str) -> tf.data.Dataset:
-    """The dataset, whose batches raise, within `pixel_errors`, a ValueError where a value `is_pixel` not."""
+    """The dataset, whose batches raise, within `pixel_errors`, a ValueError unless `is_pixel` is true of all values."""
     message = f"{argument} must hold {expected}; a batch of the dataset does not"
 
     def checked(*batch: Any) -> Any:

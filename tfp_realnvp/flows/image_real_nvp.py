@@ -255,7 +255,7 @@ class ImageRealNVP(Flow):
         return x
 
     def _check_range(self, x: Any) -> None:
-        """Raises a ValueError if arrays of pixels lie where not even `sample_and_log_prob` has any."""
+        """Raises a ValueError if arrays hold values that not even `sample_and_log_prob` gives."""
         alpha = self._options["alpha"]
         margin = alpha * self.num_levels / (1 - 2 * alpha)
         expected = f"pixels from 0 to num_levels = {self.num_levels}"
