@@ -73,7 +73,7 @@ def main() -> None:
         write(folder, options.rows, options.features)
         flow = nvp.RealNVP(options.features, num_couplings=6, hidden_units=(64, 64), seed=0)
         flow.compile("adam")
-        steps: dict[str, list[float]] = {}
+        steps: dict[str, list[float]] = {}  # milliseconds
         reading: dict[str, list[float]] = {}
         for number in range(options.rounds + 1):
             for name, data in sources(folder, size, options.features).items():
@@ -81,15 +81,16 @@ def main() -> None:
                 before = int(flow.optimizer.iterations)
                 start = time.perf_counter()
                 flow.fit(data, batch_size=size if is_array else None, shuffle=is_array, verbose=0)
-                fitted = time.perf_counter()
-                seconds = [(fitted - start) / (int(flow.optimizer.iterations) - before)]
+                milliseconds = 1e3 * (time.perf_counter() - start)
+                batches = int(flow.optimizer.iterations) - before
+                if number == 0:  # which traces
+                    continue
+                steps.setdefault(name, []).append(milliseconds / batches)
                 if not is_array:
-                    fitted = time.perf_counter()
-                    batches = sum(1 for _ in data)
-                    seconds.append((time.perf_counter() - fitted) / batches)
-                if number > 0:  # The first round traces.
-                    for figures, value in zip((steps, reading), seconds, strict=False):
-                        figures.setdefault(name, []).append(1e3 * value)
+                    start = time.perf_counter()
+                    for _ in data:
+                        pass
+                    reading.setdefault(name, []).append(1e3 * (time.perf_counter() - start) / batches)
     least = statistics.median(steps["one batch, repeated"])
     print(f"{'':28}{'ms a step':>10}{'waits':>8}{'ms to read a batch':>20}")
     for name, values in steps.items():
