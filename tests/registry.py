@@ -134,6 +134,10 @@ REGISTRY = {
     "squeeze_by_three": squeeze(nvp.Squeeze(3, order="checkerboard"), (6, 3, 1), (2, 1, 9)),
     "factor_out": Case(multiscale(), (16,), (), (4, 4, 1)),
     "factor_out_context": Case(multiscale((6, 2)), (16,), (6,), (4, 4, 1)),
+    "pixels": Case(of_size(nvp.Pixels, 256), (2, 2, 1), trainable=False),
+    "batch_norm_of_images": Case(
+        of_size(nvp.BatchNorm, 2, event_ndims=3), (2, 3, 2), constant_log_det=True, trainable=False
+    ),
     "act_norm_of_images": Case(of_size(nvp.ActNorm, 2, event_ndims=3), (2, 3, 2), constant_log_det=True),
 }
 

@@ -250,7 +250,7 @@ assert sample.shape == (50, 4, 4, 1) and sample.min() >= 0 and sample.max() < 16
         (lambda: small_flow(num_levels=1), "num_levels must be an integer of at least 2, got 1"),
         (lambda: small_flow(alpha=0.5), r"alpha must be from 4.8e-07 \(in float32\) to below 0.5, got 0.5"),
         (lambda: small_flow(alpha=1e-8), "alpha must be .* got 1e-08"),
-        (lambda: small_flow(dtype="bfloat16"), "dtype must have variables of at least 32 bits, .* got 'bfloat16'"),
+        (lambda: small_flow(dtype="bfloat16"), "dtype must be of at least 32 bits, .* got 'bfloat16'"),
         (lambda: small_flow(num_blocks=0), "num_blocks must be an integer of at least 1, got 0"),
         (lambda: small_flow(num_levels=2**16 + 1), "num_levels must be at most 65536 in float32, got 65537"),
         (lambda: small_flow(seed=-1), "seed must be .* got -1"),

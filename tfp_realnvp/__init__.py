@@ -1,7 +1,16 @@
 """Real NVP normalizing flows for TensorFlow Probability and Keras."""
 
 from tfp_realnvp import masks
-from tfp_realnvp.bijectors import ActNorm, AffineCoupling, BatchNorm, FactorOut, LULinear, SplineCoupling, Squeeze
+from tfp_realnvp.bijectors import (
+    ActNorm,
+    AffineCoupling,
+    BatchNorm,
+    FactorOut,
+    LULinear,
+    Pixels,
+    SplineCoupling,
+    Squeeze,
+)
 from tfp_realnvp.conditioners import MLP, ConvResNet, ResNet
 from tfp_realnvp.flows import Flow, ImageRealNVP, RealNVP
 
@@ -15,6 +24,7 @@ __all__ = [
     "Flow",
     "ImageRealNVP",
     "LULinear",
+    "Pixels",
     "RealNVP",
     "ResNet",
     "SplineCoupling",

@@ -6,6 +6,7 @@ from tfp_realnvp.bijectors.linear import LULinear
 from tfp_realnvp.bijectors.multiscale import FactorOut
 from tfp_realnvp.bijectors.normalization import ActNorm, BatchNorm
 from tfp_realnvp.bijectors.one_pass import OnePassBijector, OnePassChain
+from tfp_realnvp.bijectors.preprocessing import Pixels
 from tfp_realnvp.bijectors.spline import ElementwiseSpline, SplineCoupling
 from tfp_realnvp.bijectors.squeeze import Squeeze
 
@@ -20,6 +21,7 @@ __all__ = [
     "LULinear",
     "OnePassBijector",
     "OnePassChain",
+    "Pixels",
     "SplineCoupling",
     "Squeeze",
 ]

@@ -12,7 +12,7 @@ from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp import masks
-from tfp_realnvp.bijectors import AffineCoupling, BatchNorm, FactorOut, Squeeze
+from tfp_realnvp.bijectors import AffineCoupling, BatchNorm, FactorOut, Pixels, Squeeze
 from tfp_realnvp.checks import check_size, check_sizes, floating_policy, is_integer
 from tfp_realnvp.conditioners import ConvResNet
 from tfp_realnvp.flows.arguments import as_vector_shape
@@ -110,17 +110,7 @@ class ImageRealNVP(Flow):
         context_shape = None if context_shape is None else as_vector_shape(context_shape, "context_shape")
         policy = floating_policy(dtype)
         dtype = policy.variable_dtype
-        if tf.as_dtype(dtype).size < 4:
-            raise ValueError(f"dtype must have variables of at least 32 bits, or pixels have no room, got {dtype!r}")
-        check_size("num_levels", num_levels, least=2)
-        eps = float(np.finfo(dtype).eps)
-        if num_levels * eps > 2**-7:
-            raise ValueError(
-                f"num_levels must be at most {int(2**-7 / eps)} in {dtype}, got {num_levels!r}: no room for noise"
-            )
-        least = 4 * eps  # below which the brightest pixel may become 1, whose logit is infinite
-        if isinstance(alpha, bool) or not isinstance(alpha, float | np.floating) or not least <= alpha < 0.5:
-            raise ValueError(f"alpha must be from {least:.1e} (in {dtype}) to below 0.5, got {alpha!r}")
+        pixels = Pixels(num_levels, alpha=alpha, dtype=dtype)
         if seed is None:
             seed = int(np.random.randint(2**31))  # noqa: NPY002
         if not is_integer(seed) or not 0 <= seed < 2**32:
@@ -162,13 +152,8 @@ class ImageRealNVP(Flow):
             yield FactorOut(squeezed, tfb.Chain(list(scale(rest, index + 1))))
 
         size = math.prod(event_shape)
-        pixels = [
-            tfb.Scale(np.array(num_levels / (1 - 2 * alpha), dtype)),
-            tfb.Shift(np.array(-alpha, dtype)),
-            tfb.Sigmoid(),
-        ]
         base = tfd.Independent(tfd.Normal(*np.array([[0.0] * size, [1.0] * size], dtype)), 1)
-        distribution = tfd.TransformedDistribution(base, tfb.Chain([*pixels, *scale(event_shape, 0)]))
+        distribution = tfd.TransformedDistribution(base, tfb.Chain([pixels, *scale(event_shape, 0)]))
         super().__init__(distribution, context_shape=context_shape, dtype=policy, **kwargs)
         self._options = {name: int(value) for name, value in sizes.items()} | {
             "event_shape": list(event_shape),

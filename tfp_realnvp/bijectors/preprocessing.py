@@ -1,0 +1,85 @@
+"""Pixels as unbounded numbers."""
+
+import math
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfp_realnvp.bijectors.one_pass import OnePassBijector
+from tfp_realnvp.checks import check_size, floating_dtype
+
+__all__ = ["Pixels"]
+
+
+class Pixels(OnePassBijector):
+    """Turns any numbers y into pixels x, element by element; `inverse` is the logit that flows of images begin with.
+
+        x = num_levels * (sigmoid(y) - alpha) / (1 - 2 * alpha)
+        y = logit(alpha + (1 - 2 * alpha) * x / num_levels)
+        log(dx/dy) = log(num_levels / (1 - 2 * alpha)) + log(sigmoid(y)) + log(sigmoid(-y))
+
+    x is the continuous value of a pixel: an integer from 0 to num_levels - 1, plus noise U(0, 1) which dequantises it.
+    The range of `forward` is a little wider than [0, num_levels], by alpha * num_levels / (1 - 2 * alpha) at each end;
+    beyond it, y is NaN.
+
+    Source: Dinh, Sohl-Dickstein & Bengio, "Density estimation using Real NVP", 2017, arXiv 1605.08803, section 4.1.
+
+    Args:
+        num_levels: number of values of a pixel, from 2 to 65536 in float32, in which noise needs room.
+        alpha: keeps y finite at the ends of the range; below 0.5, and at least 4 roundings of the dtype above 0.
+        dtype: of the pixels, "float32" or "float64".
+        validate_args: as in every `tfb.Bijector`; there is nothing more to validate here.
+        name: name of the ops.
+
+    Events are of any shape, log-determinants of each element have the same, in nats.
+
+    Raises:
+        ValueError: if num_levels or alpha is out of range, or the dtype too coarse for pixels.
+
+    >>> Pixels(256).forward([-1.0, 0.0]).numpy()
+    array([ 62.276676, 128.      ], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        num_levels: int = 256,
+        *,
+        alpha: float = 0.05,
+        dtype: Any = tf.float32,
+        validate_args: bool = False,
+        name: str = "pixels",
+    ):
+        """The arguments are those that the class describes."""
+        parameters = dict(locals())
+        with tf.name_scope(name) as name:
+            dtype = floating_dtype(dtype)
+            if dtype.size < 4:
+                raise ValueError(f"dtype must be of at least 32 bits, or pixels have no room, got {dtype.name!r}")
+            eps = float(np.finfo(dtype.as_numpy_dtype).eps)
+            check_size("num_levels", num_levels, least=2)
+            if num_levels * eps > 2**-7:
+                raise ValueError(f"num_levels must be at most {int(2**-7 / eps)} in {dtype.name}, got {num_levels!r}")
+            least = 4 * eps  # below which the brightest pixel may become 1, whose logit is infinite
+            if isinstance(alpha, bool) or not isinstance(alpha, float | np.floating) or not least <= alpha < 0.5:
+                raise ValueError(f"alpha must be from {least:.1e} (in {dtype.name}) to below 0.5, got {alpha!r}")
+            self._alpha, self._scale = float(alpha), num_levels / (1 - 2 * float(alpha))
+            super().__init__(
+                forward_min_event_ndims=0, dtype=dtype, validate_args=validate_args, parameters=parameters, name=name
+            )
+
+    @classmethod
+    def _parameter_properties(cls, dtype):
+        return {}
+
+    def _forward_and_log_det(self, x):
+        return self._scale * (tf.sigmoid(x) - self._alpha), self._log_slope(x)
+
+    def _inverse_and_log_det(self, y):
+        share = self._alpha + y / self._scale
+        x = tf.math.log(share) - tf.math.log1p(-share)
+        return x, -self._log_slope(x)
+
+    def _log_slope(self, x: tf.Tensor) -> tf.Tensor:
+        """That of `forward`."""
+        return math.log(self._scale) - tf.math.softplus(x) - tf.math.softplus(-x)
