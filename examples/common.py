@@ -1,6 +1,8 @@
 """What the examples share: a quiet start, a progress bar, and files that other programs can read."""
 
+import argparse
 import contextlib
+import json
 import logging
 import os
 import subprocess
@@ -18,6 +20,7 @@ __all__ = [
     "DATA",
     "MODEL",
     "ProgressBar",
+    "at_least_one",
     "keras",
     "linear_gaussian_log_prob",
     "nll",
@@ -29,6 +32,7 @@ __all__ = [
     "tfb",
     "tfd",
     "tfp",
+    "write_json",
 ]
 
 
@@ -79,6 +83,13 @@ matplotlib.rcParams.update(
         "legend.frameon": False,
     }
 )
+
+
+def at_least_one(text: str) -> int:
+    """A type of arguments."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
+    return int(text)
 
 
 class ProgressBar(keras.callbacks.Callback):
@@ -150,6 +161,13 @@ def save(flow: nvp.Flow, folder: Path, name: str) -> tuple[Path, Path]:
     with contextlib.redirect_stdout(None):  # Keras describes the export at length
         flow.export(export)
     return model, export
+
+
+def write_json(value: dict | list, path: Path) -> None:
+    """Writes a file that is whole, or not there at all."""
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(value))
+    new.replace(path)
 
 
 _SCORE = """

@@ -15,25 +15,34 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 
-from common import keras, nvp, tf
+from common import at_least_one, keras, nvp, tf, write_json
 
 NUM_FILES, ROWS_PER_FILE, FEATURES = 4, 25_000, 8  # of the data that are made
 
 
 def make_files(folder: Path, seed: int) -> None:
-    """Writes rows of a ring whose radius, and the noise around it, depend on the other features."""
+    """Writes rows of a ring whose radius, and the noise around it, depend on the other features; all files or none."""
     random = np.random.default_rng(seed)
-    for index in range(NUM_FILES):
-        rest = random.normal(size=(ROWS_PER_FILE, FEATURES - 2))
-        angle, radius = random.uniform(0.0, 2 * np.pi, ROWS_PER_FILE), 2.0 + np.tanh(rest[:, 0])
-        ring = radius[:, np.newaxis] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-        noise = 0.1 * np.exp(rest[:, 1:2] / 2) * random.normal(size=(ROWS_PER_FILE, 2))
-        np.save(folder / f"{index:03}.npy", np.insert(rest, [0, FEATURES - 2], ring + noise, axis=1).astype("<f4"))
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        new = Path(temporary, folder.name)
+        new.mkdir()
+        for index in range(NUM_FILES):
+            rest = random.normal(size=(ROWS_PER_FILE, FEATURES - 2))
+            angle, radius = random.uniform(0.0, 2 * np.pi, ROWS_PER_FILE), 2.0 + np.tanh(rest[:, 0])
+            ring = radius[:, np.newaxis] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+            noise = 0.1 * np.exp(rest[:, 1:2] / 2) * random.normal(size=(ROWS_PER_FILE, 2))
+            np.save(new / f"{index:03}.npy", np.insert(rest, [0, FEATURES - 2], ring + noise, axis=1).astype("<f4"))
+        try:
+            new.replace(folder)  # which is empty
+        except OSError:
+            if not any(folder.glob("*.npy")):  # of another worker that was faster, and has made the same
+                raise
 
 
 class Rows:
@@ -93,9 +102,15 @@ def train(options: argparse.Namespace) -> None:
         flow.adapt(rows.batches(options.batch_size, range(1), options.seed).take(50))
     latest = options.out / "flow.weights.h5"
     if latest.exists():
-        flow.load_weights(latest)
+        try:
+            flow.load_weights(latest)
+        except ValueError as error:
+            raise ValueError(f"{latest} is of other data, or another flow: take another --out") from error
 
     epochs = range(flow.num_epochs_done, options.epochs)
+    if not epochs:
+        print(f"{latest} has {flow.num_epochs_done} epochs already")
+        return
     if options.own_files:
         data = strategy.distribute_datasets_from_function(
             lambda context: rows.batches(
@@ -127,7 +142,7 @@ def train(options: argparse.Namespace) -> None:
         # The first epoch traces.
         step = (times[-1] - times[0]) / (len(times) - 1) / steps if len(times) > 1 else None
         report = {"losses": history.get("loss", []), "seconds_per_step": step}
-        (options.out / "report.json").write_text(json.dumps(report))
+        write_json(report, options.out / "report.json")
         print(f"{type(strategy).__name__}, {strategy.num_replicas_in_sync} replica(s), {steps} steps an epoch")
         for epoch, loss in zip(epochs, report["losses"], strict=True):
             print(f"epoch {epoch + 1}: {loss:.4f} nats")
@@ -175,7 +190,8 @@ def compare(options: argparse.Namespace) -> None:
     print(f"\n{'epoch':>8}" + "".join(f"{name:>14}" for name in reports))
     for epoch, losses in enumerate(zip(*(report["losses"] for report in reports.values()), strict=True)):
         print(f"{epoch + 1:8}" + "".join(f"{loss:14.5f}" for loss in losses))
-    print(f"{'ms/step':>8}" + "".join(f"{1e3 * report['seconds_per_step']:14.2f}" for report in reports.values()))
+    if options.epochs > 1:
+        print(f"{'ms/step':>8}" + "".join(f"{1e3 * report['seconds_per_step']:14.2f}" for report in reports.values()))
     difference = max(np.max(np.abs(one - other)) for one, other in zip(*weights.values(), strict=True))
     print(f"Largest difference of a weight: {difference:.1e}")
     print(f"\nRows:    {options.data}/*.npy\nWeights: {options.out}/*/flow.weights.h5")
@@ -187,7 +203,9 @@ def main() -> None:
         "--data", type=Path, default=Path("demo/rows"), help="folder of .npy files (default: %(default)s)"
     )
     parser.add_argument("--epochs", type=int, default=4, help="of all starts together (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=500, help="of all replicas together (default: %(default)s)")
+    parser.add_argument(
+        "--batch-size", type=at_least_one, default=500, help="of all replicas together (default: %(default)s)"
+    )
     parser.add_argument(
         "--own-files", action="store_true", help="each worker reads files of its own, not all; batches are then others"
     )

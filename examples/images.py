@@ -6,6 +6,7 @@
 
 The last tenth of the images is held out. After each epoch the model is saved; training stops at --minutes. Images come
 in another order in each epoch, the same after a stop, so training that was stopped ends as if nobody had stopped it.
+Without --resume all begins anew, and an earlier model in --out becomes images_before.keras.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from sklearn.datasets import load_digits
 
-from common import keras, nvp, tf
+from common import at_least_one, keras, nvp, tf, write_json
 
 ROWS, COLUMNS = 8, 12  # of each grid of images
 
@@ -62,9 +63,9 @@ def batches(images: np.ndarray, size: int, flips: bool, epochs: range, seed: int
 class Checkpoint(keras.callbacks.Callback):
     """Saves after each epoch, prints bits per dimension, and stops when the time is over."""
 
-    def __init__(self, folder: Path, minutes: float, history: list[dict]):
+    def __init__(self, folder: Path, minutes: float, arguments: dict, history: list[dict]):
         super().__init__()
-        self.folder, self.seconds, self.history = folder, 60 * minutes, history
+        self.folder, self.seconds, self.arguments, self.history = folder, 60 * minutes, arguments, history
 
     def on_train_begin(self, logs=None):
         self._start = time.monotonic() - (self.history[-1]["seconds"] if self.history else 0.0)
@@ -86,16 +87,9 @@ class Checkpoint(keras.callbacks.Callback):
             f"held out {logs['val_bits_per_dim']:.3f}  ({1e3 * step_seconds:.0f} ms a step)",
             flush=True,
         )
-        write_json(self.history, self.folder / "images.json")
+        write_json({"arguments": self.arguments, "epochs": self.history}, self.folder / "images.json")
         self.model.save(self.folder / "images.keras")  # Where it stops before, the file tells how many epochs are done.
         self.model.stop_training = seconds > self.seconds
-
-
-def write_json(value: list, path: Path) -> None:
-    """Whole, or not at all."""
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps(value))
-    new.replace(path)
 
 
 def grid(images: np.ndarray) -> np.ndarray:
@@ -140,7 +134,7 @@ def main() -> None:
     parser.add_argument("--channels", type=int, default=16, help="width of the first scale (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=20, help="of all starts together (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=math.inf, help="limit of all starts together (default: none)")
-    parser.add_argument("--batch-size", type=int, default=64, help="(default: %(default)s)")
+    parser.add_argument("--batch-size", type=at_least_one, default=64, help="(default: %(default)s)")
     parser.add_argument("--flips", action="store_true", help="swap left and right of half the images, at random")
     parser.add_argument("--resume", action="store_true", help="go on with what is in --out")
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder to write to (default: %(default)s)")
@@ -161,29 +155,42 @@ def run(options: argparse.Namespace) -> None:
     if len(images) < held_out + options.batch_size:
         raise ValueError(f"{len(images)} images are too few: {held_out} are held out, a batch has {options.batch_size}")
     train, test = images[:-held_out], images[-held_out:]
+    model, record = options.out / "images.keras", options.out / "images.json"
+    kept = "key", "levels", "scales", "blocks", "channels", "batch_size", "flips", "seed"
+    arguments = {"data": str(options.data)} | {name: vars(options)[name] for name in kept}
     history: list[dict] = []
-    sizes = {"event_shape": list(images.shape[1:]), "num_levels": num_levels, "num_scales": options.scales}
-    sizes |= {"num_blocks": options.blocks, "num_channels": options.channels, "seed": options.seed}
-    if options.resume and (options.out / "images.keras").is_file():
-        flow = keras.models.load_model(options.out / "images.keras")
-        history = json.loads((options.out / "images.json").read_text())[: flow.num_epochs_done]
-        found = flow.get_config()
-        for name, value in sizes.items():
-            if found[name] != value:
-                raise ValueError(f"--resume wants the same arguments: {name} is {value}, but was {found[name]}")
+    if options.resume and model.is_file():
+        found = json.loads(record.read_text())
+        for name, value in arguments.items():
+            if found["arguments"][name] != value:
+                was = found["arguments"][name]
+                raise ValueError(f"--resume wants the same arguments: {name} is {value}, but was {was}")
+        flow = keras.models.load_model(model)
+        history = found["epochs"][: flow.num_epochs_done]
     else:
-        flow = nvp.ImageRealNVP(**sizes)
+        record.unlink(missing_ok=True)
+        if model.is_file():
+            model.replace(model.with_name("images_before.keras"))
+        flow = nvp.ImageRealNVP(
+            images.shape[1:],
+            num_scales=options.scales,
+            num_blocks=options.blocks,
+            num_channels=options.channels,
+            num_levels=num_levels,
+            seed=options.seed,
+        )
         flow.compile(keras.optimizers.Adam(1e-3, global_clipnorm=100.0))
     weights = sum(math.prod(variable.shape) for variable in flow.trainable_variables)
     print(f"{len(train)} images {list(images.shape[1:])} to train on, {len(test)} held out; {weights:,} weights")
-    epochs = range(len(history), max(len(history), options.epochs))
+    is_over = bool(history) and history[-1]["seconds"] > 60 * options.minutes
+    epochs = range(len(history), len(history) if is_over else max(len(history), options.epochs))
     flow.fit(
         batches(train, options.batch_size, options.flips, epochs, options.seed),
         steps_per_epoch=len(train) // options.batch_size,
         validation_data=test,
         initial_epoch=epochs.start,
-        epochs=options.epochs,
-        callbacks=[Checkpoint(options.out, options.minutes, history)],
+        epochs=epochs.stop,
+        callbacks=[Checkpoint(options.out, options.minutes, arguments, history)],
         shuffle=False,  # The dataset does.
         verbose=0,
     )

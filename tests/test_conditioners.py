@@ -230,6 +230,21 @@ def test_bad_options_of_every_network(network, options, message):
         network(**{"output_size": 2} | options)
 
 
+@pytest.mark.parametrize(
+    ("network", "shape"),
+    [
+        (nvp.MLP(1, (4,)), (2,)),
+        (nvp.ResNet(1, (4,)), (2,)),
+        (nvp.ConvResNet(1, num_blocks=1, num_channels=2), (4, 4, 2)),
+    ],
+)
+def test_is_a_layer_of_a_functional_model(network, shape):
+    kept = keras.Input(shape)
+    model = keras.Model(kept, network(keras.layers.Dense(shape[-1])(kept)))
+    shift, log_scale = model(np.ones((3, *shape), "float32"))
+    assert shift.shape == log_scale.shape == (3, *shape[:-1], 1)
+
+
 def test_a_residual_network_alarms_nobody():
     """TensorFlow's optimizer of graphs logs pages of errors where it fails to fuse the sum of a block."""
     log = run(

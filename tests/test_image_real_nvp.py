@@ -302,6 +302,10 @@ def test_continuous_pixels_out_of_range(trained):
     flow, *_ = trained
     x, log_prob = flow.sample_and_log_prob(500, seed=0)  # some of them a little beyond the pixels
     np.testing.assert_allclose(flow.log_prob(x), log_prob, rtol=1e-3, atol=1e-2)
+    saturated = flow.bijector().forward(30 * tf.ones([1, 16]))
+    batch = np.concatenate([x[:2], np.full_like(x[:1], np.nan), saturated])
+    assert np.all(np.isfinite(flow.log_prob(batch)[:2])) and np.isnan(flow.log_prob(batch)[2])
     for use in (flow.log_prob, flow, flow.predict):
+        use(batch)
         with pytest.raises(ValueError, match="x must hold pixels from 0 to num_levels = 16; the images 1 do not: 40"):
             use(np.stack([x[0], np.full_like(x[0], 40.0)]))

@@ -153,8 +153,9 @@ def test_a_private_file_stays_private(kind, tmp_path):
     assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
 
 
-def test_a_file_name_may_be_as_long_as_the_system_has_them(tmp_path):
-    small_flow().save(tmp_path / ("f" * 249 + ".keras"))
+@pytest.mark.parametrize("name", ["f" * 249, "数" * 83])
+def test_a_file_name_may_be_as_long_as_the_system_has_them(tmp_path, name):
+    small_flow().save(tmp_path / f"{name}.keras")
     assert len(list(tmp_path.iterdir())) == 1
 
 

@@ -178,6 +178,15 @@ def test_a_second_dataset_is_checked_like_the_first(data):
             use(wrong)
 
 
+def test_a_dataset_of_nested_arrays_is_refused(data):
+    flow = small_flow()
+    for nested in (((data, data),), {"x": (data, data)}):
+        dataset = tf.data.Dataset.from_tensor_slices(nested).batch(8)
+        for use in (flow.fit, flow.evaluate, flow.predict, flow.adapt):
+            with pytest.raises(ValueError, match="must have batches of arrays, got a dataset of"):
+                use(dataset)
+
+
 def test_datasets_of_unknown_shape(data):
     flow = small_flow()
     flow.adapt(data)

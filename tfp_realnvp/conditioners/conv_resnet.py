@@ -89,7 +89,7 @@ class ConvResNet(keras.layers.Layer):
 
         self._num_seeds = 0  # given to layers so far
         self.input_layer = self.conv(3)
-        self.blocks = [_ResidualBlock(self) for _ in range(self.num_blocks)]
+        self.blocks = [ResidualBlock(self) for _ in range(self.num_blocks)]
         self.skips = [self.conv(1) for _ in range(self.num_blocks + 1)]
         self.output_norm = self.norm()
         self.output_layer = self.conv(
@@ -179,7 +179,7 @@ class ConvResNet(keras.layers.Layer):
         }
 
 
-class _ResidualBlock(keras.layers.Layer):
+class ResidualBlock(keras.layers.Layer):
     """h + W_2 r(n(W_1 r(n(h)) + V c))."""
 
     def __init__(self, network: ConvResNet):

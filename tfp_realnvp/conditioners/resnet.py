@@ -83,7 +83,7 @@ class ResNet(Conditioner):
         self.activation, self.dropout = as_activation(activation), float(dropout)
         self.normalization, self.gate_context = normalization, bool(gate_context)
         self.input_layer = self.dense(self.hidden_units[0])
-        self.blocks = [_ResidualBlock(self, depth) for depth in range(1, len(self.hidden_units) + 1)]
+        self.blocks = [ResidualBlock(self, depth) for depth in range(1, len(self.hidden_units) + 1)]
 
     def _build_hidden(self, size, context_size):
         self.input_layer.build((None, size))
@@ -107,7 +107,7 @@ class ResNet(Conditioner):
         }
 
 
-class _ResidualBlock(keras.layers.Layer):
+class ResidualBlock(keras.layers.Layer):  # Keras makes a scope of the name, which may not begin with "_".
     """h + sigmoid(V c) * W_2 dropout(a(n(W_1 a(n(h)))))."""
 
     def __init__(self, network: ResNet, depth: int):

@@ -63,6 +63,8 @@ def check_rows(
             raise ValueError(f"{argument} must have at least one batch, got an empty dataset")
         spec = data.element_spec[0] if isinstance(data.element_spec, tuple) else data.element_spec
         for part, shape in zip(split_inputs(spec, context_shape, argument), (event_shape, context_shape), strict=True):
+            if part is not None and not hasattr(part, "shape"):
+                raise ValueError(f"{argument} must have batches of arrays, got a dataset of {data.element_spec!r:.200}")
             if part is not None:
                 check_shape(argument, part, shape, leading="N")
     if not (_is_array(data) or isinstance(data, Mapping)):

@@ -39,7 +39,7 @@ def replaced(path: str, variables: Sequence[Any] = ()) -> Iterator[str]:
         return
     target = os.path.realpath(path)  # of what a link points to
     folder, name = os.path.split(target)
-    with _named(path), tempfile.TemporaryDirectory(prefix=f".{name[:99]}-", dir=folder) as temporary:
+    with _named(path), tempfile.TemporaryDirectory(prefix=f".{name[:24]}-", dir=folder) as temporary:
         if os.path.exists(target):
             open(target, "ab").close()  # An error, where it is write-protected.
         new = os.path.join(temporary, name)

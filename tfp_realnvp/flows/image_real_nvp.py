@@ -66,7 +66,7 @@ class ImageRealNVP(Flow):
     Raises:
         ValueError: if a size is below 1, an image cannot be squeezed as often, or alpha or num_levels is out of range;
             in `fit` and `evaluate`, if pixels of arrays or datasets are no whole numbers from 0 to num_levels - 1 (of
-            generators, the loss is then NaN); elsewhere, if pixels lie where there is no density (NaN, in a graph).
+            generators, the loss is then NaN); elsewhere, if pixels are out of range (in a graph, the density is NaN).
 
     >>> flow = ImageRealNVP((4, 4, 1), num_scales=1, num_blocks=1, num_channels=4, num_levels=16, seed=0)
     >>> flow.compile("adam")
@@ -240,11 +240,14 @@ class ImageRealNVP(Flow):
         return x
 
     def _check_range(self, x: Any) -> None:
-        """Raises a ValueError if arrays hold values that not even `sample_and_log_prob` gives."""
+        """Raises a ValueError if arrays hold numbers that not even `sample_and_log_prob` gives, up to rounding.
+
+        What is no number makes the density of its own image NaN, as everywhere.
+        """
         alpha = self._options["alpha"]
-        margin = alpha * self.num_levels / (1 - 2 * alpha)
+        margin = 1e-6 * self.num_levels + alpha * self.num_levels / (1 - 2 * alpha)
         expected = f"pixels from 0 to num_levels = {self.num_levels}"
-        check_pixels(x, lambda pixels: (pixels > -margin) & (pixels < self.num_levels + margin), expected, "x")
+        check_pixels(x, lambda pixels: ~((pixels < -margin) | (pixels > self.num_levels + margin)), expected, "x")
 
     def _as_sample(self, x: tf.Tensor) -> tf.Tensor:
         largest = np.nextafter(np.array(self.num_levels, self.variable_dtype), 0, dtype=self.variable_dtype)
