@@ -13,21 +13,21 @@ __all__ = ["Pixels"]
 
 
 class Pixels(OnePassBijector):
-    """Turns any numbers y into pixels x, element by element; `inverse` is the logit that flows of images begin with.
+    """Turns any numbers x into pixels y, element by element; `inverse` is the logit that flows of images begin with.
 
-        x = num_levels * (sigmoid(y) - alpha) / (1 - 2 * alpha)
-        y = logit(alpha + (1 - 2 * alpha) * x / num_levels)
-        log(dx/dy) = log(num_levels / (1 - 2 * alpha)) + log(sigmoid(y)) + log(sigmoid(-y))
+        y = num_levels * (sigmoid(x) - alpha) / (1 - 2 * alpha)        (`forward`)
+        x = logit(alpha + (1 - 2 * alpha) * y / num_levels)            (`inverse`)
+        log(dy/dx) = log(num_levels / (1 - 2 * alpha)) + log(sigmoid(x)) + log(sigmoid(-x))
 
-    x is the continuous value of a pixel: an integer from 0 to num_levels - 1, plus noise U(0, 1) which dequantises it.
+    y is the continuous value of a pixel: an integer from 0 to num_levels - 1, plus noise U(0, 1) which dequantises it.
     The range of `forward` is a little wider than [0, num_levels], by alpha * num_levels / (1 - 2 * alpha) at each end;
-    beyond it, y is NaN.
+    beyond it, x is NaN.
 
     Source: Dinh, Sohl-Dickstein & Bengio, "Density estimation using Real NVP", 2017, arXiv 1605.08803, section 4.1.
 
     Args:
         num_levels: number of values of a pixel, from 2 to 65536 in float32, in which noise needs room.
-        alpha: keeps y finite at the ends of the range; below 0.5, and at least 4 roundings of the dtype above 0.
+        alpha: keeps x finite at the ends of the range; below 0.5, and at least 4 roundings of the dtype above 0.
         dtype: of the pixels, "float32" or "float64".
         validate_args: as in every `tfb.Bijector`; there is nothing more to validate here.
         name: name of the ops.
