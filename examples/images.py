@@ -63,9 +63,10 @@ def batches(images: np.ndarray, size: int, flips: bool, epochs: range, seed: int
 class Checkpoint(keras.callbacks.Callback):
     """Saves after each epoch, prints bits per dimension, and stops when the time is over."""
 
-    def __init__(self, folder: Path, minutes: float, arguments: dict, history: list[dict]):
+    def __init__(self, file: Path, record: Path, minutes: float, arguments: dict, history: list[dict]):
         super().__init__()
-        self.folder, self.seconds, self.arguments, self.history = folder, 60 * minutes, arguments, history
+        self.file, self.record, self.seconds = file, record, 60 * minutes
+        self.arguments, self.history = arguments, history
 
     def on_train_begin(self, logs=None):
         self._start = time.monotonic() - (self.history[-1]["seconds"] if self.history else 0.0)
@@ -87,8 +88,8 @@ class Checkpoint(keras.callbacks.Callback):
             f"held out {logs['val_bits_per_dim']:.3f}  ({1e3 * step_seconds:.0f} ms a step)",
             flush=True,
         )
-        write_json({"arguments": self.arguments, "epochs": self.history}, self.folder / "images.json")
-        self.model.save(self.folder / "images.keras")  # Where it stops before, the file tells how many epochs are done.
+        write_json({"arguments": self.arguments, "epochs": self.history}, self.record)
+        self.model.save(self.file)  # Where it stops before, the file tells how many epochs are done.
         self.model.stop_training = seconds > self.seconds
 
 
@@ -190,7 +191,7 @@ def run(options: argparse.Namespace) -> None:
         validation_data=test,
         initial_epoch=epochs.start,
         epochs=epochs.stop,
-        callbacks=[Checkpoint(options.out, options.minutes, arguments, history)],
+        callbacks=[Checkpoint(model, record, options.minutes, arguments, history)],
         shuffle=False,  # The dataset does.
         verbose=0,
     )
@@ -221,7 +222,7 @@ def run(options: argparse.Namespace) -> None:
         options.out / "images.png",
     )
     flow.export(options.out / "images_export")
-    print(f"\nPicture: {options.out / 'images.png'}\nModel:   {options.out / 'images.keras'}")
+    print(f"\nPicture: {options.out / 'images.png'}\nModel:   {model}")
     print(f"Export:  {options.out / 'images_export'}")
 
 

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfp_realnvp.bijectors.one_pass import OnePassBijector, log_det_dtype
 from tfp_realnvp.checks import check_positive, check_rate, check_shape, check_size, floating_dtype
+from tfp_realnvp.replicas import sum_of_replicas
 from tfp_realnvp.variables import in_keras_training
 
 __all__ = ["ActNorm", "BatchNorm"]
@@ -230,14 +231,7 @@ def _variable(initial: tf.Tensor, name: str, trainable: bool = False) -> tf.Vari
 def _moments(events: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """How many rows and positions there are, and mean and variance `[size]` over all, of all replicas."""
     axes = list(range(events.shape.rank - 1))
-    count = _sum_of_replicas(tf.cast(tf.reduce_prod(tf.shape(events)[:-1]), events.dtype))
+    count = sum_of_replicas(tf.cast(tf.reduce_prod(tf.shape(events)[:-1]), events.dtype))
     divisor = tf.maximum(count, 1)
-    mean = _sum_of_replicas(tf.reduce_sum(events, axes)) / divisor
-    return count, mean, _sum_of_replicas(tf.reduce_sum(tf.math.squared_difference(events, mean), axes)) / divisor
-
-
-def _sum_of_replicas(value: tf.Tensor) -> tf.Tensor:
-    replica = tf.distribute.get_replica_context()
-    if replica is None or replica.num_replicas_in_sync == 1:
-        return value
-    return replica.all_reduce(tf.distribute.ReduceOp.SUM, value)
+    mean = sum_of_replicas(tf.reduce_sum(events, axes)) / divisor
+    return count, mean, sum_of_replicas(tf.reduce_sum(tf.math.squared_difference(events, mean), axes)) / divisor

@@ -63,10 +63,11 @@ def check_rows(
             raise ValueError(f"{argument} must have at least one batch, got an empty dataset")
         spec = data.element_spec[0] if isinstance(data.element_spec, tuple) else data.element_spec
         for part, shape in zip(split_inputs(spec, context_shape, argument), (event_shape, context_shape), strict=True):
-            if part is not None and not hasattr(part, "shape"):
+            if part is None:
+                continue
+            if not hasattr(part, "shape"):
                 raise ValueError(f"{argument} must have batches of arrays, got a dataset of {data.element_spec!r:.200}")
-            if part is not None:
-                check_shape(argument, part, shape, leading="N")
+            check_shape(argument, part, shape, leading="N")
     if not (_is_array(data) or isinstance(data, Mapping)):
         return
     x, context = split_inputs(data, context_shape, argument)
@@ -89,14 +90,9 @@ def check_pixels(data: Any, are_right: Callable[[np.ndarray], np.ndarray], expec
     images = data.get("x") if isinstance(data, Mapping) else data
     if not _is_array(images):
         return
-    bad: list[int] = []
-    examples: list[float] = []
-    for start, chunk in _chunks(images):
-        right = are_right(chunk)
-        bad.extend((start + np.flatnonzero(~right.reshape(len(chunk), -1).all(axis=1))).tolist())
-        examples = examples or chunk[~right][:1].tolist()
+    bad, example = _wrong_rows(images, are_right)
     if bad:
-        raise ValueError(f"{argument} must hold {expected}; the images {_listed(bad)} do not: {examples[0]!r} is none")
+        raise ValueError(f"{argument} must hold {expected}; the images {_listed(bad)} do not: {example!r} is none")
 
 
 def pixels_checked(data: tf.data.Dataset, num_levels: int, expected: str, argument: str) -> tf.data.Dataset:
@@ -252,15 +248,28 @@ def _check_numbers(array: Any, name: str) -> None:
 
 
 def _check_finite(array: Any, name: str, dtype: str) -> None:
-    bad: list[int] = []
-    for start, chunk in _chunks(array):
+    def are_finite(chunk: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore"):
-            chunk = chunk.astype(dtype, copy=False)
-        bad.extend((start + np.flatnonzero(~np.isfinite(chunk).reshape(len(chunk), -1).all(axis=1))).tolist())
+            return np.isfinite(chunk.astype(dtype, copy=False))
+
+    bad, _ = _wrong_rows(array, are_finite)
     if bad:
         raise ValueError(
             f"{name} has a NaN or infinity in {len(bad)} of its {len(array)} rows: {_listed(bad)} (as {dtype})"
         )
+
+
+def _wrong_rows(array: Any, are_right: Callable[[np.ndarray], np.ndarray]) -> tuple[list[int], Any]:
+    """The rows of which not all values are right, and the first wrong value, or None."""
+    rows: list[int] = []
+    example = None
+    for start, chunk in _chunks(array):
+        right = are_right(chunk)
+        wrong = np.flatnonzero(~right.reshape(len(chunk), -1).all(axis=1))
+        if wrong.size and not rows:
+            example = chunk[~right][0].item()
+        rows.extend((start + wrong).tolist())
+    return rows, example
 
 
 def _listed(rows: list[int]) -> str:

@@ -18,7 +18,7 @@ from tfp_realnvp.conditioners import ConvResNet
 from tfp_realnvp.flows.arguments import as_vector_shape
 from tfp_realnvp.flows.data import check_pixels, context_moments, is_pixel, pixel_errors, pixels_checked, split_inputs
 from tfp_realnvp.flows.flow import Flow
-from tfp_realnvp.flows.replicas import rows_of_replicas
+from tfp_realnvp.replicas import rows_of_replicas
 
 __all__ = ["ImageRealNVP"]
 

@@ -19,7 +19,7 @@ from tfp_realnvp.flows.data import check_rows, check_weights
 from tfp_realnvp.flows.files import CountEpochs, may_write, mend_backup, random_states, replaced
 from tfp_realnvp.flows.fused_adam import fuse
 from tfp_realnvp.flows.non_finite import FiniteSteps, StopOnNonFiniteLoss
-from tfp_realnvp.flows.replicas import mend_for_replicas, share_of_mean
+from tfp_realnvp.replicas import mend_for_replicas, share_of_mean
 from tfp_realnvp.variables import raw_variable
 from tfp_realnvp.versions import KEEPS_UNFILLED_EXECUTIONS
 

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-__all__ = ["mend_for_replicas", "rows_of_replicas", "share_of_mean"]
+__all__ = ["mend_for_replicas", "rows_of_replicas", "share_of_mean", "sum_of_replicas"]
+
+
+def sum_of_replicas(value: tf.Tensor) -> tf.Tensor:
+    """The sum of a value of each replica; where there is one, `value` itself."""
+    replica = tf.distribute.get_replica_context()
+    if replica is None or replica.num_replicas_in_sync == 1:
+        return value
+    return replica.all_reduce(tf.distribute.ReduceOp.SUM, value)
 
 
 def rows_of_replicas(rows: tf.Tensor) -> tf.Tensor:
@@ -22,8 +30,8 @@ def share_of_mean(nll: tf.Tensor, extra: Sequence[tf.Tensor]) -> tf.Tensor:
     Keras adds up the replicas' gradients, so a row counts 1 over the number of all rows in them. In its loss, though,
     Keras counts a replica's share by the rows of that replica, so its value is the mean over these.
     """
-    rows = tf.size(nll)
-    all_rows = tf.cast(tf.reduce_sum(rows_of_replicas(rows)), nll.dtype)
+    rows = tf.size(nll, tf.int64)
+    all_rows = tf.cast(sum_of_replicas(rows), nll.dtype)
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     total = tf.reduce_sum(nll)
     gradient = total / all_rows
@@ -56,7 +64,4 @@ def _clip(optimizer: keras.optimizers.Optimizer, gradients: Sequence[tf.Tensor])
 
 def _are_finite(optimizer: keras.optimizers.LossScaleOptimizer, gradients: Sequence[tf.Tensor]) -> tf.Tensor:
     finite = type(optimizer).check_finite(optimizer, gradients)
-    replica = tf.distribute.get_replica_context()
-    if replica is None or replica.num_replicas_in_sync == 1:
-        return finite
-    return replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.cast(~finite, tf.int32)) == 0
+    return sum_of_replicas(tf.cast(~finite, tf.int32)) == 0
