@@ -8,7 +8,7 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
 import tfp_realnvp as nvp
-from tfp_realnvp.bijectors import ElementwiseAffine, ElementwiseSpline, FactorOut, OnePassChain
+from tfp_realnvp.bijectors import ElementwiseAffine, ElementwiseSpline, FactorOut, OnePassChain, Standardization
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Case:
     data_shape: tuple[int, ...] | None = None  # of one that comes out; None for the same
     constant_log_det: bool = False
     trainable: bool = True
+    is_affine: bool = False
 
     @property
     def latent_ndims(self) -> int:
@@ -94,6 +95,11 @@ def multiscale(context_shape=None):
     return make
 
 
+def standardization(dtype):
+    shift, scale = np.array([[1.0, -2.0, 0.5], [3.0, 0.5, 2.0]], dtype)
+    return Standardization(tf.Variable(shift), tf.Variable(scale))
+
+
 def squeeze(bijector, image_shape, squeezed_shape):
     return Case(lambda dtype: bijector, image_shape, (), squeezed_shape, constant_log_det=True, trainable=False)
 
@@ -116,6 +122,7 @@ REGISTRY = {
     "lu_linear": Case(of_size(nvp.LULinear, 4, [2, 0, 3, 1]), (4,), constant_log_det=True),
     "lu_linear_without_permutation": Case(of_size(nvp.LULinear, 3), (3,), constant_log_det=True),
     "act_norm": Case(of_size(nvp.ActNorm, 3), (3,), constant_log_det=True),
+    "standardization": Case(standardization, (3,), constant_log_det=True, is_affine=True),
     "batch_norm": Case(of_size(nvp.BatchNorm, 3), (3,), constant_log_det=True, trainable=False),
     "one_pass_chain": Case(chain(OnePassChain), (3,)),
     "one_pass_chain_context": Case(chain(OnePassChain, (6, 2)), (3,), (6,)),

@@ -1,13 +1,17 @@
 """Properties of every bijector in the registry."""
 
+import copy
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
+import tfp_realnvp as nvp
 from registry import REGISTRY, data_events, jacobian, latent_events, make
-from tfp_realnvp.bijectors import OnePassChain
+from tfp_realnvp.bijectors import Coupling, OnePassChain
+from tfp_realnvp.bijectors.rebuild import parts_of
 
 TOLERANCE = {"float32": (1e-4, 1e-3), "float64": (1e-10, 1e-8)}  # of the round trip, of log-determinants
 
@@ -57,9 +61,18 @@ def test_every_variable_has_a_gradient(name):
         assert not tf.size(gradient) or np.max(np.abs(gradient)) > 0, variable.name
 
 
+def with_invalid_rows(events):
+    """Row 1 begins with a NaN, row 4 ends with an infinity."""
+    rows = np.reshape(events, [6, -1]).copy()
+    rows[1, 0], rows[4, -1] = np.nan, np.inf
+    return tf.constant(rows.reshape(events.shape))
+
+
 @everywhere
-def test_eager_graph_and_xla_agree(name):
-    bijector, z, x = make(name), latent_events(name), data_events(name)
+def test_eager_graph_and_xla_agree_and_invalid_rows_touch_no_other(name):
+    bijector = make(name)
+    valid = latent_events(name), data_events(name)
+    z, x = map(with_invalid_rows, valid)
 
     def both_ways(z, x):
         return (
@@ -70,6 +83,17 @@ def test_eager_graph_and_xla_agree(name):
         )
 
     eager = both_ways(z, x)
+    rows = [0, 2, 3, 5]
+    for one, other in zip(eager, both_ways(*valid), strict=True):
+        if one.shape.rank:
+            np.testing.assert_allclose(one.numpy()[rows], other.numpy()[rows], rtol=1e-10, atol=1e-12)
+    for value, log_det in (eager[:2], eager[2:]):
+        invalid = np.reshape(value, [6, -1])[[1, 4]]
+        assert np.all(np.any(~np.isfinite(invalid), axis=1)) or isinstance(bijector, nvp.Pixels)  # sigmoid(inf) = 1
+        if isinstance(bijector, Coupling | OnePassChain):
+            assert np.all(np.any(np.isnan(invalid), axis=1))
+        if isinstance(bijector, Coupling):
+            assert np.all(np.isnan(log_det.numpy()[[1, 4]]))
     for jit_compile in (False, True):
         compiled = tf.function(both_ways, jit_compile=jit_compile)(z, x)
         for one, other in zip(eager, compiled, strict=True):
@@ -137,18 +161,73 @@ def test_checkpoint(name, tmp_path):
 
 
 @everywhere
-def test_is_not_declared_affine(name):
+def test_only_affine_bijectors_say_so(name):
     """TFP reads a constant Jacobian as "affine" and would return a wrong mean."""
-    assert make(name).is_constant_jacobian is False
+    assert make(name).is_constant_jacobian == REGISTRY[name].is_affine
+
+
+def halved(part):
+    is_number = isinstance(part, tf.Variable) and part.dtype.is_floating
+    return 0.5 * part if is_number else part
+
+
+@everywhere
+def test_a_bijector_rebuilt_from_tensors_computes_with_them(name):
+    """As `tfp.vi` does to stop gradients, by `tf.nest.map_structure`."""
+    bijector, z, x = make(name), latent_events(name), data_events(name)
+    stopped = tf.nest.map_structure(tf.stop_gradient, bijector, expand_composites=True)
+    with tf.GradientTape() as tape:
+        tape.watch(z)
+        y, log_det = stopped.forward(z), stopped.forward_log_det_jacobian(z, REGISTRY[name].latent_ndims)
+    np.testing.assert_allclose(y, bijector.forward(z), rtol=1e-12)
+    np.testing.assert_allclose(log_det, bijector.forward_log_det_jacobian(z, REGISTRY[name].latent_ndims), rtol=1e-12)
+    gradients = tape.gradient([y, log_det], [z, *bijector.trainable_variables])
+    assert gradients[0] is not None and gradients[1:] == [None] * len(bijector.trainable_variables)
+    of_halves = tf.nest.map_structure(halved, bijector, expand_composites=True)
+    results = of_halves.forward(z), of_halves.inverse(x), tf.function(of_halves.inverse)(x)
+    for variable in bijector.variables:
+        variable.assign(halved(variable))
+    for actual, expected in zip(results, (bijector.forward(z), *2 * [bijector.inverse(x)]), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-12)
+
+
+def can_be_copied(name):
+    """TFP's own inverses and blocks cannot."""
+    return not any(isinstance(part, tfb.Invert | tfb.Blockwise) for part in parts_of(make(name)))
+
+
+@pytest.mark.parametrize("name", filter(can_be_copied, REGISTRY))
+def test_a_deep_copy_has_variables_of_its_own(name):
+    bijector, x = make(name), data_events(name)
+    copied, before = copy.deepcopy(bijector), bijector.inverse(x)
+    np.testing.assert_allclose(copied.inverse(x), before, rtol=1e-12)
+    assert len(copied.variables) == len(bijector.variables)
+    assert not {id(variable) for variable in copied.variables} & {id(variable) for variable in bijector.variables}
+    for variable in copied.trainable_variables:
+        variable.assign_add(tf.ones_like(variable))
+    np.testing.assert_array_equal(bijector.inverse(tf.identity(x)), before)
+    assert not copied.trainable_variables or np.max(np.abs(copied.inverse(x) - before)) > 1e-3
+
+
+def test_a_deep_copy_of_a_chain_trains():
+    chain = tfb.Chain([make("two_features", "float32"), tfb.Permute([1, 0])])
+    x = data_events("two_features", "float32")
+    start = chain.inverse(x)
+    flow = nvp.Flow(tfd.TransformedDistribution(tfd.MultivariateNormalDiag(tf.zeros(2)), copy.deepcopy(chain)))
+    before = np.mean(flow.log_prob(x))
+    flow.compile("sgd")
+    flow.fit(x, epochs=2, verbose=0)
+    assert np.mean(flow.log_prob(x)) > before + 1e-3
+    np.testing.assert_array_equal(chain.inverse(tf.identity(x)), start)
 
 
 @pytest.mark.parametrize("name", ["half", "context_batch", "one_pass_chain"])
 def test_copies_share_variables_and_are_equal(name):
     bijector, x = make(name), latent_events(name)
-    copy = bijector.copy()
-    assert [id(v) for v in copy.trainable_variables] == [id(v) for v in bijector.trainable_variables]
-    assert copy == bijector
-    np.testing.assert_array_equal(copy.forward(x), bijector.forward(x))
+    other = bijector.copy()
+    assert [id(v) for v in other.trainable_variables] == [id(v) for v in bijector.trainable_variables]
+    assert other == bijector
+    np.testing.assert_array_equal(other.forward(x), bijector.forward(x))
 
 
 def test_event_ndims_beyond_the_minimum():

@@ -14,6 +14,7 @@ from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as nvp
 from registry import random_tensor
+from tfp_realnvp.bijectors import Standardization
 
 DATA = 1.0 + np.random.default_rng(0).normal(size=(256, 3)) @ np.array([[1.0, 0.5, 0.0], [0.0, 2.0, 0.3], [0, 0, 0.5]])
 CONTEXTS = 3.0 + 2.0 * np.random.default_rng(1).normal(size=(256, 2))
@@ -39,13 +40,11 @@ def shift_and_log_scale(mlp, *inputs):
 
 
 def latent_and_log_det(parts, x, context=None):
-    """(z, log|det dz/dx|) of shifts, scales, permutations and couplings, the first of them next to the data."""
+    """(z, log|det dz/dx|) of standardisations, permutations and couplings, the first of them next to the data."""
     z, log_det = np.array(x, np.float64), np.zeros(np.shape(x)[:-1])
     for part in parts:
-        if isinstance(part, tfb.Shift):
-            z = z - part.shift.numpy()
-        elif isinstance(part, tfb.Scale):
-            z, log_det = z / part.scale.numpy(), log_det - np.sum(np.log(part.scale.numpy()))
+        if isinstance(part, Standardization):
+            z, log_det = (z - part.shift.numpy()) / part.scale.numpy(), log_det - np.sum(np.log(part.scale.numpy()))
         elif isinstance(part, tfb.Permute):
             permuted, z = z, np.empty_like(z)
             z[..., np.asarray(part.permutation)] = permuted
@@ -700,6 +699,101 @@ def test_checkpoints(part, tmp_path):
     expected = expected_log_prob(flows[0], X)
     for density in (flows[1].log_prob, flows[1].distribution().log_prob):
         np.testing.assert_allclose(density(X), expected, rtol=1e-9)
+
+
+def test_a_sample_shape_of_unknown_rank(flow, conditional):
+    for distribution, batch_shape in ((flow.distribution(), ()), (conditional.distribution(CONTEXT), (6,))):
+
+        @tf.function(input_signature=[tf.TensorSpec(None, tf.int32)])
+        def sample_and_density(shape, distribution=distribution):
+            x = distribution.sample(shape, seed=SEED)
+            return x, distribution.log_prob(x)
+
+        for shape in ((), (4,), (2, 3)):
+            x, log_prob = sample_and_density(tf.constant(shape, tf.int32))
+            assert x.shape == (*shape, *batch_shape, 3)
+            np.testing.assert_allclose(x, distribution.sample(shape, seed=SEED), rtol=1e-9)
+            np.testing.assert_allclose(log_prob, distribution.log_prob(x), rtol=1e-9)
+
+
+# Contexts that are variables
+
+
+@pytest.mark.parametrize("kind", ["variable", "transformed variable"])
+def test_a_variable_context_trains_and_is_saved(kind, tmp_path):
+    start = np.array([0.5, 1.0])
+    context = tf.Variable(start) if kind == "variable" else tfp.util.TransformedVariable(start, tfb.Softplus())
+    mlp = nvp.MLP(1, (8,), seed=0, dtype="float64")
+    coupling = perturbed(nvp.AffineCoupling(mlp, nvp.masks.half(2), context))
+    base = tfd.MultivariateNormalDiag(tf.zeros(2, tf.float64))
+    flow = nvp.Flow(tfd.TransformedDistribution(base, tfb.Chain([coupling])))
+    z, log_det = latent_and_log_det([coupling], X[:, :2], np.broadcast_to(np.asarray(context), (6, 2)))
+    np.testing.assert_allclose(flow.log_prob(X[:, :2]), log_normal(z) + log_det, rtol=1e-9)
+    assert len(flow.trainable_variables) == len(mlp.trainable_variables) + 1
+    before = np.asarray(context)
+    flow.compile(keras.optimizers.Adam(0.01))
+    flow.fit(DATA[:, :2], verbose=0)
+    assert np.all(np.abs(np.asarray(context) - before) > 1e-3)
+    z, log_det = latent_and_log_det([coupling], X[:, :2], np.broadcast_to(np.asarray(context), (6, 2)))
+    np.testing.assert_allclose(flow.log_prob(X[:, :2]), log_normal(z) + log_det, rtol=1e-9)
+    flow.save(tmp_path / "flow.keras")
+    loaded = keras.models.load_model(tmp_path / "flow.keras")
+    np.testing.assert_array_equal(loaded.log_prob(X[:, :2]), flow.log_prob(X[:, :2]))
+    assert len(loaded.trainable_variables) == len(flow.trainable_variables)
+
+
+def test_contexts_that_nobody_could_train_are_errors():
+    mlp = nvp.MLP(1, (8,), seed=0)
+    with pytest.raises(ValueError, match=r"context must be no keras\.Variable"):
+        nvp.AffineCoupling(mlp, nvp.masks.half(2), keras.Variable([0.0, 0.0]))
+    coupling = nvp.AffineCoupling(mlp, nvp.masks.half(2), tf.Variable([0.0, 0.0]))
+    with pytest.raises(ValueError, match=r"context of affine_coupling is a variable.* tf\.zeros\(\[2\]\)"):
+        distribution = tfd.TransformedDistribution(tfd.MultivariateNormalDiag(tf.zeros(2)), coupling)
+        nvp.Flow(distribution, context_shape=2)
+
+
+# Copies that compute with other tensors
+
+
+def test_a_surrogate_with_stopped_gradients():
+    options = {"coupling": "spline", "permutation": "lu", "normalization": "actnorm"}
+    surrogate, twin = (make_flow(seed=18, **options).distribution() for _ in range(2))
+    stopped = tf.nest.map_structure(tf.stop_gradient, surrogate, expand_composites=True)
+    target = tfd.MultivariateNormalDiag(tf.zeros(3, tf.float64))
+
+    def gradients(target, stopped, estimator, importance_samples):
+        with tf.GradientTape() as tape:
+            loss = tfp.vi.monte_carlo_variational_loss(
+                target.log_prob,
+                surrogate,
+                sample_size=10,
+                importance_sample_size=importance_samples,
+                gradient_estimator=estimator,
+                stopped_surrogate_posterior=stopped,
+                seed=SEED,
+            )
+        gradients = tape.gradient(loss, surrogate.trainable_variables)
+        return np.concatenate([np.ravel(gradient) for gradient in gradients])
+
+    doubly = tfp.vi.GradientEstimators.DOUBLY_REPARAMETERIZED
+    actual, expected = (gradients(target, other, doubly, 5) for other in (stopped, twin))
+    np.testing.assert_allclose(actual, expected, rtol=1e-8, atol=1e-10)
+    assert np.linalg.norm(actual) > 0.1
+    # At the optimum, each sample of its own has the gradient 0: "sticking the landing".
+    with tf.GradientTape() as tape:
+        x = surrogate.sample(5, seed=SEED)
+        divergence = tf.reduce_mean(stopped.log_prob(x) - twin.log_prob(x))
+    landed = tape.gradient(divergence, surrogate.trainable_variables)
+    assert max(np.max(np.abs(gradient)) for gradient in landed) < 1e-10
+
+
+def test_only_keras_3_networks_compute_with_other_tensors():
+    for conditioner in (functional(tf_keras), Module()):
+        coupling = nvp.AffineCoupling(conditioner, nvp.masks.half(2))
+        with pytest.raises(ValueError, match="no variable of a Keras 3 layer"):
+            tf.nest.map_structure(tf.stop_gradient, coupling, expand_composites=True)
+        passed = tf.function(lambda bijector, x: bijector.forward(x))(coupling, POINTS[:3])
+        np.testing.assert_allclose(passed, coupling.forward(POINTS[:3]), rtol=1e-5)
 
 
 # Every kind of conditioner by every trainer, in every mode

@@ -1,6 +1,7 @@
 """What computations cost, in matrix products and in traces: counted, not timed."""
 
 import collections
+import gc
 
 import keras
 import numpy as np
@@ -136,3 +137,28 @@ def test_a_permutations_derivatives_of_every_order():
         y = bijector.inverse(x)
     numeric = (bijector.inverse(x + step * direction) - bijector.inverse(x - step * direction)) / (2 * step)
     np.testing.assert_allclose(accumulator.jvp(y), numeric, rtol=1e-5, atol=1e-8)
+
+
+def test_dropped_flows_free_their_graphs():
+    """TFP's cache would keep each graph in which a stock bijector has computed."""
+
+    def use_and_drop():
+        made_of_stock_parts = tfb.Chain([tfb.Exp(), tfb.Shift(tf.Variable([1.0, 1.0])), nvp.ActNorm(2)])
+        base = tfd.MultivariateNormalDiag(tf.Variable([0.0, 0.0]))
+        for flow in (
+            nvp.Flow(tfd.TransformedDistribution(base, made_of_stock_parts)),
+            nvp.RealNVP(2, num_couplings=2, hidden_units=(4,)),
+        ):
+            tf.function(lambda x, flow=flow: flow(x, training=True))(np.ones((4, 2)))
+            flow.log_prob(np.ones((3, 2)))
+            flow.sample(3)
+
+    def number_of_graphs():
+        gc.collect()
+        return sum(isinstance(each, tf.Graph) for each in gc.get_objects())
+
+    use_and_drop()
+    before = number_of_graphs()
+    for _ in range(3):
+        use_and_drop()
+    assert number_of_graphs() <= before

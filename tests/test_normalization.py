@@ -250,3 +250,44 @@ def test_log_dets_of_half_precision_are_in_float32(kind):
     expected = -9.0 * 64**2 * 3 if kind is nvp.ActNorm else -np.log(9.0) / 2 * 64**2 * 3
     assert log_det.dtype == tf.float32
     np.testing.assert_allclose(log_det, expected, rtol=1e-3)
+
+
+AROUND = {
+    "Mixture": (2, lambda one, other: tfd.Mixture(tfd.Categorical(probs=[0.4, 0.6]), [one, other])),
+    "Blockwise": (4, lambda one, other: tfd.Blockwise([one, other])),
+    "BatchReshape": (2, lambda one, other: tfd.BatchReshape(one, [])),
+    "Joint": (
+        4,
+        lambda one, other: tfd.TransformedDistribution(
+            tfd.JointDistributionSequential([one, other]), tfb.Invert(tfb.Split(2))
+        ),
+    ),
+    "bijectors": (
+        4,
+        lambda one, other: tfd.TransformedDistribution(
+            tfd.MultivariateNormalDiag(tf.zeros(4)),
+            tfb.Blockwise([one.bijector, tfb.Invert(tfb.Invert(other.bijector))], [2, 2]),
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", AROUND)
+def test_a_flow_within_a_flow_trains_in_training_mode(kind):
+    """As the same distribution does that a user assembled: ActNorm starts, BatchNorm is updated, dropout is on."""
+    size, around = AROUND[kind]
+
+    def assembled(seed):
+        network = nvp.MLP(1, (8,), dropout=0.5, seed=seed)
+        parts = [nvp.ActNorm(2), nvp.AffineCoupling(network, nvp.masks.half(2)), nvp.BatchNorm(2)]
+        return tfd.TransformedDistribution(tfd.MultivariateNormalDiag(tf.zeros(2)), tfb.Chain(parts))
+
+    x = (20.0 + 5.0 * np.random.default_rng(0).normal(size=(128, size))).astype("float32")
+    losses = []
+    for wrap in (lambda distribution: distribution, lambda distribution: nvp.Flow(distribution).distribution()):
+        flow = nvp.Flow(around(wrap(assembled(0)), wrap(assembled(1))))
+        flow.compile(keras.optimizers.Adam(1e-2))
+        history = flow.fit(x, epochs=2, batch_size=64, shuffle=False, validation_data=x, verbose=0).history
+        losses.append(history["loss"] + history["val_loss"])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    assert losses[0][0] < 4.0 * size

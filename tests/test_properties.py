@@ -20,7 +20,7 @@ from tensorflow_probability import distributions as tfd
 import registry
 import tfp_realnvp as nvp
 from registry import REGISTRY, random_tensor
-from tfp_realnvp.bijectors import ElementwiseAffine, ElementwiseSpline, OnePassChain
+from tfp_realnvp.bijectors import ElementwiseAffine, ElementwiseSpline, OnePassChain, Standardization
 
 EXAMPLES = int(os.environ.get("PROPERTY_EXAMPLES", "10"))
 TOLERANCE = {"float32": 1e-3, "float64": 1e-9}  # relative to the largest number at hand, and to 1
@@ -129,6 +129,10 @@ class Parts:
         scale = np.random.default_rng(self.draw(seeds)).uniform(0.5, 2.0, self.size).astype(self.dtype)
         return self.draw(st.sampled_from([tfb.Shift, tfb.Scale]))(tf.Variable(scale))
 
+    def standardization(self):
+        values = np.random.default_rng(self.draw(seeds)).uniform(0.5, 2.0, (2, self.size)).astype(self.dtype)
+        return Standardization(*values)
+
     def chain(self, chain_type):
         kinds = [self.coupling, self.spline, self.inverted, self.permutation, self.affine, self.linear]
         return chain_type([self.draw(st.sampled_from(kinds))() for _ in range(self.draw(st.integers(1, 4)))])
@@ -142,6 +146,7 @@ FAMILIES = {
     "LULinear": Parts.linear,
     "ActNorm": lambda parts: parts.normalization(nvp.ActNorm),
     "BatchNorm": lambda parts: parts.normalization(nvp.BatchNorm),
+    "Standardization": Parts.standardization,
     "Invert": Parts.inverted,
     "OnePassChain": lambda parts: parts.chain(OnePassChain),
     "Chain": lambda parts: parts.chain(tfb.Chain),

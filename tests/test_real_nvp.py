@@ -481,3 +481,35 @@ def test_a_spline_of_one_feature_learns_two_peaks():
     components = [np.exp(-0.5 * ((x - mean) / 0.5) ** 2) / (0.5 * np.sqrt(2 * np.pi)) for mean in (-2.0, 2.0)]
     best = -np.mean(np.log(np.mean(components, axis=0)))
     assert flow.evaluate(x, verbose=0) == pytest.approx(best, abs=0.03)
+
+
+def test_a_nan_in_a_context_is_no_density(tmp_path):
+    """With default settings, where a fused kernel of TensorFlow turns NaN into 0."""
+    flow = nvp.RealNVP(2, context_shape=2, num_couplings=2, seed=0)
+    for index, variable in enumerate(flow.trainable_variables):
+        variable.assign_add(random_tensor(variable.shape, "float32", seed=index, stddev=0.1))
+    flow.compile("adam")
+    x = np.random.default_rng(0).normal(size=(4, 2)).astype("float32")
+    context = np.array([[1.0, 2.0], [np.nan, 0.0], [0.5, -1.0], [0.0, -np.inf]], "float32")
+    flow.export(tmp_path / "export")
+    exported = tf.saved_model.load(str(tmp_path / "export")).signatures
+    seed = {"num_samples": tf.constant(3), "seed": tf.constant([1, 2])}
+    densities = {
+        "log_prob": flow.log_prob(x, context),
+        "xla": tf.function(flow.log_prob, jit_compile=True)(x, context),
+        "call": flow({"x": x, "context": context}),
+        "predict": flow.predict({"x": x, "context": context}, verbose=0),
+        "distribution": flow.distribution(context).log_prob(x),
+        "latent": flow.bijector(context).inverse(x),
+        "export": exported["serving_default"](x=tf.constant(x), context=tf.constant(context))["log_prob"],
+        "exported latent": exported["inverse"](x=tf.constant(x), context=tf.constant(context))["z"],
+        "sample": tf.transpose(flow.sample(3, context, seed=[1, 2]), [1, 0, 2]),
+        "exported sample": tf.transpose(exported["sample"](context=tf.constant(context), **seed)["x"], [1, 0, 2]),
+    }
+    for name, values in densities.items():
+        values = np.reshape(values, [4, -1])
+        assert np.all(np.isnan(values[[1, 3]])), name
+        assert np.all(np.isfinite(values[[0, 2]])), name
+    np.testing.assert_allclose(densities["log_prob"][0], flow.log_prob(x[0], context[0]), rtol=1e-5)
+    batches = tf.data.Dataset.from_tensors({"x": x, "context": context})
+    assert np.isnan(flow.evaluate(batches, verbose=0))

@@ -1,26 +1,37 @@
 """Transformed distributions that evaluate each network once a density."""
 
-from typing import Any
-
 import tensorflow as tf
-from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
-from tfp_realnvp.bijectors.one_pass import OnePassChain, forward_and_log_det, has_parts, inverse_and_log_det
+from tfp_realnvp.bijectors.base import forgotten_by_tfp
+from tfp_realnvp.bijectors.chain import (
+    OnePassChain,
+    flat_bijectors,
+    forward_and_log_det,
+    has_parts,
+    inverse_and_log_det,
+    is_outside,
+    is_stock,
+)
+from tfp_realnvp.bijectors.rebuild import rebuild
 
-__all__ = ["OnePassTransformedDistribution", "one_pass"]
+__all__ = ["OnePassTransformedDistribution", "one_pass", "with_inference"]
 
 
 class OnePassTransformedDistribution(tfd.TransformedDistribution):
     """A `tfd.TransformedDistribution` that takes value and log-determinant from one pass over its bijector.
 
-        log p(y) = log p_base(x) + log|det dx/dy|,        x = bijector.inverse(y).
+        log p(y) = log p_base(x) + log|det dx/dy|,        x = bijector.inverse(y),
+
+    and -inf, with gradient 0, where y lies outside the range of a stock bijector without variables, such as `tfb.Exp`.
+    Events of one component have `cdf`, `quantile` and `survival_function`, if the base distribution has them.
 
     Constructor, shapes and units (nats) are those of `tfd.TransformedDistribution`.
 
+    >>> from tensorflow_probability import bijectors as tfb
     >>> d = OnePassTransformedDistribution(tfd.Normal(0.0, 1.0), tfb.Exp())
-    >>> round(float(d.log_prob(1.0)), 4)
-    -0.9189
+    >>> d.log_prob([1.0, -1.0]).numpy().round(4)
+    array([-0.9189,    -inf], dtype=float32)
     """
 
     def _log_prob(self, y, **kwargs):
@@ -28,51 +39,87 @@ class OnePassTransformedDistribution(tfd.TransformedDistribution):
             return super()._log_prob(y, **kwargs)
         distribution_kwargs, bijector_kwargs = self._kwargs_split_fn(kwargs)
         x, log_det = inverse_and_log_det(self.bijector, y, self.event_shape.rank, **bijector_kwargs)
-        log_prob = self.distribution.log_prob(x, **distribution_kwargs)
-        return log_prob + tf.cast(log_det, log_prob.dtype)
+        with forgotten_by_tfp():  # Bases such as a multivariate normal are made of stock bijectors.
+            log_prob = self.distribution.log_prob(x, **distribution_kwargs)
+        log_det = tf.cast(log_det, log_prob.dtype)
+        return tf.where(is_outside(log_det), tf.stop_gradient(log_det), log_prob + log_det)
 
     def _sample_and_log_prob(self, sample_shape, seed, **kwargs):
         distribution_kwargs, bijector_kwargs = self._kwargs_split_fn(kwargs)
         base = self._maybe_broadcast_distribution_batch_shape()
-        x, log_prob = base.experimental_sample_and_log_prob(sample_shape, seed, **distribution_kwargs)
+        with forgotten_by_tfp():
+            x, log_prob = base.experimental_sample_and_log_prob(sample_shape, seed, **distribution_kwargs)
         y, log_det = forward_and_log_det(self.bijector, x, base.event_shape.rank, **bijector_kwargs)
         return y, log_prob - tf.cast(log_det, log_prob.dtype)
+
+    def _call_sample_n(self, sample_shape, seed, **kwargs):
+        with forgotten_by_tfp():
+            return super()._call_sample_n(sample_shape, seed, **kwargs)
+
+    # An event of one component [1] has the functions of a number, which TFP has for events of shape [] only.
+
+    def _cdf(self, y, **kwargs):
+        return self._of_one_component("cdf", "survival_function", y, kwargs)
+
+    def _log_cdf(self, y, **kwargs):
+        return self._of_one_component("log_cdf", "log_survival_function", y, kwargs)
+
+    def _survival_function(self, y, **kwargs):
+        return self._of_one_component("survival_function", "cdf", y, kwargs)
+
+    def _log_survival_function(self, y, **kwargs):
+        return self._of_one_component("log_survival_function", "log_cdf", y, kwargs)
+
+    def _quantile(self, value, **kwargs):
+        base = self._base_of_one_component()
+        if base is None:
+            return super()._quantile(value, **kwargs)
+        distribution_kwargs, bijector_kwargs = self._kwargs_split_fn(kwargs)
+        increasing = self.bijector._internal_is_increasing(**bijector_kwargs)
+        value = tf.where(increasing, value, 1 - value)[..., tf.newaxis]
+        return self.bijector.forward(base.quantile(value, **distribution_kwargs), **bijector_kwargs)
+
+    def _of_one_component(self, name: str, name_if_decreasing: str, y: tf.Tensor, kwargs: dict) -> tf.Tensor:
+        base = self._base_of_one_component()
+        if base is None:
+            return getattr(super(), f"_{name}")(y, **kwargs)
+        distribution_kwargs, bijector_kwargs = self._kwargs_split_fn(kwargs)
+        x = self.bijector.inverse(y, **bijector_kwargs)
+        increasing = self.bijector._internal_is_increasing(**bijector_kwargs)
+        values = (getattr(base, each)(x, **distribution_kwargs) for each in (name, name_if_decreasing))
+        return tf.where(increasing, *values)[..., 0]
+
+    def _base_of_one_component(self) -> tfd.Distribution | None:
+        """The distribution of the number in a latent of shape [1], if it is known to be one."""
+        base = self.distribution
+        is_one = self.event_shape == [1] and is_stock(base, tfd.Independent) and base.distribution.event_shape == []
+        return base.distribution if is_one else None
 
 
 def one_pass(distribution: tfd.Distribution) -> tfd.Distribution:
     """The same distribution, each `tfd.TransformedDistribution` and `tfb.Chain` in it replaced by its one-pass form.
 
     Those within others, such as the components of a mixture, are replaced too. Bijectors, networks and variables are
-    the same objects. A bijector with several inverses, such as `tfb.AbsoluteValue`, stays with TFP.
+    the same objects. A bijector with several inverses, such as `tfb.AbsoluteValue`, or whose events are several
+    tensors, such as `tfb.Split`, stays with TFP.
     """
-    parts = {name: _one_pass_parts(value) for name, value in distribution.parameters.items()}
-    replaced = {name: part for name, part in parts.items() if part is not distribution.parameters[name]}
-    if replaced:
-        distribution = distribution.copy(**replaced)
-    if type(distribution).__name__ not in ("TransformedDistribution", "_TransformedDistribution"):
-        return distribution
-    if not distribution.bijector._is_injective:
-        return distribution
-    parameters = distribution.parameters | {"bijector": OnePassChain(_flat_bijectors(distribution.bijector))}
-    parameters.pop("parameters", None)
-    return OnePassTransformedDistribution(**parameters)
+
+    def replace(part):
+        is_transformed = is_stock(part, tfd.TransformedDistribution)
+        if not is_transformed or not part.bijector._is_injective or has_parts(part.bijector):
+            return part
+        parameters = part.parameters | {"bijector": OnePassChain(flat_bijectors(part.bijector))}
+        parameters.pop("parameters", None)
+        return OnePassTransformedDistribution(**parameters)
+
+    return rebuild(distribution, replace)
 
 
-def _one_pass_parts(value: Any) -> Any:
-    if isinstance(value, tfd.Distribution):
-        return one_pass(value)
-    if isinstance(value, list | tuple) and any(isinstance(item, tfd.Distribution) for item in value):
-        items = [_one_pass_parts(item) for item in value]
-        unchanged = all(one is other for one, other in zip(items, value, strict=True))
-        return value if unchanged else items
-    return value
+def with_inference(distribution: tfd.Distribution, inference: bool) -> tfd.Distribution:
+    """The same distribution, with every one-pass chain in it in inference mode, or following the mode of Keras."""
 
+    def replace(part):
+        is_other = isinstance(part, OnePassChain) and part.inference != inference
+        return part.copy(inference=inference) if is_other else part
 
-def _flat_bijectors(bijector: tfb.Bijector) -> list[tfb.Bijector]:
-    """The bijectors of nested chains in one list; a chain that splits its events into parts stays whole."""
-    if isinstance(bijector, tfb.Invert):
-        return [tfb.Invert(part) for part in reversed(_flat_bijectors(bijector.bijector))]
-    is_chain = type(bijector).__name__ in ("Chain", "_Chain", "OnePassChain")
-    if not is_chain or any(has_parts(part) for part in bijector.bijectors):
-        return [bijector]
-    return [flat for part in bijector.bijectors for flat in _flat_bijectors(part)]
+    return rebuild(distribution, replace)

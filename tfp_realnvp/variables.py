@@ -13,6 +13,7 @@ from tfp_realnvp.versions import hold
 
 __all__ = [
     "all_variables",
+    "check_values",
     "frozen_variables",
     "in_keras_training",
     "keras_inference",
@@ -21,6 +22,7 @@ __all__ = [
     "raw_variable",
     "tf_keras_layers",
     "tf_keras_training",
+    "with_values",
 ]
 
 
@@ -54,6 +56,37 @@ def all_variables(module: object) -> tuple[tf.Variable, ...]:
     if isinstance(module, tf.Module):
         variables.extend(module.variables)
     return tuple({id(variable): variable for variable in variables}.values())
+
+
+@contextlib.contextmanager
+def with_values(module: object, values: Sequence[tf.Variable | tf.Tensor]) -> Iterator[None]:
+    """In here, Keras 3 layers in `module` compute with `values`, one for each of `all_variables(module)`."""
+    of_keras = {id(raw_variable(own)): own for layer in keras_layers(module) for own in layer.variables}
+    pairs = [
+        (of_keras[id(own)], tf.convert_to_tensor(value))
+        for own, value in zip(all_variables(module), values, strict=True)
+        if own is not value and id(own) in of_keras
+    ]
+    with keras.StatelessScope(pairs) if pairs else contextlib.nullcontext():
+        yield
+
+
+def check_values(module: object, values: Sequence[tf.Variable | tf.Tensor], argument: str) -> None:
+    """Raises a ValueError unless `module` can compute with `values` in place of `all_variables(module)`."""
+    own = all_variables(module)
+    if [value.shape for value in values] != [variable.shape for variable in own]:
+        raise ValueError(
+            f"{argument} must have one value for each variable of {module!r:.60}, of shapes "
+            f"{[tuple(variable.shape) for variable in own]}, got {[tuple(value.shape) for value in values]}"
+        )
+    of_keras = {id(raw_variable(variable)) for layer in keras_layers(module) for variable in layer.variables}
+    for variable, value in zip(own, values, strict=True):
+        # Another variable comes from a `tf.function` whose argument the object was: it is the same variable.
+        if id(variable) not in of_keras and not isinstance(value, tf.Variable):
+            raise ValueError(
+                f"{argument} cannot be replaced by tensors: {variable.name} is no variable of a Keras 3 layer, and "
+                "only these compute with other values than their own"
+            )
 
 
 def frozen_variables(layers: Sequence[Any]) -> tuple[tf.Variable, ...]:

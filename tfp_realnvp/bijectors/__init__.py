@@ -1,14 +1,16 @@
 """Bijectors: the mathematics of a flow. They know nothing of training or files."""
 
 from tfp_realnvp.bijectors.affine import AffineCoupling, ElementwiseAffine
+from tfp_realnvp.bijectors.base import OnePassBijector
+from tfp_realnvp.bijectors.chain import OnePassChain
 from tfp_realnvp.bijectors.coupling import Coupling
 from tfp_realnvp.bijectors.linear import LULinear
 from tfp_realnvp.bijectors.multiscale import FactorOut
 from tfp_realnvp.bijectors.normalization import ActNorm, BatchNorm
-from tfp_realnvp.bijectors.one_pass import OnePassBijector, OnePassChain
 from tfp_realnvp.bijectors.preprocessing import Pixels
 from tfp_realnvp.bijectors.spline import ElementwiseSpline, SplineCoupling
 from tfp_realnvp.bijectors.squeeze import Squeeze
+from tfp_realnvp.bijectors.standardization import Standardization
 
 __all__ = [
     "ActNorm",
@@ -24,4 +26,5 @@ __all__ = [
     "Pixels",
     "SplineCoupling",
     "Squeeze",
+    "Standardization",
 ]

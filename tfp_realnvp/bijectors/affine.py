@@ -39,8 +39,10 @@ class AffineCoupling(Coupling):
             and log_scale, of which kept pixels do not count. A conditioner that is not built yet is built for one
             channel then; give the mask as `[H, W, C]` for more.
         context: floating-point tensor `[B..., K]`, or None. Its leading dimensions are the batch shape of the
-            bijector; they broadcast with those of the events.
-        conditioner_variables: leave it None. TFP passes what it found here when it rebuilds the bijector.
+            bijector; they broadcast with the leading dimensions of the events. A `tf.Variable` or
+            `tfp.util.TransformedVariable` stays a reference, so it trains.
+        conditioner_variables: for TFP, which rebuilds a bijector from other tensors, such as those with stopped
+            gradients: the values that a Keras 3 network computes with in place of its variables.
         validate_args: as in every `tfb.Bijector`; there is nothing more to validate here.
         name: name of the ops.
 
@@ -50,8 +52,14 @@ class AffineCoupling(Coupling):
         ValueError: if mask is not such a boolean array or keeps all or nothing; if an event is not of its shape; if the
             conditioner does not return two tensors of those shapes.
 
-    In eager mode nothing is cached, so TFP's own `tfb.Chain` computes the conditioner again (twice) for the
-    log-determinant; in a `tf.function`, and in what `Flow` makes of a chain, it runs once.
+    An event or context with a NaN or infinity gives NaN in the moved part and in the log-determinant of its own event.
+
+    In eager mode a coupling remembers nothing, so TFP's own `tfb.Chain` runs the conditioner once for the value and
+    once more for the log-determinant. In a `tf.function` it remembers what every TFP bijector does, and the conditioner
+    runs once. There, any second evaluation of the same tensor in the same `tf.function` may be answered with an old
+    result: after an update of the weights it has the old value, and in a tape opened later it has no gradient. A stock
+    `tfb.Chain` has this hazard whatever its bijectors are. `nvp.Flow(distribution).distribution()` has neither: it runs
+    each conditioner once and remembers nothing.
 
     >>> coupling = AffineCoupling(lambda kept: (kept, tf.zeros_like(kept)), mask=np.array([True, False]))
     >>> coupling.forward([[1.0, 2.0]]).numpy()
@@ -100,3 +108,7 @@ class ElementwiseAffine(AffineCoupling):
     """
 
     _keeps_part = False
+
+    @classmethod
+    def _is_increasing(cls):
+        return True

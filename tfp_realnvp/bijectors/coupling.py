@@ -1,19 +1,23 @@
 """Coupling bijectors: the kept part of an event conditions how the rest is moved."""
 
 import abc
+import contextlib
+import copy
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 from tensorflow_probability import bijectors as tfb
 
-from tfp_realnvp.bijectors.one_pass import OnePassBijector, log_det_dtype
+from tfp_realnvp.bijectors.base import OnePassBijector, all_finite, log_det_dtype, nan_unless
 from tfp_realnvp.bijectors.parts import Features, Pixels
+from tfp_realnvp.bijectors.rebuild import rebuild
 from tfp_realnvp.checks import check_shape
-from tfp_realnvp.variables import all_variables, keras_layers, tf_keras_layers
+from tfp_realnvp.variables import all_variables, check_values, keras_layers, tf_keras_layers, with_values
 
 __all__ = ["Coupling", "broadcast_batch_shape", "with_context"]
 
@@ -47,6 +51,7 @@ class Coupling(OnePassBijector):
                 "mask": self._mask
             }  # The caller's array may change; copies are rebuilt of these.
             self._context = None if context is None else _checked_context(context)
+            self._values: tuple[tf.Tensor | tf.Variable, ...] | None = None  # of the network's variables, if given
 
             self._parts = _parts(self._mask)
             self._event_ndims = len(self._parts.event_shape)
@@ -61,8 +66,12 @@ class Coupling(OnePassBijector):
                         None if self._context is None else tf.zeros([1, self._context.shape[-1]]),
                     )
             # A composite tensor shows its owners what its constructor arguments hold, and no more: as one of them,
-            # the variables are seen by every chain and distribution around this bijector.
-            self._conditioner_variables = conditioner_variables or all_variables(conditioner)
+            # the variables are seen by every chain and distribution around this bijector. TFP may rebuild it from
+            # other tensors in their place, which the network then computes with.
+            if conditioner_variables is not None:
+                check_values(conditioner, conditioner_variables, "conditioner_variables")
+                self._values = tuple(conditioner_variables)
+            self._conditioner_variables = all_variables(conditioner) if self._values is None else self._values
             super().__init__(
                 forward_min_event_ndims=self._event_ndims, validate_args=validate_args, parameters=parameters, name=name
             )
@@ -85,6 +94,12 @@ class Coupling(OnePassBijector):
     def _parameter_properties(cls, dtype):
         return {"context": tfp.util.ParameterProperties(event_ndims=1)}
 
+    def __deepcopy__(self, memo: dict) -> "Coupling":
+        # Built anew: copied one by one, the network and the tuple of its variables would no longer be the same.
+        parameters = {name: copy.deepcopy(value, memo) for name, value in self.parameters.items()}
+        memo[id(self)] = copied = type(self)(**parameters | {"conditioner_variables": None})
+        return copied
+
     @property
     def conditioner(self) -> Callable:
         return self._conditioner
@@ -94,7 +109,8 @@ class Coupling(OnePassBijector):
         return self._mask
 
     @property
-    def context(self) -> tf.Tensor | None:
+    def context(self) -> Any:
+        """Tensor `[B..., K]`, the `tf.Variable` or `tfp.util.DeferredTensor` that was given, or None."""
         return self._context
 
     @abc.abstractmethod
@@ -120,38 +136,57 @@ class Coupling(OnePassBijector):
         return self._transform(y, self._move_back)
 
     def _transform(self, event: tf.Tensor, move: Callable) -> tuple[tf.Tensor, tf.Tensor]:
+        event, ndims = self._checked_event(event), self._event_ndims
+        context = None if self._context is None else tf.cast(tf.convert_to_tensor(self._context), event.dtype)
+        if context is not None:
+            event, context = broadcast_batches(event, ndims, context)
+        if event.shape.rank is not None:
+            return self._couple(event, context, move)
+        # In a graph that does not know how many dimensions there are, such as that of a sample of any shape.
+        shape = tf.shape(event)
+        rows = tf.reshape(event, tf.concat([[-1], shape[-ndims:]], axis=0))
+        rows = tf.ensure_shape(rows, [None, *self._parts.event_shape])
+        context = None if context is None else tf.reshape(context, [-1, self._context.shape[-1]])
+        value, log_det = self._couple(rows, context, move)
+        return tf.reshape(value, shape), tf.reshape(log_det, shape[:-ndims])
+
+    def _couple(self, event: tf.Tensor, context: tf.Tensor | None, move: Callable) -> tuple[tf.Tensor, tf.Tensor]:
+        # A NaN or infinity makes the density of its own event NaN, whatever a network makes of it.
+        valid = all_finite(event, self._event_ndims)
+        if context is not None:
+            valid &= all_finite(context, 1)
+        kept, moved = self._parts.split(event)
+        moved, log_derivatives = move(moved, *self._condition(kept, context))
+        moved = nan_unless(valid, moved, self._event_ndims)
+        log_derivatives = tf.cast(self._parts.only_moved(log_derivatives), log_det_dtype(event.dtype))
+        log_det = tf.reduce_sum(log_derivatives, axis=list(range(-self._event_ndims, 0)))
+        return self._parts.merge(kept, moved), nan_unless(valid, log_det)
+
+    def _checked_event(self, event: tf.Tensor) -> tf.Tensor:
         check_shape(f"event of {self.name}", event, self._parts.event_shape)
         if not event.dtype.is_floating:
             raise ValueError(f"event of {self.name} must be of a floating-point dtype, got {event.dtype.name}")
-        kept, moved = self._parts.split(event)
-        kept, outputs = self._condition(kept)
-        moved, log_derivatives = move(moved, *outputs)
-        log_derivatives = tf.cast(self._parts.only_moved(log_derivatives), log_det_dtype(event.dtype))
-        log_det = tf.reduce_sum(log_derivatives, axis=list(range(-self._event_ndims, 0)))
-        return self._parts.merge(kept, moved), log_det
+        return event
 
-    def _condition(self, kept: tf.Tensor) -> tuple[tf.Tensor, tuple[tf.Tensor, ...]]:
-        """(kept, outputs) of the kept part, with the batch shape of kept and context broadcast together."""
-        context, ndims = self._context, self._event_ndims
-        if context is not None:
-            context = tf.cast(context, kept.dtype)
-            batch_shape = broadcast_batch_shape(kept, ndims, context)
-            kept = tf.broadcast_to(kept, tf.concat([batch_shape, tf.shape(kept)[-ndims:]], axis=0))
-            context = _as_rows(tf.broadcast_to(context, tf.concat([batch_shape, tf.shape(context)[-1:]], axis=0)), 1)
+    def _condition(self, kept: tf.Tensor, context: tf.Tensor | None) -> list[tf.Tensor]:
+        """What the conditioner says of each event, `[..., D - d]` or more dimensions."""
+        ndims = self._event_ndims
         # Keras's functional models take one dimension of rows only.
-        outputs = self._call_conditioner(_as_rows(kept, ndims), context)
+        context_rows = None if context is None else _as_rows(context, 1)
+        outputs = self._call_conditioner(_as_rows(kept, ndims), context_rows)
         if kept.shape.rank != 1 + ndims:
-            outputs = tuple(_with_rows(output, kept, ndims) for output in outputs)
-        outputs = (tf.cast(output, kept.dtype) for output in outputs)
-        return kept, tuple(self._parts.only_moved(output, output.shape.rank - kept.shape.rank) for output in outputs)
+            outputs = [_with_rows(output, kept, ndims) for output in outputs]
+        outputs = [tf.cast(output, kept.dtype) for output in outputs]
+        return [self._parts.only_moved(output, output.shape.rank - kept.shape.rank) for output in outputs]
 
     def _call_conditioner(self, kept: tf.Tensor, context: tf.Tensor | None) -> tuple[tf.Tensor, ...]:
-        if context is None:
-            outputs = self._conditioner(kept)
-        elif len(getattr(self._conditioner, "inputs", None) or ()) == 2:
-            outputs = self._conditioner([kept, context])  # as functional models of Keras want it
-        else:
-            outputs = self._conditioner(kept, context)
+        with contextlib.nullcontext() if self._values is None else with_values(self._conditioner, self._values):
+            if context is None:
+                outputs = self._conditioner(kept)
+            elif len(getattr(self._conditioner, "inputs", None) or ()) == 2:
+                outputs = self._conditioner([kept, context])  # as functional models of Keras want it
+            else:
+                outputs = self._conditioner(kept, context)
         moved_size = self._parts.moved_size(kept)
         positions = "N, H, W" if self._event_ndims == 3 else "N"
         expected = f"conditioner must return {self._expected_outputs(positions, moved_size)}"
@@ -179,41 +214,42 @@ class Coupling(OnePassBijector):
 
 
 def with_context(bijector: tfb.Bijector, context: tf.Tensor) -> tfb.Bijector:
-    """The same bijector with `context` in place of that of each coupling in it which has one."""
-    if isinstance(bijector, Coupling):
-        return bijector if bijector.context is None else bijector.copy(context=context)
-    parts = {name: _parts_with_context(value, context) for name, value in bijector.parameters.items()}
-    replaced = {name: part for name, part in parts.items() if part is not bijector.parameters[name]}
-    return bijector.copy(**replaced) if replaced else bijector
+    """The same bijector with `context` in place of the context of each coupling in it that has one."""
+
+    def replace(part):
+        return part.copy(context=context) if isinstance(part, Coupling) and part.context is not None else part
+
+    return rebuild(bijector, replace)
 
 
-def _parts_with_context(value: Any, context: tf.Tensor) -> Any:
-    if isinstance(value, tfb.Bijector):
-        return with_context(value, context)
-    if isinstance(value, list | tuple) and any(isinstance(item, tfb.Bijector) for item in value):
-        items = [_parts_with_context(item, context) for item in value]
-        return value if all(one is other for one, other in zip(items, value, strict=True)) else items
-    return value
+def broadcast_batches(event: tf.Tensor, event_ndims: int, context: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Events `[..., *event]` and contexts `[..., K]`, both with their common batch shape."""
+    batch_shape = broadcast_batch_shape(event, event_ndims, context)
+    event = tf.broadcast_to(event, tf.concat([batch_shape, tf.shape(event)[-event_ndims:]], axis=0))
+    return event, tf.broadcast_to(context, tf.concat([batch_shape, tf.shape(context)[-1:]], axis=0))
 
 
 def broadcast_batch_shape(event: tf.Tensor, event_ndims: int, context: tf.Tensor) -> tf.Tensor:
     """The common batch shape of events and contexts `[..., K]`; a ValueError if it is known that there is none."""
+    static = event.shape[: -event_ndims or None], context.shape[:-1]
     try:
-        batch_ndims = event.shape.rank - event_ndims
-        tf.broadcast_static_shape(event.shape[:batch_ndims], context.shape[:-1])
+        tf.broadcast_static_shape(*static)
     except ValueError:
         raise ValueError(
-            "the batch shapes of context and events must broadcast, "
-            f"got {context.shape[:-1]} and {event.shape[:batch_ndims]}"
+            f"the batch shapes of context and events must broadcast, got {static[1]} and {static[0]}"
         ) from None
-    return tf.broadcast_dynamic_shape(tf.shape(event)[:batch_ndims], tf.shape(context)[:-1])
+    return tf.broadcast_dynamic_shape(tf.shape(event)[: -event_ndims or None], tf.shape(context)[:-1])
 
 
-def _checked_context(context: Any) -> tf.Tensor:
-    try:
-        context = tf.convert_to_tensor(context)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"context must be numbers of shape [..., K], got {context!r:.100}") from error
+def _checked_context(context: Any) -> Any:
+    """`context` as a tensor; a `tf.Variable` or `tfp.util.DeferredTensor` stays a reference, which trains."""
+    if isinstance(context, keras.Variable):
+        raise ValueError("context must be no keras.Variable, which TFP takes for a constant: make it a tf.Variable")
+    if not isinstance(context, tf.Variable | tfp.util.DeferredTensor):
+        try:
+            context = tf.convert_to_tensor(context)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"context must be numbers of shape [..., K], got {context!r:.100}") from error
     if context.shape.rank == 0 or not (context.dtype.is_floating or context.dtype.is_integer):
         raise ValueError(
             f"context must be numbers of shape [..., K], got {context.dtype.name} of shape {context.shape}"

@@ -6,7 +6,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from tensorflow_probability import bijectors as tfb
 
-from tfp_realnvp.bijectors.one_pass import OnePassBijector, forward_and_log_det, inverse_and_log_det
+from tfp_realnvp.bijectors.base import OnePassBijector
+from tfp_realnvp.bijectors.chain import forward_and_log_det, inverse_and_log_det
 from tfp_realnvp.checks import check_shape, check_sizes
 
 __all__ = ["FactorOut"]
@@ -98,10 +99,10 @@ class FactorOut(OnePassBijector):
         return tf.concat([latent, rest], axis=-1), log_det
 
     def _forward_event_shape(self, shape):
-        return tf.TensorShape([*shape[:-1], *self._image_shape])
+        return shape[:-1].concatenate(self._image_shape)
 
     def _inverse_event_shape(self, shape):
-        return tf.TensorShape([*shape[:-3], sum(self._sizes)])
+        return shape[:-3].concatenate([sum(self._sizes)])
 
     def _forward_event_shape_tensor(self, shape):
         return tf.concat([shape[:-1], self._image_shape], axis=0)

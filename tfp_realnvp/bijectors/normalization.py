@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfp_realnvp.bijectors.one_pass import OnePassBijector, log_det_dtype
+from tfp_realnvp.bijectors.base import OnePassBijector, log_det_dtype
 from tfp_realnvp.checks import check_positive, check_rate, check_shape, check_size, floating_dtype
 from tfp_realnvp.replicas import sum_of_replicas
 from tfp_realnvp.variables import in_keras_training
@@ -26,6 +26,10 @@ class _Normalization(OnePassBijector):
     def _parameter_properties(cls, dtype):
         return {}  # None of its parameters has a batch shape.
 
+    @classmethod
+    def _is_increasing(cls):
+        return True
+
     @abc.abstractmethod
     def _shift_and_log_scale(self) -> tuple[tf.Tensor, tf.Tensor]:
         """Both `[size]`, as they are now."""
@@ -41,7 +45,9 @@ class _Normalization(OnePassBijector):
 
     def _inverse_and_log_det(self, y):
         self._check(y)
-        shift, log_scale = self._updated_shift_and_log_scale(y) if in_keras_training() else self._shift_and_log_scale()
+        # A copy rebuilt from tensors has nothing to update.
+        updates = in_keras_training() and all(isinstance(own, tf.Variable) for own in self._own_variables)
+        shift, log_scale = self._updated_shift_and_log_scale(y) if updates else self._shift_and_log_scale()
         return (y - shift) * tf.exp(-log_scale), -self._log_det(log_scale, y)
 
     def _check(self, event: tf.Tensor) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp.bijectors.one_pass import OnePassBijector
+from tfp_realnvp.bijectors.base import OnePassBijector
 from tfp_realnvp.checks import check_size, floating_dtype
 
 __all__ = ["Pixels"]
@@ -71,6 +71,10 @@ class Pixels(OnePassBijector):
     @classmethod
     def _parameter_properties(cls, dtype):
         return {}
+
+    @classmethod
+    def _is_increasing(cls):
+        return True
 
     def _forward_and_log_det(self, x):
         return self._scale * (tf.sigmoid(x) - self._alpha), self._log_slope(x)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfp_realnvp.bijectors.base import log_det_dtype
 from tfp_realnvp.bijectors.coupling import Coupling
-from tfp_realnvp.bijectors.one_pass import log_det_dtype
 from tfp_realnvp.checks import check_positive, check_size
 
 __all__ = ["ElementwiseSpline", "SplineCoupling", "check_spline"]
@@ -127,6 +127,10 @@ class ElementwiseSpline(SplineCoupling):
     """
 
     _keeps_part = False
+
+    @classmethod
+    def _is_increasing(cls):
+        return True
 
 
 def check_spline(num_bins: Any, bound: Any) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp.bijectors.one_pass import OnePassBijector
+from tfp_realnvp.bijectors.base import OnePassBijector
 from tfp_realnvp.checks import check_option, check_size
 
 __all__ = ["Squeeze"]
@@ -62,7 +62,7 @@ class Squeeze(OnePassBijector):
         return self._factor
 
     def _forward_and_log_det(self, x):
-        *_, height, width, channels = self._forward_event_shape(x.shape)
+        *_, height, width, channels = self._forward_event_shape(self._image_shape(x.shape))
         f, square, leading = self._factor, self._factor**2, tf.shape(x)[:-3]
         x = _reshape(x, leading, [height, f, width, f, channels // square])
         x = _reshape(_swapped(x), leading, [height, width, square, channels // square])
@@ -70,7 +70,7 @@ class Squeeze(OnePassBijector):
         return _reshape(x, leading, [height, width, channels]), tf.zeros([], x.dtype)
 
     def _inverse_and_log_det(self, y):
-        *_, height, width, channels = self._inverse_event_shape(y.shape)
+        *_, height, width, channels = self._inverse_event_shape(self._image_shape(y.shape))
         f, square, leading = self._factor, self._factor**2, tf.shape(y)[:-3]
         y = _reshape(y, leading, [height // f, width // f, square, channels])
         y = tf.gather(y, np.argsort(self._positions), axis=-2)
@@ -78,30 +78,34 @@ class Squeeze(OnePassBijector):
         return _reshape(y, leading, [height, width, channels]), tf.zeros([], y.dtype)
 
     def _forward_event_shape(self, shape):
+        if shape.rank is None:
+            return shape
         *_, height, width, channels = shape = self._image_shape(shape)
         if height % self._factor or width % self._factor:
             raise ValueError(
                 f"event of {self.name} must have a height and a width that are multiples of {self._factor}, "
-                f"got shape {shape}"
+                f"got shape {list(shape)}"
             )
         squeezed = [height // self._factor, width // self._factor, channels * self._factor**2]
         return tf.TensorShape([*shape[:-3], *squeezed])
 
     def _inverse_event_shape(self, shape):
+        if shape.rank is None:
+            return shape
         *_, height, width, channels = shape = self._image_shape(shape)
         if channels % self._factor**2:
             raise ValueError(
                 f"event of {self.name} must have a number of channels that is a multiple of {self._factor**2}, "
-                f"got shape {shape}"
+                f"got shape {list(shape)}"
             )
         image = [height * self._factor, width * self._factor, channels // self._factor**2]
         return tf.TensorShape([*shape[:-3], *image])
 
-    def _image_shape(self, shape: tf.TensorShape) -> list[int | None]:
-        """As a list, whose last three sizes are known."""
+    def _image_shape(self, shape: tf.TensorShape) -> tf.TensorShape:
+        """`shape`, if its last three sizes are known; else a ValueError."""
         if shape.rank is None or shape.rank < 3 or None in shape[-3:]:
             raise ValueError(f"event of {self.name} must have a known shape [..., H, W, C], got {shape}")
-        return list(shape)
+        return shape
 
     def _forward_event_shape_tensor(self, shape):
         f = self._factor

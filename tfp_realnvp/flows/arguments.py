@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -12,6 +12,7 @@ from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp.bijectors import Coupling
+from tfp_realnvp.bijectors.rebuild import parts_of
 from tfp_realnvp.checks import check_shape, is_integer, is_size
 
 __all__ = [
@@ -87,19 +88,19 @@ def check_contexts(
         raise ValueError(f"context_shape is {list(context_shape)}, but no coupling of distribution has a context")
     for coupling in conditional:
         shape = coupling.context.shape[-1:]
+        if not tf.is_tensor(coupling.context) or isinstance(coupling.context, tf.Variable):
+            raise ValueError(
+                f"context_shape is {list(context_shape)}, but the context of {coupling.name} is a variable, which each "
+                f"call would replace: give it a placeholder, such as tf.zeros({list(context_shape)})"
+            )
         if shape != context_shape:
             raise ValueError(f"context_shape is {list(context_shape)}, but {coupling.name} has a context {shape}")
         if id(coupling) not in reached:
             raise ValueError(f"{coupling.name} has a context, but is no part of the chain of distribution's bijector")
 
 
-def _couplings(part: Any) -> Iterator[Coupling]:
-    """Those in a distribution or bijector; submodules would be those, too, of what it is a copy of."""
-    if isinstance(part, Coupling):
-        yield part
-    elif isinstance(part, tfd.Distribution | tfb.Bijector):
-        for value in tf.nest.flatten(list(part.parameters.values())):
-            yield from _couplings(value)
+def _couplings(part: Any) -> list[Coupling]:
+    return [found for found in parts_of(part) if isinstance(found, Coupling)]
 
 
 def check_distribution(distribution: Any) -> None:

@@ -13,6 +13,7 @@ from tfp_realnvp.checks import check_shape
 __all__ = [
     "check_context",
     "check_pixels",
+    "check_range",
     "check_rows",
     "check_weights",
     "context_moments",
@@ -284,3 +285,16 @@ def _chunks(array: Any) -> Iterator[tuple[int, np.ndarray]]:
         if np.ma.is_masked(chunk):
             chunk = chunk.astype(np.float64).filled(np.nan)
         yield start, chunk if np.issubdtype(chunk.dtype, np.number) else chunk.astype(np.float64)
+
+
+def check_range(data: Any, is_outside: Callable[[np.ndarray], np.ndarray], argument: str) -> None:
+    """Raises a ValueError if `is_outside` is true of any row `[N]` of arrays."""
+    x = data.get("x") if isinstance(data, Mapping) else data
+    if not _is_array(x):
+        return
+    bad = [start + row for start, chunk in _chunks(x) for row in np.flatnonzero(is_outside(chunk)).tolist()]
+    if bad:
+        raise ValueError(
+            f"{argument} must lie within the range of the distribution, where it has a density; {len(bad)} of the "
+            f"{len(x)} rows do not: {_listed(bad)}"
+        )

@@ -10,10 +10,11 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
-from tfp_realnvp.bijectors import OnePassChain
+from tfp_realnvp.bijectors import OnePassChain, Standardization
+from tfp_realnvp.bijectors.chain import has_range, inverse_and_log_det, is_outside
 from tfp_realnvp.bijectors.coupling import broadcast_batch_shape, with_context
 from tfp_realnvp.checks import floating_policy
-from tfp_realnvp.distributions import OnePassTransformedDistribution, one_pass
+from tfp_realnvp.distributions import OnePassTransformedDistribution, one_pass, with_inference
 from tfp_realnvp.flows.arguments import (
     as_path,
     as_sample_shape,
@@ -23,7 +24,7 @@ from tfp_realnvp.flows.arguments import (
     check_distribution,
     stateless_seed,
 )
-from tfp_realnvp.flows.data import check_context, split_inputs, standardization_moments
+from tfp_realnvp.flows.data import check_context, check_range, split_inputs, standardization_moments
 from tfp_realnvp.flows.files import may_write, replaced, replaced_folder
 from tfp_realnvp.flows.rows import RowFunctions
 from tfp_realnvp.flows.training import LikelihoodModel
@@ -106,14 +107,13 @@ class Flow(LikelihoodModel):
         self._given_distribution = distribution
 
         self._shift, self._scale = _identity_standardization(self._event_shape, self.variable_dtype)
-        base, bijectors = one_pass(distribution), []
+        base, bijectors = with_inference(one_pass(distribution), True), []
         while isinstance(base, OnePassTransformedDistribution):
             base, bijectors = base.distribution, [*bijectors, *base.bijector.bijectors]
-        chain = OnePassChain(
-            [tfb.Shift(self._shift), tfb.Scale(self._scale), *bijectors], self._event_shape, inference=True, name="flow"
-        )
+        bijectors = [Standardization(self._shift, self._scale), *bijectors]
+        chain = OnePassChain(bijectors, self._event_shape, inference=True, name="flow")
         self._distribution = OnePassTransformedDistribution(base, chain)
-        self._training_distribution = self._distribution.copy(bijector=chain.copy(inference=False))
+        self._training_distribution = with_inference(self._distribution, False)
         variables = list(all_variables(self._distribution))
         check_contexts(distribution, bijectors, self._context_shape)
         if self._context_shape is not None:
@@ -325,6 +325,22 @@ class Flow(LikelihoodModel):
     def losses(self) -> list[Any]:
         """Regularisation losses of all layers, those of tf_keras too."""
         return super().losses + [loss for layer in self._tf_keras_layers for loss in layer.losses]
+
+    def _checked_data(self, x, y, sample_weight, argument):
+        x, targets = super()._checked_data(x, y, sample_weight, argument)
+        chain = self._distribution.bijector
+        if has_range(chain):
+            # The maps from data up to the last one with a range: nothing after it can leave one.
+            last = max(index for index, part in enumerate(chain.bijectors) if has_range(part))
+            bounds = OnePassChain(chain.bijectors[: last + 1], inference=True)
+
+            def outside(rows: np.ndarray) -> np.ndarray:
+                rows = tf.cast(rows, self.variable_dtype)
+                log_det = inverse_and_log_det(bounds, rows, len(self._event_shape))[1]
+                return np.broadcast_to(is_outside(log_det), len(rows))
+
+            check_range(x, outside, argument)
+        return x, targets
 
     def _check_variables(self) -> None:
         """Raises if the density reads variables that the model does not hold, or if there is nothing to train."""

@@ -7,7 +7,6 @@ from typing import Any
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
-from tfp_realnvp.bijectors.one_pass import forward_and_log_det, inverse_and_log_det
 from tfp_realnvp.variables import keras_inference
 
 __all__ = ["RowFunctions"]
@@ -47,11 +46,11 @@ class RowFunctions:
             return distribution(context).experimental_sample_and_log_prob(num_samples, seed=seed)
 
         def forward(z, context=None):
-            x, log_det = forward_and_log_det(distribution(context).bijector, z, len(latent_shape))
+            x, log_det = distribution(context).bijector._forward_and_log_det(z, len(latent_shape))
             return x, tf.broadcast_to(log_det, tf.shape(z)[:1])
 
         def inverse(x, context=None):
-            z, log_det = inverse_and_log_det(distribution(context).bijector, x, len(event_shape))
+            z, log_det = distribution(context).bijector._inverse_and_log_det(x, len(event_shape))
             return z, tf.broadcast_to(log_det, tf.shape(x)[:1])
 
         def compiled(function: Callable, **specs: tf.TensorSpec) -> Callable:

@@ -1,0 +1,80 @@
+"""Densities of one feature: cumulative probabilities and quantiles, against numerical integration."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
+
+import tfp_realnvp as nvp
+from registry import random_tensor
+
+GRID = np.linspace(-30.0, 40.0, 70001)[:, None]
+PROBABILITIES = np.array([0.02, 0.3, 0.5, 0.9])
+
+
+def make_flow(**options):
+    flow = nvp.RealNVP(1, num_couplings=2, hidden_units=(8,), seed=0, dtype="float64", **options)
+    x = 5.0 + 2.0 * np.random.default_rng(0).normal(size=(200, 1))
+    flow.adapt({"x": x, "context": np.zeros((200, 2))} if "context_shape" in options else x)
+    for index, variable in enumerate(flow.trainable_variables):
+        variable.assign_add(random_tensor(variable.shape, "float64", seed=index, stddev=0.2))
+    return flow
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"coupling": "spline", "num_bins": 4},
+        {"context_shape": 2, "permutation": "lu", "normalization": "actnorm"},
+        {"context_shape": 2, "coupling": "spline", "normalization": "batchnorm", "base_distribution": "student_t"},
+    ],
+    ids=["affine", "spline", "affine with context", "spline with context"],
+)
+def test_cumulative_probabilities_and_quantiles(options):
+    flow = make_flow(**options)
+    distribution = flow.distribution(np.array([0.5, -0.3]) if "context_shape" in options else None)
+    density = np.exp(distribution.log_prob(GRID))
+    step = GRID[1, 0] - GRID[0, 0]
+    integral = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) * step / 2)])
+    missing = 1.0 - integral[-1]  # in the tails
+    assert abs(missing) < 1e-3
+    cdf = distribution.cdf(GRID)
+    np.testing.assert_allclose(cdf - cdf[0], integral, atol=1e-6)
+    np.testing.assert_allclose(distribution.survival_function(GRID), 1.0 - cdf, atol=1e-12)
+    for log_tail, tail in ((distribution.log_cdf, cdf), (distribution.log_survival_function, 1.0 - cdf)):
+        middle = (tail > 1e-6) & (tail < 1.0 - 1e-6)
+        np.testing.assert_allclose(log_tail(GRID)[middle], np.log(tail[middle]), rtol=1e-6)
+    quantiles = distribution.quantile(PROBABILITIES)
+    assert quantiles.shape == (4, 1)
+    np.testing.assert_allclose(distribution.cdf(quantiles), PROBABILITIES, atol=1e-9)
+    np.testing.assert_allclose(np.interp(quantiles[:, 0], GRID[:, 0], cdf), PROBABILITIES, atol=1e-5)
+    compiled = tf.function(lambda x: (distribution.cdf(x), distribution.quantile(PROBABILITIES)))
+    np.testing.assert_allclose(compiled(GRID[:3])[0], cdf[:3], rtol=1e-9)
+    np.testing.assert_allclose(compiled(GRID[:3])[1], quantiles, rtol=1e-9)
+
+
+def test_a_batch_of_contexts_has_a_batch_of_quantiles():
+    distribution = make_flow(context_shape=2).distribution(np.array([[0.0, 1.0], [2.0, 3.0], [-1.0, 0.5]]))
+    quantiles = distribution.quantile(PROBABILITIES[:, None])
+    assert quantiles.shape == (4, 3, 1)
+    np.testing.assert_allclose(distribution.cdf(quantiles), np.broadcast_to(PROBABILITIES[:, None], (4, 3)), atol=1e-9)
+
+
+def test_a_decreasing_bijector_turns_the_tails_around():
+    normal = tfd.Independent(tfd.Normal(np.zeros(1), 1.0), 1)
+    distribution = nvp.Flow(tfd.TransformedDistribution(normal, tfb.Scale(np.array(-2.0)))).distribution()
+    x = np.array([[-2.0], [1.0]])
+    np.testing.assert_allclose(distribution.cdf(x), tfd.Normal(np.zeros(2), 2.0).cdf(x[:, 0]))
+    np.testing.assert_allclose(distribution.quantile(0.9), [tfd.Normal(np.array(0.0), 2.0).quantile(0.9)])
+
+
+def test_events_of_several_features_have_no_cumulative_probability():
+    with pytest.raises(NotImplementedError):
+        nvp.RealNVP(2).distribution().quantile(0.5)
+
+
+def test_pixels_increase():
+    distribution = tfd.TransformedDistribution(tfd.Normal(0.0, 1.0), nvp.Pixels(256))
+    np.testing.assert_allclose(distribution.cdf(128.0), 0.5, rtol=1e-6)

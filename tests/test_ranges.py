@@ -1,0 +1,103 @@
+"""Densities of what lies outside the range of a stock bijector: -inf with gradient 0, and never NaN."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
+
+import tfp_realnvp as nvp
+from registry import random_tensor
+
+INSIDE = np.random.default_rng(0).uniform(0.1, 0.9, (20, 2)).astype("float32")
+OUTSIDE = np.array([[-0.5, 0.5], [0.5, 1.5], [0.0, 0.5], [2.0, -3.0]], "float32")
+
+
+def coupling():
+    network = nvp.MLP(1, (8,), seed=0)
+    made = nvp.AffineCoupling(network, nvp.masks.half(2))
+    for index, variable in enumerate(made.trainable_variables):
+        variable.assign_add(random_tensor(variable.shape, "float32", seed=index, stddev=0.3))
+    return made
+
+
+BOUNDS = {
+    "sigmoid": tfb.Sigmoid,
+    "chain": lambda: tfb.Chain([tfb.Scale(2.0), tfb.Sigmoid(), tfb.Shift(0.5)]),
+    "blocks": lambda: tfb.Blockwise([tfb.Sigmoid(), tfb.NormalCDF()]),
+    "inverse": lambda: tfb.Invert(tfb.Chain([tfb.Invert(tfb.Sigmoid())])),
+}
+
+
+def flow_within(bounds, **options):
+    base = tfd.MultivariateNormalDiag(tf.Variable([0.3, 0.0]), [1.0, 2.0])
+    return nvp.Flow(tfd.TransformedDistribution(base, tfb.Chain([bounds, coupling()])), **options)
+
+
+@pytest.mark.parametrize("kind", BOUNDS)
+@pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
+def test_outside_its_range_a_density_is_zero_and_has_no_gradient(kind, mode):
+    if mode == "xla" and kind != "blocks":
+        pytest.skip("one compilation is enough")
+    scale = 2.0 if kind == "chain" else 1.0
+    distribution = flow_within(BOUNDS[kind]()).distribution()
+    variables = distribution.trainable_variables
+    invalid = np.array([[np.nan, 0.5], [0.5, np.inf]], "float32")
+
+    def derivatives(x):
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(x)
+            log_prob = distribution.log_prob(x)
+            total = tf.reduce_sum(tf.where(tf.math.is_finite(log_prob), log_prob, 0.0))
+        return [log_prob, tape.gradient(log_prob, x), *tape.gradient(total, variables)]
+
+    if mode != "eager":
+        derivatives = tf.function(derivatives, jit_compile=mode == "xla")
+    inside, slopes, *gradients = derivatives(tf.constant(scale * INSIDE))
+    assert np.all(np.isfinite(inside)) and np.all(np.any(slopes != 0, axis=1))
+    log_prob, with_outside, *same_gradients = derivatives(tf.constant(scale * np.concatenate([INSIDE, OUTSIDE])))
+    np.testing.assert_allclose(log_prob[:20], inside, rtol=1e-5)
+    np.testing.assert_array_equal(log_prob[20:], -np.inf)
+    np.testing.assert_allclose(with_outside[:20], slopes, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(with_outside[20:], 0.0)
+    for actual, expected in zip(same_gradients, gradients, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+    assert np.all(np.isnan(distribution.log_prob(np.concatenate([INSIDE, invalid]))[20:]))
+
+
+def test_what_has_no_latent_has_none():
+    flow = flow_within(tfb.Sigmoid())
+    latents = flow.bijector().inverse(np.concatenate([INSIDE, OUTSIDE]))
+    assert np.all(np.isfinite(latents[:20])) and np.all(np.isnan(latents[20:]))
+    np.testing.assert_array_equal(flow.bijector().inverse_log_det_jacobian(OUTSIDE), -np.inf)
+
+
+def test_nan_of_another_cause_stays_nan():
+    distribution = flow_within(tfb.Sigmoid()).distribution()
+    distribution.trainable_variables[0].assign(np.nan * distribution.trainable_variables[0])
+    assert np.all(np.isnan(distribution.log_prob(INSIDE)))
+    nan_parameter = tfb.SinhArcsinh(skewness=tf.constant(np.nan))
+    assert np.all(np.isnan(flow_within(nan_parameter).log_prob(INSIDE)))
+
+
+def test_a_mixture_with_a_component_of_smaller_range():
+    bounded = flow_within(tfb.Sigmoid()).distribution()
+    wide = tfd.MultivariateNormalDiag(tf.zeros(2))
+    mixture = nvp.Flow(tfd.Mixture(tfd.Categorical(probs=[0.5, 0.5]), [bounded, wide]))
+    np.testing.assert_allclose(mixture.log_prob(OUTSIDE), np.log(0.5) + wide.log_prob(OUTSIDE), rtol=1e-5)
+
+
+def test_fit_and_evaluate_refuse_rows_outside_the_range():
+    flow = flow_within(BOUNDS["blocks"]())
+    flow.compile("adam")
+    rows = np.concatenate([INSIDE, OUTSIDE])
+    message = "within the range .* 4 of the 24 rows do not: 20, 21, 22, 23"
+    for call in (
+        lambda: flow.fit(rows, verbose=0),
+        lambda: flow.evaluate(rows, verbose=0),
+        lambda: flow.fit(INSIDE, validation_data=rows, verbose=0),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    history = flow.fit(INSIDE, validation_data=INSIDE, epochs=2, verbose=0).history
+    assert np.all(np.isfinite(history["loss"])) and history["val_loss"][0] == pytest.approx(history["loss"][0], rel=0.1)

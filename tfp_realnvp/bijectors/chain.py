@@ -1,0 +1,243 @@
+"""Chains that walk their bijectors once, and any bijector's value and log-determinant together."""
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+from tensorflow_probability import bijectors as tfb
+
+from tfp_realnvp.bijectors.base import (
+    ForgetfulCache,
+    OnePass,
+    OnePassBijector,
+    ValueAndLogDet,
+    all_finite,
+    forgotten_by_tfp,
+    log_det_dtype,
+    nan_unless,
+    sum_of_parts,
+)
+from tfp_realnvp.bijectors.permutation import (
+    is_permutation_of_features,
+    permutation_and_inverse,
+    permute,
+    without_batch,
+)
+from tfp_realnvp.checks import check_shape
+from tfp_realnvp.variables import all_variables, keras_inference
+
+__all__ = [
+    "OnePassChain",
+    "flat_bijectors",
+    "forward_and_log_det",
+    "has_parts",
+    "has_range",
+    "inverse_and_log_det",
+    "is_outside",
+    "is_stock",
+]
+
+
+class OnePassChain(OnePass, tfb.Chain):
+    """A `tfb.Chain` that walks its bijectors once for value and log-determinant, and remembers no result.
+
+        y = b_1(b_2(... b_n(x))),        log|det dy/dx| = sum of the log|det| of each b_i at its own input.
+
+    An event with a NaN or infinity gives NaN. So does the inverse of an event that lies outside the range of a stock
+    bijector without variables, such as -1 for `tfb.Exp()`; its log-determinant is -inf.
+
+    Args:
+        bijectors: list of bijectors; the last one is applied first.
+        event_shape: shape of an event of y, the data side, or None if any will do.
+        inference: run Keras networks in inference mode, even within a Keras layer that is being trained.
+        validate_args: as in `tfb.Chain`.
+        name: name of the ops.
+
+    Raises:
+        ValueError: if an event of y does not have that shape, or one of x the shape that belongs to it.
+
+    >>> chain = OnePassChain([tfb.Shift([1.0, 2.0]), tfb.Scale([2.0, 2.0])])
+    >>> chain.forward([0.0, 1.0]).numpy()
+    array([1., 4.], dtype=float32)
+    """
+
+    _cache = ForgetfulCache(forward_name="_augmented_forward", inverse_name="_augmented_inverse")
+
+    def __init__(
+        self,
+        bijectors: Sequence[tfb.Bijector],
+        event_shape: Sequence[int] | None = None,
+        inference: bool = False,
+        validate_args: bool = False,
+        name: str | None = None,
+    ):
+        bijectors = [without_batch(bijector) for bijector in bijectors]
+        parameters = dict(locals())
+        self._inference = inference
+        self._event_shape = self._no_dependency(None if event_shape is None else tuple(event_shape))
+        super().__init__(bijectors, validate_args=validate_args, parameters=parameters, name=name)
+
+    @property
+    def inference(self) -> bool:
+        return self._inference
+
+    # Composition walks its parts for log-determinants; with the value at hand Bijector's own way serves.
+    _call_forward_log_det_jacobian = tfb.Bijector._call_forward_log_det_jacobian
+    _call_inverse_log_det_jacobian = tfb.Bijector._call_inverse_log_det_jacobian
+
+    def _forward_and_log_det(self, x, event_ndims=None, **kwargs):
+        event_ndims = self.forward_min_event_ndims if event_ndims is None else event_ndims
+        return self.walk(x, event_ndims, backward=False, to_latent=False, **kwargs)
+
+    def _inverse_and_log_det(self, y, event_ndims=None, **kwargs):
+        event_ndims = self.inverse_min_event_ndims if event_ndims is None else event_ndims
+        x, log_det = self.walk(y, event_ndims, backward=True, to_latent=True, **kwargs)
+        return nan_unless(~is_outside(log_det), x, self.inverse_event_ndims(event_ndims)), log_det
+
+    def walk(
+        self, event: tf.Tensor, event_ndims: int, backward: bool, to_latent: bool, **kwargs: Any
+    ) -> ValueAndLogDet:
+        """Value and log-determinant in one direction; `to_latent` and the value outside a range as in `_transform`."""
+        if self._event_shape is not None:
+            shape = self._event_shape if backward else self.inverse_event_shape(self._event_shape)
+            check_shape(f"event of {self.name}", event, shape)
+        log_det = tf.zeros([], log_det_dtype(event.dtype))
+        event = nan_unless(all_finite(event, event_ndims), event, event_ndims)
+        with keras_inference() if self._inference else contextlib.nullcontext():
+            for part in self.bijectors if backward else reversed(self.bijectors):
+                event, term = _transform(
+                    part, event, event_ndims, backward=backward, to_latent=to_latent, kwargs=kwargs.get(part.name, {})
+                )
+                event_ndims = (part.inverse_event_ndims if backward else part.forward_event_ndims)(event_ndims)
+                log_det += tf.cast(term, log_det.dtype)
+        return event, log_det
+
+
+def forward_and_log_det(bijector: tfb.Bijector, x: tf.Tensor, event_ndims: int, **kwargs: Any) -> ValueAndLogDet:
+    """(y, log|det dy/dx|) of any bijector at `x`, whose last `event_ndims` dimensions are the event."""
+    return _transform(bijector, x, event_ndims, backward=False, to_latent=False, kwargs=kwargs)
+
+
+def inverse_and_log_det(bijector: tfb.Bijector, y: tf.Tensor, event_ndims: int, **kwargs: Any) -> ValueAndLogDet:
+    """(x, log|det dx/dy|) of any bijector at `y`, whose last `event_ndims` dimensions are the event.
+
+    For an event outside the range of a stock bijector without variables, the log-determinant is -inf and x has no
+    meaning, but is finite, so that gradients stay finite; see `is_outside`.
+    """
+    return _transform(bijector, y, event_ndims, backward=True, to_latent=True, kwargs=kwargs)
+
+
+def is_outside(log_det: tf.Tensor) -> tf.Tensor:
+    """Whether a log-determinant of `inverse_and_log_det` says that its event lies outside a range."""
+    return tf.math.is_inf(log_det) & (log_det < 0)
+
+
+def is_stock(part: Any, kind: type) -> bool:
+    """Whether `part` is of TFP's class `kind` itself, such as `tfb.Chain`, and not of a subclass.
+
+    TFP makes an instance of the base class of `kind` where a component is no composite tensor.
+    """
+    return type(part) in (kind, kind.__bases__[0])
+
+
+def has_parts(bijector: tfb.Bijector) -> bool:
+    """Whether its events are structures of several tensors."""
+    return tf.nest.is_nested(bijector.forward_min_event_ndims) or tf.nest.is_nested(bijector.inverse_min_event_ndims)
+
+
+def has_range(bijector: tfb.Bijector) -> bool:
+    """Whether an event may lie outside the range of a stock bijector without variables in `bijector`."""
+    if isinstance(bijector, OnePassBijector):
+        return False
+    if is_stock(bijector, tfb.Invert):
+        return has_range(bijector.bijector)
+    if is_stock(bijector, tfb.Blockwise) or isinstance(bijector, OnePassChain) or _walks(bijector):
+        return any(has_range(part) for part in bijector.bijectors)
+    is_tfps_own = type(bijector).__module__.startswith("tensorflow_probability.")
+    return is_tfps_own and not (bijector.is_constant_jacobian or has_parts(bijector) or all_variables(bijector))
+
+
+def flat_bijectors(bijector: tfb.Bijector) -> list[tfb.Bijector]:
+    """The bijectors of nested chains in one list; a chain that splits its events into parts stays whole."""
+    if is_stock(bijector, tfb.Invert):
+        return [tfb.Invert(part) for part in reversed(flat_bijectors(bijector.bijector))]
+    if not (isinstance(bijector, OnePassChain) or _walks(bijector)):
+        return [bijector]
+    return [flat for part in bijector.bijectors for flat in flat_bijectors(part)]
+
+
+def _walks(bijector: tfb.Bijector) -> bool:
+    """Whether `bijector` is a stock chain whose parts can be walked one by one."""
+    return is_stock(bijector, tfb.Chain) and not any(has_parts(part) for part in bijector.bijectors)
+
+
+def _transform(
+    bijector: tfb.Bijector, event: tf.Tensor, event_ndims: int, *, backward: bool, to_latent: bool, kwargs: dict
+) -> ValueAndLogDet:
+    """The value and log-determinant of `bijector`, or of its inverse if `backward`.
+
+    `to_latent` says that the whole chain goes from data to latent, so that a value which a stock bijector without
+    variables cannot take has a log-determinant of -inf.
+    """
+    if _walks(bijector):
+        bijector = OnePassChain(bijector.bijectors, name=bijector.name)
+    with tf.name_scope(bijector.name):
+        if isinstance(bijector, OnePassChain):
+            return bijector.walk(event, event_ndims, backward, to_latent, **kwargs)
+        if isinstance(bijector, OnePassBijector):
+            run = bijector._inverse_and_log_det if backward else bijector._forward_and_log_det
+            min_event_ndims = bijector.inverse_min_event_ndims if backward else bijector.forward_min_event_ndims
+            value, log_det = run(event, **kwargs)
+            return value, sum_of_parts(log_det, event, event_ndims, min_event_ndims)
+        if is_stock(bijector, tfb.Invert):
+            return _transform(
+                bijector.bijector, event, event_ndims, backward=not backward, to_latent=to_latent, kwargs=kwargs
+            )
+        if is_permutation_of_features(bijector):
+            permutation, inverse = permutation_and_inverse(bijector)
+            indices = (inverse, permutation) if backward else (permutation, inverse)
+            return permute(event, *indices), tf.zeros([], event.dtype)
+        if is_stock(bijector, tfb.Blockwise):
+            blocks = tf.split(event, bijector.inverse_block_sizes if backward else bijector.block_sizes, axis=-1)
+            log_det = tf.zeros([], log_det_dtype(event.dtype))
+            for index, part in enumerate(bijector.bijectors):
+                options = {"backward": backward, "to_latent": to_latent, "kwargs": kwargs.get(part.name, {})}
+                blocks[index], term = _transform(part, blocks[index], event_ndims, **options)
+                log_det += tf.cast(term, log_det.dtype)
+            return tf.concat(blocks, axis=-1), log_det
+        return _through_stock(bijector, event, event_ndims, backward, to_latent, kwargs)
+
+
+def _through_stock(
+    bijector: tfb.Bijector, event: tf.Tensor, event_ndims: int, backward: bool, to_latent: bool, kwargs: dict
+) -> ValueAndLogDet:
+    """`_transform` by a bijector of TFP or of a user."""
+    one_way = bijector.inverse if backward else bijector.forward
+    other_way = bijector.forward if backward else bijector.inverse
+    log_det_of = bijector.inverse_log_det_jacobian if backward else bijector.forward_log_det_jacobian
+
+    def run(event: tf.Tensor) -> ValueAndLogDet:
+        event = tf.identity(event)  # A tensor that nobody else holds: the cache of a stock bijector cannot know it.
+        return one_way(event, **kwargs), log_det_of(event, event_ndims, **kwargs)
+
+    with forgotten_by_tfp():
+        if not (to_latent and has_range(bijector)):
+            return run(event)
+        value = one_way(tf.stop_gradient(event), **kwargs)
+        value_ndims = (bijector.inverse_event_ndims if backward else bijector.forward_event_ndims)(event_ndims)
+        inside = tf.stop_gradient(other_way(tf.zeros_like(value), **kwargs))
+        # Where the parameters of the bijector are NaN, nothing is inside.
+        outside = all_finite(event, event_ndims) & ~all_finite(value, value_ndims) & all_finite(inside, event_ndims)
+        # An event inside takes the place of one outside, so that no gradient is NaN.
+        value, log_det = run(tf.where(_with_dimensions(outside, event_ndims), inside, event))
+        value = tf.where(_with_dimensions(outside, value_ndims), tf.zeros([], value.dtype), value)
+        minus_infinity = tf.math.log(tf.where(outside, tf.zeros([], log_det.dtype), tf.ones([], log_det.dtype)))
+        return value, tf.where(outside, minus_infinity, log_det)
+
+
+def _with_dimensions(tensor: tf.Tensor, ndims: int) -> tf.Tensor:
+    """`tensor [...]` with `ndims` further dimensions of size 1."""
+    for _ in range(ndims):
+        tensor = tensor[..., tf.newaxis]
+    return tensor

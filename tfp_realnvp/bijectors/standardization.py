@@ -1,0 +1,66 @@
+"""The shift and scale that `adapt` sets."""
+
+from typing import Any
+
+import tensorflow as tf
+
+from tfp_realnvp.bijectors.base import OnePassBijector, log_det_dtype
+
+__all__ = ["Standardization"]
+
+
+class Standardization(OnePassBijector):
+    """Shift and positive scale of each component of an event, between data y and what a flow learns, x.
+
+        y = shift + scale * x,        log|det dy/dx| = sum(log(scale))
+
+    Args:
+        shift: tensor or `tf.Variable` of the shape of an event.
+        scale: likewise, above 0.
+        validate_args: as in every `tfb.Bijector`.
+        name: name of the ops.
+
+    Events are `[..., *shape]`, log-determinants are scalars, in nats.
+
+    >>> Standardization(tf.constant([1.0, 2.0]), tf.constant([1.0, 4.0])).forward([[1.0, 1.0]]).numpy()
+    array([[2., 6.]], dtype=float32)
+    """
+
+    def __init__(self, shift: Any, scale: Any, *, validate_args: bool = False, name: str = "standardization"):
+        parameters = dict(locals())
+        with tf.name_scope(name) as name:
+            self._shift, self._scale = shift, scale
+            super().__init__(
+                forward_min_event_ndims=len(shift.shape),
+                is_constant_jacobian=True,
+                validate_args=validate_args,
+                dtype=shift.dtype,
+                parameters=parameters,
+                name=name,
+            )
+
+    @classmethod
+    def _parameter_properties(cls, dtype):
+        return {}  # None of its parameters has a batch shape.
+
+    @classmethod
+    def _is_increasing(cls):
+        return True
+
+    @property
+    def shift(self) -> tf.Tensor | tf.Variable:
+        return self._shift
+
+    @property
+    def scale(self) -> tf.Tensor | tf.Variable:
+        return self._scale
+
+    def _forward_and_log_det(self, x):
+        return self._shift + self._scale * x, self._log_det()
+
+    def _inverse_and_log_det(self, y):
+        return (y - self._shift) / self._scale, -self._log_det()
+
+    def _log_det(self) -> tf.Tensor:
+        scale = tf.convert_to_tensor(self._scale)
+        return tf.reduce_sum(tf.math.log(tf.cast(scale, log_det_dtype(scale.dtype))))
