@@ -314,6 +314,10 @@ class Flow(LikelihoodModel):
                 "them adapt to the data as they are before the bounds, as in the README"
             )
 
+    def _is_adapted(self) -> bool:
+        """Whether `adapt` was called, on this model or on the one whose weights it has."""
+        return bool(np.any(self._shift.numpy() != 0) or np.any(self._scale.numpy() != 1))
+
     def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
         x, context = split_inputs(inputs, self._context_shape, "inputs")
         x = self._as_x(x, leading="N")

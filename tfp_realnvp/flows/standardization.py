@@ -1,5 +1,6 @@
 """Mean and standard deviation of the data that a flow adapts to."""
 
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,7 +10,9 @@ import tensorflow as tf
 from tfp_realnvp.flows.data import check_ends, check_rows, chunks, is_array, split_inputs
 from tfp_realnvp.flows.frames import in_features
 
-__all__ = ["context_moments", "standardization_moments"]
+__all__ = ["context_moments", "standardization_moments", "warn_unless_standardized"]
+
+_SAMPLE = 1000  # rows looked at, to see whether data are standardised
 
 Shape = tuple[int, ...]
 
@@ -33,6 +36,32 @@ def standardization_moments(
 def context_moments(data: Any, event_shape: Shape, context_shape: Shape, dtype: str) -> tuple[np.ndarray, np.ndarray]:
     """(mean, standard deviation) of the rows of the context alone; errors are those of `standardization_moments`."""
     return _of_context(_moments(data, event_shape, context_shape, dtype)[1], dtype, data)
+
+
+def warn_unless_standardized(data: Any, model_name: str) -> None:
+    """Warns, in the name of the caller of `fit`, of features of arrays far from mean 0 and standard deviation 1.
+
+    Far is a mean beyond 5, or a standard deviation above 10 or below 0.1, of some of the rows.
+    """
+    parts = {f'x["{key}"]': part for key, part in data.items()} if isinstance(data, Mapping) else {"x": data}
+    far = {name: _far_from_standard(part) for name, part in parts.items() if is_array(part)}
+    found = [f"{name}{in_features(parts[name], which)}" for name, which in far.items() if np.any(which)]
+    if found:
+        warnings.warn(
+            f"{model_name}: {' and '.join(found)} {'are' if len(found) > 1 else 'is'} far from mean 0 and standard "
+            "deviation 1: call adapt with the training data before fit",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _far_from_standard(array: Any) -> np.ndarray:
+    """Which features are far; not those that are constant or hold zeros and ones alone, such as one-hot labels."""
+    rows = np.asarray(array[:: -(-len(array) // _SAMPLE)], np.float64)
+    with np.errstate(over="ignore"):
+        mean, stddev = rows.mean(axis=0), rows.std(axis=0)
+    is_far = (np.abs(mean) > 5) | (stddev > 10) | (stddev < 0.1)
+    return is_far & np.any(rows != rows[0], axis=0) & ~np.all((rows == 0) | (rows == 1), axis=0)
 
 
 class Moments:

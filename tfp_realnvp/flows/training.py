@@ -19,6 +19,7 @@ from tfp_realnvp.flows.data import check_ends, check_no_context_argument, check_
 from tfp_realnvp.flows.files import CountEpochs, may_write, mend_backup, random_states, replaced
 from tfp_realnvp.flows.fused_adam import fuse
 from tfp_realnvp.flows.non_finite import FiniteSteps, StopOnNonFiniteLoss
+from tfp_realnvp.flows.standardization import warn_unless_standardized
 from tfp_realnvp.replicas import mend_for_replicas, share_of_mean
 from tfp_realnvp.variables import raw_variable
 from tfp_realnvp.versions import KEEPS_UNFILLED_EXECUTIONS
@@ -197,6 +198,8 @@ class LikelihoodModel(keras.Model):
         self._check_variables()
         if self.compiled and self.optimizer is None:
             raise ValueError("optimizer must be given to compile() before fit(), got None")
+        if self._wants_adapt():
+            warn_unless_standardized(x, self.name)
         if self.compiled and not self.optimizer.built:
             # Variables made while Keras traces its step would have it traced twice.
             with self.distribute_strategy.scope():
@@ -322,6 +325,10 @@ class LikelihoodModel(keras.Model):
         weights_argument = "sample_weight" if argument == "x" else f"{argument}: sample_weight"
         check_weights(sample_weight, x, weights_argument, self.variable_dtype)
         return x, sample_weight
+
+    def _wants_adapt(self) -> bool:
+        """Whether data that are not standardised want `adapt` before the fit that begins."""
+        return False
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         """Nothing: a flow is built by its constructor, and what Keras does here fails where replicas differ in rows."""
