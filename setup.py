@@ -39,6 +39,6 @@ setup(
         "gpu": ["tensorflow[and-cuda]"],
         "examples": ["matplotlib", "scikit-learn"],
         "bench": ["distrax", "dm-haiku", "optax", "flowjax", "FrEIA", "nflows", "normflows", "zuko"],
-        "test": ["pytest", "pytest-xdist", "hypothesis", "ruff", "scikit-learn", "matplotlib"],
+        "test": ["pytest", "pytest-xdist", "hypothesis", "ruff", "scikit-learn", "matplotlib", "pandas"],
     },
 )

@@ -4,6 +4,7 @@ import functools
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
@@ -150,6 +151,17 @@ def nothing_left() -> tf.data.Dataset:
     return batches(X).filter(lambda x: False)
 
 
+def endless(data=X) -> tf.data.Dataset:
+    return batches(data).repeat()
+
+
+class EndlessPyDataset(keras.utils.PyDataset):
+    num_batches = None
+
+    def __getitem__(self, index):
+        return (X[:5],)
+
+
 def coupling(conditioner=lambda kept: (kept, kept), mask=HALF, context=None) -> nvp.AffineCoupling:
     return nvp.AffineCoupling(conditioner, mask, context)
 
@@ -178,6 +190,10 @@ def row_3(value) -> np.ndarray:
     return np.where(np.arange(20)[:, np.newaxis] == 3, value, X)
 
 
+LABELS = np.arange(20) % 2
+NOT_AN_ARGUMENT = r'context must be passed with x, as \{"x": x, "context": context\}'
+ONE_HOT = r"labels must be one-hot, as from keras.utils.to_categorical\(labels, 2\)"
+ENDS = r"must end, got an infinite dataset \(as from repeat\(\)\)"
 SIZE = "must be an integer of at least 1"
 CONTEXT_OF_COUPLING = r"context must be numbers of shape \[\.\.\., K\]"
 OF_FIT = "must be an array, a dictionary of arrays or a tf.data.Dataset, got"
@@ -358,6 +374,58 @@ WRONG_DATA = {
         lambda: conditional().adapt(with_context(row_3(np.nan))),
         r'data\["context"\] has a NaN or infinity in 1 of its 20 rows: 3',
     ),
+    "adapt dataset of infinite rows": (lambda: flow().adapt(batches(row_3(np.inf))), r"batch 0 of data has .*: 3 "),
+    "adapt values too large": (lambda: flow().adapt(row_3(1e39)), r"data has .* in 1 .*: 3 \(as float32\)"),
+    "adapt context too large": (
+        lambda: conditional().adapt(with_context(row_3(1e39))),
+        r'data\["context"\] has a NaN or infinity in 1 of its 20 rows: 3 \(as float32\)',
+    ),
+    "adapt context too large, dataset": (
+        lambda: conditional().adapt(batches(with_context(row_3(1e39)))),
+        r'batch 0 of data\["context"\] has a NaN or infinity in 1 of its 5 rows: 3 \(as float32\)',
+    ),
+    "adapt context too narrow": (
+        lambda: conditional().adapt(with_context(CONTEXT * [1.0, 1e-50])),
+        r'data\["context"\] varies too little for float32 in the features \[1\]: .* dtype="float64"',
+    ),
+    "adapt context too narrow, dataset": (
+        lambda: conditional().adapt(batches(with_context(CONTEXT * [1.0, 1e-50]))),
+        r'data\["context"\] varies too little for float32 in the features \[1\]',
+    ),
+    "adapt context too wide": (
+        lambda: conditional().adapt(with_context(row_3(3e38) - 3e38 * (row_3(0.0) != 0.0))),
+        r'data\["context"\] spreads too far for float32 in the features \[0, 1\]',
+    ),
+    "adapt deviation below normal numbers": (
+        lambda: flow().adapt(X * [1e-39, 1.0]),
+        r"data varies too little for float32 in the features \[0\]",
+    ),
+    "adapt rows equal in float32": (lambda: flow().adapt(1e8 + 1e-3 * X), r"data varies too little .* \[0, 1\]"),
+    "adapt constant scalars": (
+        lambda: nvp.Flow(tfd.Normal(tf.Variable(0.0), 1.0)).adapt(ONES),
+        "data is constant: drop",
+    ),
+    "adapt constant entry of a matrix": (
+        lambda: nvp.Flow(tfd.Independent(tfd.Normal(tf.Variable(tf.zeros([2, 2])), 1.0), 2)).adapt(
+            np.stack([X, np.stack([X[:, 0], ONES], axis=1)], axis=1)
+        ),
+        r"data is constant in the features \[\(1, 1\)\]: drop",
+    ),
+    "adapt context argument": (lambda: conditional().adapt(X, context=CONTEXT), NOT_AN_ARGUMENT),
+    "adapt no context": (
+        lambda: conditional().adapt(X),
+        r'is missing; pass it with x, as \{"x": x, "context": context',
+    ),
+    "adapt endless": (lambda: flow().adapt(endless()), f"data {ENDS}$"),
+    "fit endless": (lambda: flow().fit(endless()), f"x {ENDS}; give steps_per_epoch"),
+    "fit endless PyDataset": (lambda: flow().fit(EndlessPyDataset()), f"x {ENDS}; give steps_per_epoch"),
+    "fit context argument": (lambda: conditional().fit(X, context=CONTEXT), NOT_AN_ARGUMENT),
+    "fit labels": (lambda: conditional().fit(with_context(LABELS)), rf'x\["context"\] .* got \[20\]; {ONE_HOT}'),
+    "fit labels [N, 1]": (lambda: conditional().fit(with_context(LABELS[:, np.newaxis])), rf"got \[20, 1\]; {ONE_HOT}"),
+    "fit labels, dataset": (
+        lambda: conditional().fit(batches(with_context(LABELS))),
+        rf'x\["context"\] .* got \[None\]; {ONE_HOT}',
+    ),
     "fit None": (lambda: flow().fit(None), f"x {OF_FIT} None"),
     "fit nothing": (lambda: flow().fit(), f"x {OF_FIT} None"),
     "fit number": (lambda: flow().fit(3.0), f"x {OF_FIT} 3.0"),
@@ -392,6 +460,10 @@ WRONG_DATA = {
         lambda: conditional().fit(with_x(X), validation_data=with_context(row_3(np.inf))),
         r'validation_data\["context"\] has a NaN or infinity in 1 of its 20 rows: 3',
     ),
+    "validation endless": (
+        lambda: flow().fit(X, validation_data=endless()),
+        f"validation_data {ENDS}; give validation_steps",
+    ),
     "weights string": (lambda: flow().fit(X, sample_weight="ab"), "sample_weight must be an array, got <class 'str'>"),
     "weights dictionary": (lambda: flow().fit(X, sample_weight={}), "sample_weight must be an array, got <class 'dict"),
     "weights rank 0": (lambda: flow().fit(X, sample_weight=np.float64(1.0)), r"sample_weight must .*got \[\]"),
@@ -409,6 +481,10 @@ WRONG_DATA = {
         r'x\["context"\] has a NaN or infinity in 1 of its 20 rows: 3',
     ),
     "evaluate dataset, nothing left": (lambda: flow().evaluate(nothing_left(), verbose=0), "at least one"),
+    "evaluate endless": (lambda: flow().evaluate(endless()), f"x {ENDS}; give steps,"),
+    "evaluate context argument": (lambda: conditional().evaluate(X, context=CONTEXT), NOT_AN_ARGUMENT),
+    "predict endless": (lambda: flow().predict(endless()), f"x {ENDS}; give steps,"),
+    "predict context argument": (lambda: conditional().predict(X, context=CONTEXT), NOT_AN_ARGUMENT),
     "predict None": (lambda: flow().predict(None), f"x {OF_FIT} None"),
     "predict complex": (
         lambda: flow().predict(X.astype(complex)),
@@ -427,6 +503,8 @@ WRONG_DATA = {
     "log_prob masked": (lambda: flow().log_prob(MASKED), "x "),
     "log_prob context string": (lambda: conditional().log_prob(X, "ab"), "context must be an array of numbers, got dt"),
     "log_prob context ragged": (lambda: conditional().log_prob(X, [[1.0], [1.0, 2.0]]), "context must be an array"),
+    "log_prob labels": (lambda: conditional().log_prob(X, LABELS), rf"context must .* got \[20\]; {ONE_HOT}"),
+    "sample labels": (lambda: conditional().sample(context=LABELS[:, np.newaxis]), rf"got \[20, 1\]; {ONE_HOT}"),
     "log_prob context rank 0": (lambda: conditional().log_prob(X, 1.0), r"context must have shape .* got \[\]"),
     "call mixed keys": (lambda: flow()({1: X, "a": X}), r"must have the keys .* got \[.*1"),
     "call pair": (lambda: conditional()((X, CONTEXT)), r"a context of shape \[\.\.\., 2\] is missing"),
@@ -557,6 +635,44 @@ def test_what_looks_like_an_array_is_one():
         np.testing.assert_allclose(model.predict(like, verbose=0), expected, rtol=1e-5)
     for integers in (np.arange(6).reshape(3, 2), np.arange(6, dtype="uint8").reshape(3, 2), np.eye(3, 2) > 0):
         np.testing.assert_array_equal(model.log_prob(integers), model.log_prob(integers.astype("float64")))
+
+
+def frame(**columns) -> pd.DataFrame:
+    return pd.DataFrame({"mass": X[:, 0], "radius": X[:, 1]} | columns)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (frame(radius="large"), r"convert or drop the columns 'radius' \((str|object)\)$"),
+        (frame(mass=X[:, 0] > 0), r"convert or drop the columns 'mass' \(bool\)$"),
+        (frame().astype({"mass": "Float64"}), r"convert or drop the columns 'mass' \(Float64\)$"),
+        (frame(name=1.0), r"got \[20, 3\] with the columns 'mass', 'radius', 'name'$"),
+    ],
+    ids=["strings", "truth values", "numbers of pandas", "one more"],
+)
+def test_errors_name_the_columns_of_a_data_frame(data, message):
+    for call in (flow().fit, flow().evaluate, flow().predict, flow().adapt, flow().log_prob):
+        with pytest.raises(ValueError, match=message):
+            call(data)
+    with pytest.raises(ValueError, match=rf'x\["context"\] must .*{message}'):
+        conditional().fit(with_context(data))
+
+
+def test_errors_name_the_columns_with_a_nan():
+    data = frame(radius=row_3(np.nan)[:, 1])
+    for call in (flow().fit, flow().evaluate, flow().adapt):
+        with pytest.raises(ValueError, match=r"in 1 of its 20 rows: 3 \(as float32\), in the columns 'radius'$"):
+            call(data)
+
+
+def test_adapt_names_the_columns_of_a_data_frame():
+    with pytest.raises(ValueError, match="data is constant in the columns 'radius': drop"):
+        flow().adapt(frame(radius=1.0))
+    with pytest.raises(ValueError, match="data varies too little for float32 in the columns 'radius': "):
+        flow().adapt(frame(radius=1e-60 * X[:, 1]))
+    with pytest.raises(ValueError, match=r'data\["context"\] varies too little for float32 in the columns \'mass\': '):
+        conditional().adapt(with_context(frame(mass=1e-60 * X[:, 0])))
 
 
 def test_at_most_ten_rows_are_named():

@@ -278,6 +278,17 @@ def test_pixels_out_of_range(trained, pixels):
         flow.fit(images_of(8), validation_data=images, verbose=0)
 
 
+def test_images_scaled_to_the_unit_interval_get_a_hint(trained):
+    flow, *_ = trained
+    hint = r"images in \[0, 1\] must be scaled: np.round\(\(num_levels - 1\) \* images\)$"
+    for scaled in (images_of(8) / 16, tf.data.Dataset.from_tensors(images_of(8) / 16)):
+        with pytest.raises(ValueError, match=f"x must hold whole numbers .*{hint}"):
+            flow.evaluate(scaled, verbose=0)
+    for other in (images_of(8) + 0.5, tf.data.Dataset.from_tensors(images_of(8) + 0.5)):
+        with pytest.raises(ValueError, match=r"whole numbers .* (is none|does not)$"):
+            flow.evaluate(other, verbose=0)
+
+
 def test_pixels_of_a_dataset_out_of_range(trained):
     flow, *_ = trained
     data = tf.data.Dataset.from_tensor_slices(images_of(8) / 16).batch(4)

@@ -14,6 +14,7 @@ from tensorflow_probability import distributions as tfd
 from tfp_realnvp.bijectors import Coupling
 from tfp_realnvp.bijectors.rebuild import parts_of
 from tfp_realnvp.checks import check_shape, is_integer, is_size
+from tfp_realnvp.flows.frames import column_names, listed, non_numeric_columns
 
 __all__ = [
     "as_path",
@@ -22,6 +23,7 @@ __all__ = [
     "as_vector_shape",
     "check_contexts",
     "check_distribution",
+    "check_input_shape",
     "stateless_seed",
 ]
 
@@ -42,7 +44,9 @@ def as_vector_shape(shape: Sequence[int] | int, argument: str) -> tuple[int]:
     return (int(sizes[0]),)
 
 
-def as_tensor(argument: str, value: Any, shape: Sequence[int], dtype: str, leading: str = "...") -> tf.Tensor:
+def as_tensor(
+    argument: str, value: Any, shape: Sequence[int], dtype: str, leading: str = "...", *, is_context: bool = False
+) -> tf.Tensor:
     """`value` as a tensor of numbers of the given dtype and of shape `[..., *shape]`, or `[N, *shape]`.
 
     What a graph does not know of the shape yet is checked when it runs.
@@ -52,16 +56,37 @@ def as_tensor(argument: str, value: Any, shape: Sequence[int], dtype: str, leadi
     try:
         tensor = tf.convert_to_tensor(value)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{argument} must be an array of numbers, got {value!r:.100}") from error
+        got = non_numeric_columns(value) or f", got {value!r:.100}"
+        raise ValueError(f"{argument} must be an array of numbers{got}") from error
     if not (tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool):
         raise ValueError(f"{argument} must be an array of numbers, got dtype {tensor.dtype.name}")
-    check_shape(argument, tensor, shape, leading)
+    check_input_shape(argument, tensor if column_names(value) is None else value, shape, leading, is_context=is_context)
     ndims = len(shape) + 1 if leading == "N" else tensor.shape.rank
     if ndims is None:
         raise ValueError(f"{argument} must have a known number of dimensions, got shape {tensor.shape}")
     if not tensor.shape.is_fully_defined():
         tensor = tf.ensure_shape(tensor, [None] * (ndims - len(shape)) + list(shape))
     return tf.cast(tensor, dtype)
+
+
+def check_input_shape(argument: str, array: Any, shape: Sequence[int], leading: str, *, is_context: bool) -> None:
+    """`check_shape`, whose error names the columns of a DataFrame, and has a hint for labels given as a context."""
+    try:
+        check_shape(argument, array, shape, leading)
+    except ValueError as error:
+        names, hint = column_names(array), ""
+        if names is not None:
+            hint = f" with the columns {listed(map(repr, names))}"
+        if is_context and shape[0] > 1 and tuple(array.shape)[1:] in ((), (1,)) and _has_integers(array):
+            hint += f"; labels must be one-hot, as from keras.utils.to_categorical(labels, {shape[0]})"
+        raise ValueError(f"{error}{hint}") from None
+
+
+def _has_integers(array: Any) -> bool:
+    try:
+        return tf.as_dtype(getattr(array, "dtype", None) or np.asarray(array[:0]).dtype).is_integer
+    except TypeError:  # dtypes of pandas and others
+        return False
 
 
 def as_sample_shape(sample_shape: Any) -> np.ndarray | tf.Tensor:

@@ -1,38 +1,46 @@
-"""Checks of the data that users hand to a flow, and their moments."""
+"""Checks of the data that users hand to a flow."""
 
 import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp.checks import check_shape
+from tfp_realnvp.flows.arguments import check_input_shape
+from tfp_realnvp.flows.frames import column_names, in_features, listed, non_numeric_columns
 
 __all__ = [
     "check_context",
+    "check_ends",
+    "check_no_context_argument",
     "check_pixels",
     "check_range",
     "check_rows",
     "check_weights",
-    "context_moments",
+    "chunks",
+    "is_array",
     "is_pixel",
     "pixel_errors",
     "pixels_checked",
     "split_inputs",
-    "standardization_moments",
 ]
 
 _CHUNK = 1 << 22  # values looked at in one go, so that a memory map larger than memory can be checked
 
+_SCALED_HINT = "; images in [0, 1] must be scaled: np.round((num_levels - 1) * images)"
+
 Shape = tuple[int, ...]
 
 
-def check_context(context: Any, context_shape: Shape | None, argument: str = "context") -> None:
+def check_context(
+    context: Any, context_shape: Shape | None, argument: str = "context", hint: str = "the flow depends on it"
+) -> None:
     """Raises a ValueError if a context is missing or unexpected."""
     if context is None and context_shape is not None:
-        raise ValueError(f"{argument}: a context of shape [..., {context_shape[0]}] is missing; the flow depends on it")
+        raise ValueError(f"{argument}: a context of shape [..., {context_shape[0]}] is missing; {hint}")
     if context is not None and context_shape is None:
         shape = list(getattr(context, "shape", np.shape(context)))
         raise ValueError(f"{argument}: unexpected context of shape {shape}; context_shape is None")
@@ -46,8 +54,25 @@ def split_inputs(data: Any, context_shape: Shape | None, argument: str = "x") ->
         raise ValueError(
             f'{argument} must have the keys "x" and, if conditional, "context"; got {sorted(data, key=str)}'
         )
-    check_context(data.get("context"), context_shape, argument)
+    check_context(data.get("context"), context_shape, argument, 'pass it with x, as {"x": x, "context": context}')
     return data["x"], data.get("context")
+
+
+def check_no_context_argument(context: Any) -> None:
+    """Raises a ValueError if a context is given as an argument of its own where it goes with x."""
+    if context is not None:
+        raise ValueError('context must be passed with x, as {"x": x, "context": context}, not as an argument')
+
+
+def check_ends(data: Any, argument: str, steps_argument: str | None = None, steps: int | None = None) -> None:
+    """Raises a ValueError if a dataset is known to have no end, and no number of steps to take from it is given."""
+    if isinstance(data, keras.utils.PyDataset):
+        is_infinite = data.num_batches is None
+    else:
+        is_infinite = isinstance(data, tf.data.Dataset) and data.cardinality() == tf.data.INFINITE_CARDINALITY
+    if is_infinite and steps is None:
+        hint = f"; give {steps_argument}, the number of batches to take" if steps_argument else ""
+        raise ValueError(f"{argument} must end, got an infinite dataset (as from repeat()){hint}")
 
 
 def check_rows(
@@ -63,19 +88,21 @@ def check_rows(
         if data.cardinality() == 0:
             raise ValueError(f"{argument} must have at least one batch, got an empty dataset")
         spec = data.element_spec[0] if isinstance(data.element_spec, tuple) else data.element_spec
-        for part, shape in zip(split_inputs(spec, context_shape, argument), (event_shape, context_shape), strict=True):
+        x, context = split_inputs(spec, context_shape, argument)
+        for key, part, shape in (("x", x, event_shape), ("context", context, context_shape)):
             if part is None:
                 continue
             if not hasattr(part, "shape"):
                 raise ValueError(f"{argument} must have batches of arrays, got a dataset of {data.element_spec!r:.200}")
-            check_shape(argument, part, shape, leading="N")
-    if not (_is_array(data) or isinstance(data, Mapping)):
+            name = argument if part is spec else f'{argument}["{key}"]'
+            check_input_shape(name, part, shape, leading="N", is_context=key == "context")
+    if not (is_array(data) or isinstance(data, Mapping)):
         return
     x, context = split_inputs(data, context_shape, argument)
     name = argument if data is x else f'{argument}["x"]'
     _check_array(x, event_shape, name, dtype)
     if context is not None:
-        _check_array(context, context_shape, f'{argument}["context"]', dtype)
+        _check_array(context, context_shape, f'{argument}["context"]', dtype, is_context=True)
         if len(x) != len(context):
             raise ValueError(f"{argument}: x and context must have as many rows, got {len(x)} and {len(context)}")
 
@@ -89,11 +116,13 @@ def is_pixel(images: Any, num_levels: int) -> Any:
 def check_pixels(data: Any, are_right: Callable[[np.ndarray], np.ndarray], expected: str, argument: str) -> None:
     """Raises a ValueError unless `are_right` is true of all pixels of arrays of images."""
     images = data.get("x") if isinstance(data, Mapping) else data
-    if not _is_array(images):
+    if not is_array(images):
         return
-    bad, example = _wrong_rows(images, are_right)
+    bad, example, _ = _wrong_rows(images, are_right)
     if bad:
-        raise ValueError(f"{argument} must hold {expected}; the images {_listed(bad)} do not: {example!r} is none")
+        is_scaled = all(np.all((chunk >= 0) & (chunk <= 1)) for _, chunk in chunks(images))
+        hint = _SCALED_HINT if is_scaled else ""
+        raise ValueError(f"{argument} must hold {expected}; the images {listed(bad)} do not: {example!r} is none{hint}")
 
 
 def pixels_checked(data: tf.data.Dataset, num_levels: int, expected: str, argument: str) -> tf.data.Dataset:
@@ -102,8 +131,11 @@ def pixels_checked(data: tf.data.Dataset, num_levels: int, expected: str, argume
 
     def checked(*batch: Any) -> Any:
         images = batch[0]["x"] if isinstance(batch[0], Mapping) else batch[0]
-        right = tf.reduce_all(is_pixel(tf.cast(images, tf.float64), num_levels))
-        with tf.control_dependencies([tf.debugging.Assert(right, [message])]):
+        values = tf.cast(images, tf.float64)
+        right = tf.reduce_all(is_pixel(values, num_levels))
+        is_scaled = tf.reduce_all((values >= 0) & (values <= 1))
+        message_of_batch = tf.where(is_scaled, message + _SCALED_HINT, message)
+        with tf.control_dependencies([tf.debugging.Assert(right, [message_of_batch])]):
             images = tf.identity(images)
         x = batch[0] | {"x": images} if isinstance(batch[0], Mapping) else images
         return (x, *batch[1:]) if len(batch) > 1 else x
@@ -117,7 +149,7 @@ def pixel_errors() -> Iterator[None]:
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
-        found = re.search(r"\w+ must hold .* dataset does not", error.message)
+        found = re.search(rf"\w+ must hold .* dataset does not({re.escape(_SCALED_HINT)})?", error.message)
         if found is None:
             raise
         raise ValueError(found[0]) from error
@@ -127,14 +159,14 @@ def check_weights(sample_weight: Any, data: Any, argument: str, dtype: str) -> N
     """Raises a ValueError unless weights are an array of one finite number of at least 0 for each row of `data`."""
     if sample_weight is None:
         return
-    if not _is_array(sample_weight):
+    if not is_array(sample_weight):
         raise ValueError(f"{argument} must be an array, got {type(sample_weight)}")
     shape = list(sample_weight.shape)
     if len(shape) not in (1, 2) or shape[1:] not in ([], [1]):
         raise ValueError(f"{argument} must have shape [N], got {shape}")
     _check_numbers(sample_weight, argument)
     x = data["x"] if isinstance(data, Mapping) else data
-    if _is_array(x) and len(x) != len(sample_weight):
+    if is_array(x) and len(x) != len(sample_weight):
         raise ValueError(f"{argument} must have one weight for each of {len(x)} rows, got {len(sample_weight)}")
     _check_finite(sample_weight, argument, dtype)
     least = np.min(sample_weight)
@@ -142,99 +174,15 @@ def check_weights(sample_weight: Any, data: Any, argument: str, dtype: str) -> N
         raise ValueError(f"{argument} must be of 0 and above, not all 0, got {least} for the least")
 
 
-def standardization_moments(
-    data: Any, event_shape: Shape, context_shape: Shape | None, dtype: str
-) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray] | None]:
-    """(mean, standard deviation) of the rows of x, and of the context or None; a constant context gets 1.
-
-    Raises a ValueError if a shape is wrong, a row is not finite, or a feature of x is constant in that dtype.
-    """
-    x_moments, of_context = _moments(data, event_shape, context_shape)
-    with np.errstate(over="ignore"):  # The error below says it.
-        mean, stddev = x_moments.mean.astype(dtype), x_moments.stddev.astype(dtype)
-    if not np.all(np.isfinite(mean) & np.isfinite(stddev)):
-        raise ValueError(f"data has a NaN or infinity, or a value too large for {dtype}")
-    if not np.all(stddev > 0):
-        constant = np.argwhere(stddev == 0).squeeze(axis=-1).tolist()
-        raise ValueError(f"data is constant in the features {constant}: drop them, or add noise to them")
-    return (mean, stddev), None if context_shape is None else _of_context(of_context)
-
-
-def context_moments(data: Any, event_shape: Shape, context_shape: Shape) -> tuple[np.ndarray, np.ndarray]:
-    """(mean, standard deviation) of the rows of the context alone; a constant one gets 1.
-
-    Raises a ValueError if a shape is wrong, or a row is not finite.
-    """
-    return _of_context(_moments(data, event_shape, context_shape)[1])
-
-
-class Moments:
-    """Mean and standard deviation of rows that come in batches, in float64.
-
-    Batches are merged as in Chan, Golub & LeVeque, "Updating formulae and a pairwise algorithm for computing sample
-    variances", 1979: nothing cancels for data far from zero.
-    """
-
-    def __init__(self):
-        self.count, self.mean, self._squares = 0, 0.0, 0.0
-
-    def update(self, rows: Any) -> None:
-        for _, chunk in _chunks(rows):
-            chunk = chunk.astype(np.float64)
-            weight = len(chunk) / (self.count + len(chunk))
-            with np.errstate(invalid="ignore"):
-                mean = chunk.mean(axis=0)
-                self._squares += ((chunk - mean) ** 2).sum(axis=0) + self.count * weight * (mean - self.mean) ** 2
-                self.mean += weight * (mean - self.mean)
-            self.count += len(chunk)
-
-    @property
-    def stddev(self) -> np.ndarray:
-        """0 where all rows are equal up to rounding, NaN where one is not finite."""
-        stddev = np.sqrt(self._squares / self.count)
-        return np.where(stddev <= 8 * np.finfo(np.float64).eps * np.abs(self.mean), 0.0, stddev)
-
-
-def _moments(data: Any, event_shape: Shape, context_shape: Shape | None) -> tuple[Moments, Moments]:
-    """Those of x and of the context, which are empty where there is none."""
-    check_rows(data, event_shape, context_shape, "data", "float64")
-    of_x, of_context = Moments(), Moments()
-    for batch in _batches(data):
-        check_rows(batch, event_shape, context_shape, "data")
-        x, context = split_inputs(batch, context_shape, "data")
-        of_x.update(x)
-        if context is not None:
-            of_context.update(context)
-    if of_x.count == 0:
-        raise ValueError("data must have at least one row, got none")
-    return of_x, of_context
-
-
-def _of_context(moments: Moments) -> tuple[np.ndarray, np.ndarray]:
-    if not np.all(np.isfinite(moments.stddev)):
-        raise ValueError('data["context"] has a NaN or infinity')
-    return moments.mean, np.where(moments.stddev > 0, moments.stddev, 1.0)
-
-
-def _batches(data: Any) -> Iterator[Any]:
-    """What `fit` sees as x, batch by batch: arrays and dictionaries of arrays are one batch."""
-    if _is_array(data) or isinstance(data, Mapping):
-        yield data
-        return
-    if not isinstance(data, tf.data.Dataset):
-        raise ValueError(f"data must be an array, a dictionary of arrays or a tf.data.Dataset, got {type(data)}")
-    for batch in data:
-        yield batch[0] if isinstance(batch, tuple) else batch
-
-
-def _is_array(data: Any) -> bool:
+def is_array(data: Any) -> bool:
+    """Whether `data` is an array, a tensor or a DataFrame."""
     return hasattr(data, "__array__") and hasattr(data, "shape")
 
 
-def _check_array(array: Any, shape: Shape, name: str, dtype: str | None) -> None:
-    if not _is_array(array):
+def _check_array(array: Any, shape: Shape, name: str, dtype: str | None, *, is_context: bool = False) -> None:
+    if not is_array(array):
         raise ValueError(f"{name} must be an array, got {type(array)}")
-    check_shape(name, array, shape, leading="N")
+    check_input_shape(name, array, shape, leading="N", is_context=is_context)
     _check_numbers(array, name)
     if len(array) == 0:
         raise ValueError(f"{name} must have at least one row, got shape {list(array.shape)}")
@@ -245,7 +193,7 @@ def _check_array(array: Any, shape: Shape, name: str, dtype: str | None) -> None
 def _check_numbers(array: Any, name: str) -> None:
     dtype = np.asarray(array[:0]).dtype
     if dtype.kind in "cmMOSU" or dtype.names is not None:
-        raise ValueError(f"{name} must be an array of numbers, got dtype {dtype}")
+        raise ValueError(f"{name} must be an array of numbers, got dtype {dtype}{non_numeric_columns(array)}")
 
 
 def _check_finite(array: Any, name: str, dtype: str) -> None:
@@ -253,31 +201,30 @@ def _check_finite(array: Any, name: str, dtype: str) -> None:
         with np.errstate(over="ignore"):
             return np.isfinite(chunk.astype(dtype, copy=False))
 
-    bad, _ = _wrong_rows(array, are_finite)
+    bad, _, features = _wrong_rows(array, are_finite)
     if bad:
+        where = f",{in_features(array, features)}" if column_names(array) is not None else ""
         raise ValueError(
-            f"{name} has a NaN or infinity in {len(bad)} of its {len(array)} rows: {_listed(bad)} (as {dtype})"
+            f"{name} has a NaN or infinity in {len(bad)} of its {len(array)} rows: {listed(bad)} (as {dtype}){where}"
         )
 
 
-def _wrong_rows(array: Any, are_right: Callable[[np.ndarray], np.ndarray]) -> tuple[list[int], Any]:
-    """The rows of which not all values are right, and the first wrong value, or None."""
+def _wrong_rows(array: Any, are_right: Callable[[np.ndarray], np.ndarray]) -> tuple[list[int], Any, np.ndarray]:
+    """The rows of which not all values are right; the first wrong value, or None; which features have wrong values."""
     rows: list[int] = []
-    example = None
-    for start, chunk in _chunks(array):
+    example, features = None, np.zeros(tuple(array.shape[1:]), bool)
+    for start, chunk in chunks(array):
         right = are_right(chunk)
         wrong = np.flatnonzero(~right.reshape(len(chunk), -1).all(axis=1))
         if wrong.size and not rows:
             example = chunk[~right][0].item()
         rows.extend((start + wrong).tolist())
-    return rows, example
+        features |= ~right.all(axis=0)
+    return rows, example, features
 
 
-def _listed(rows: list[int]) -> str:
-    return ", ".join(map(str, rows[:10])) + (", ..." if len(rows) > 10 else "")
-
-
-def _chunks(array: Any) -> Iterator[tuple[int, np.ndarray]]:
+def chunks(array: Any) -> Iterator[tuple[int, np.ndarray]]:
+    """Some rows at a time, each with the number of the first; as numbers, NaN where they are masked."""
     rows = max(1, _CHUNK // max(1, int(np.prod(array.shape[1:]))))
     array = array if isinstance(array, np.ndarray) else np.asarray(array)
     for start in range(0, len(array), rows):

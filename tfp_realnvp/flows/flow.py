@@ -24,9 +24,10 @@ from tfp_realnvp.flows.arguments import (
     check_distribution,
     stateless_seed,
 )
-from tfp_realnvp.flows.data import check_context, check_range, split_inputs, standardization_moments
+from tfp_realnvp.flows.data import check_context, check_no_context_argument, check_range, split_inputs
 from tfp_realnvp.flows.files import may_write, replaced, replaced_folder
 from tfp_realnvp.flows.rows import RowFunctions
+from tfp_realnvp.flows.standardization import standardization_moments
 from tfp_realnvp.flows.training import LikelihoodModel
 from tfp_realnvp.serialization import from_config, to_config
 from tfp_realnvp.variables import (
@@ -266,11 +267,11 @@ class Flow(LikelihoodModel):
         return as_tensor("x", x, self._event_shape, self.variable_dtype, leading)
 
     def _as_context(self, context: Any, leading: str = "...") -> tf.Tensor:
-        return as_tensor("context", context, self._context_shape, self.variable_dtype, leading)
+        return as_tensor("context", context, self._context_shape, self.variable_dtype, leading, is_context=True)
 
     # Training
 
-    def adapt(self, data: Any) -> None:
+    def adapt(self, data: Any, context: None = None) -> None:
         """Standardises within the density: sets the shift and scale of the last bijector to mean and deviation.
 
         The log-determinant counts, so log-densities stay those of the data as given. A context is standardised too.
@@ -280,11 +281,15 @@ class Flow(LikelihoodModel):
         Args:
             data: `x [N, *event_shape]`, `{"x": x, "context": context [N, K]}`, or a `tf.data.Dataset` of batches of
                 either.
+            context: no argument of its own; it goes into `data`.
 
         Raises:
-            ValueError: if a shape is wrong, a row is not finite, or a feature of x is constant: it has no density; if
-                the distribution would have no density any more where it had one, a standard deviation from the mean.
+            ValueError: if a dataset has no end; if a shape is wrong, a row is not finite in the dtype of the model, or
+                a feature of x is constant: it has no density; if a feature varies too little or too much for the dtype;
+                if the distribution would have no density any more where it had one, a standard deviation from the
+                mean.
         """
+        check_no_context_argument(context)
         (mean, stddev), context_moments = standardization_moments(
             data, self._event_shape, self._context_shape, self.variable_dtype
         )
@@ -308,6 +313,10 @@ class Flow(LikelihoodModel):
                 "data: the distribution has bounds, which adapt would move away from the data; have the flow within "
                 "them adapt to the data as they are before the bounds, as in the README"
             )
+
+    def _is_adapted(self) -> bool:
+        """Whether `adapt` was called, on this model or on the one whose weights it has."""
+        return bool(np.any(self._shift.numpy() != 0) or np.any(self._scale.numpy() != 1))
 
     def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
         x, context = split_inputs(inputs, self._context_shape, "inputs")

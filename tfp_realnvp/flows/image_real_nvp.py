@@ -16,8 +16,16 @@ from tfp_realnvp.bijectors import AffineCoupling, BatchNorm, FactorOut, Pixels, 
 from tfp_realnvp.checks import check_size, check_sizes, floating_policy, is_integer
 from tfp_realnvp.conditioners import ConvResNet
 from tfp_realnvp.flows.arguments import as_vector_shape
-from tfp_realnvp.flows.data import check_pixels, context_moments, is_pixel, pixel_errors, pixels_checked, split_inputs
+from tfp_realnvp.flows.data import (
+    check_no_context_argument,
+    check_pixels,
+    is_pixel,
+    pixel_errors,
+    pixels_checked,
+    split_inputs,
+)
 from tfp_realnvp.flows.flow import Flow
+from tfp_realnvp.flows.standardization import context_moments
 from tfp_realnvp.replicas import rows_of_replicas
 
 __all__ = ["ImageRealNVP"]
@@ -170,18 +178,21 @@ class ImageRealNVP(Flow):
         """Number of values of a pixel."""
         return self._options["num_levels"]
 
-    def adapt(self, data: Any) -> None:
+    def adapt(self, data: Any, context: None = None) -> None:
         """Standardises the context; pixels need none, since `num_levels` says what their scale is.
 
         Args:
             data: `{"x": x [N, H, W, C], "context": context [N, K]}`, or a `tf.data.Dataset` of such batches.
+            context: no argument of its own; it goes into `data`.
 
         Raises:
-            ValueError: if a shape is wrong or a row not finite; in a flow without context.
+            ValueError: if a dataset has no end, a shape is wrong, a row is not finite in the dtype of the model, or a
+                feature varies too little or too much for it; in a flow without context.
         """
+        check_no_context_argument(context)
         if self.context_shape is None:
             raise ValueError("data: there is nothing to adapt; num_levels says what the scale of pixels is")
-        mean, stddev = context_moments(data, self.event_shape, self.context_shape)
+        mean, stddev = context_moments(data, self.event_shape, self.context_shape, self.variable_dtype)
         self._context_shift.assign(mean)
         self._context_scale.assign(stddev)
 

@@ -89,7 +89,8 @@ class RealNVP(Flow):
         dtype: Keras dtype policy, "float32" or "float64" as a rule. Defaults to Keras's own.
         **kwargs: `name` and `trainable` of `keras.Model`.
 
-    Call arguments, returns and methods are those of `Flow`; call `adapt` before `fit`, unless data are standardised.
+    Call arguments, returns and methods are those of `Flow`; call `adapt` before `fit`, unless data are standardised. A
+    first `fit` on arrays that are far from it gives a UserWarning.
 
     Raises:
         ValueError: if a size is below 1, an option unknown, or the base distribution of wrong shape or dtype.
@@ -199,6 +200,11 @@ class RealNVP(Flow):
             "seed": int(seed),
         }
         self._base_distribution = base_distribution
+
+    def _wants_adapt(self) -> bool:
+        # A user's own base may lie where the data are; a flow that has trained fits the data as they are.
+        has_own_base = isinstance(self._base_distribution, tfd.Distribution)
+        return not (has_own_base or self.num_epochs_done or self._is_adapted())
 
     def _constructor_config(self) -> dict[str, Any]:
         options = self._options | {"activation": activation_config(self._options["activation"])}

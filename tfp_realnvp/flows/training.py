@@ -15,10 +15,11 @@ import tensorflow as tf
 
 from tfp_realnvp.checks import check_size
 from tfp_realnvp.flows.arguments import as_path
-from tfp_realnvp.flows.data import check_rows, check_weights
+from tfp_realnvp.flows.data import check_ends, check_no_context_argument, check_rows, check_weights
 from tfp_realnvp.flows.files import CountEpochs, may_write, mend_backup, random_states, replaced
 from tfp_realnvp.flows.fused_adam import fuse
 from tfp_realnvp.flows.non_finite import FiniteSteps, StopOnNonFiniteLoss
+from tfp_realnvp.flows.standardization import warn_unless_standardized
 from tfp_realnvp.replicas import mend_for_replicas, share_of_mean
 from tfp_realnvp.variables import raw_variable
 from tfp_realnvp.versions import KEEPS_UNFILLED_EXECUTIONS
@@ -171,9 +172,12 @@ class LikelihoodModel(keras.Model):
 
         Raises:
             ValueError: if arrays have a wrong shape, a NaN or infinity in the dtype of the model (the rows are named),
-                if a dataset is empty, if targets are given, if a number of epochs or the like is no positive
-                integer, or if the distribution has variables that the model cannot see or none to train.
+                if a dataset is empty, or infinite without steps_per_epoch (validation_steps), if targets are given, if
+                `epochs` or `initial_epoch` is no integer of at least 0, if another number is no integer of at least 1,
+                or if the distribution has variables that the model cannot see or none to train. With 0 epochs nothing
+                is trained, and the history is empty.
         """
+        check_no_context_argument(kwargs.pop("context", None))
         _check_counts(batch_size=batch_size, **{name: kwargs.get(name) for name in _COUNTS_OF_FIT})
         initial_epoch = kwargs.get("initial_epoch", 0)
         for name, count in {"epochs": epochs, "initial_epoch": initial_epoch}.items():
@@ -183,15 +187,19 @@ class LikelihoodModel(keras.Model):
         if kwargs.get("class_weight") is not None:
             raise ValueError("a flow has no classes, so class_weight must be None; see sample_weight")
         x, y = self._checked_data(x, y, kwargs.get("sample_weight"), "x")
+        check_ends(x, "x", "steps_per_epoch", kwargs.get("steps_per_epoch"))
         if validation_data is not None:
             if isinstance(validation_data, list):  # of which Keras would take the first for x
                 check_rows(validation_data, self.event_shape, self.context_shape, "validation_data")
             x_val, y_val, weight_val = keras.utils.unpack_x_y_sample_weight(validation_data)
             x_val, y_val = self._checked_data(x_val, y_val, weight_val, "validation_data")
+            check_ends(x_val, "validation_data", "validation_steps", kwargs.get("validation_steps"))
             validation_data = keras.utils.pack_x_y_sample_weight(x_val, y_val, weight_val)
         self._check_variables()
         if self.compiled and self.optimizer is None:
             raise ValueError("optimizer must be given to compile() before fit(), got None")
+        if self._wants_adapt():
+            warn_unless_standardized(x, self.name)
         if self.compiled and not self.optimizer.built:
             # Variables made while Keras traces its step would have it traced twice.
             with self.distribute_strategy.scope():
@@ -240,11 +248,13 @@ class LikelihoodModel(keras.Model):
         Raises:
             ValueError: as `fit`.
         """
+        check_no_context_argument(kwargs.pop("context", None))
         if kwargs.get("_use_cached_eval_dataset"):  # `fit` has checked its validation data, for steps of its own.
             steps = self.steps_per_execution
         else:
             _check_counts(batch_size=batch_size, steps=kwargs.get("steps"))
             x, y = self._checked_data(x, y, sample_weight, "x")
+            check_ends(x, "x", "steps", kwargs.get("steps"))
             steps = self._steps(kwargs.get("steps"))
         with self._executing(steps, "test_function"):
             results = super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
@@ -256,10 +266,13 @@ class LikelihoodModel(keras.Model):
         """Log-densities `[N]` in nats, batch by batch; arguments are those of `keras.Model.predict`.
 
         Raises:
-            ValueError: if a shape is wrong, the context missing or unexpected, or a dataset empty.
+            ValueError: if a shape is wrong, the context missing or unexpected, or a dataset empty, or infinite without
+                steps.
         """
+        check_no_context_argument(kwargs.pop("context", None))
         _check_counts(batch_size=batch_size, steps=kwargs.get("steps"))
         check_rows(x, self.event_shape, self.context_shape, "x")
+        check_ends(x, "x", "steps", kwargs.get("steps"))
         # With more steps, Keras would trace `predict` anew for each number of batches.
         with self._executing(self._steps() if self._asked_steps else 1, "predict_function"):
             try:
@@ -312,6 +325,10 @@ class LikelihoodModel(keras.Model):
         weights_argument = "sample_weight" if argument == "x" else f"{argument}: sample_weight"
         check_weights(sample_weight, x, weights_argument, self.variable_dtype)
         return x, sample_weight
+
+    def _wants_adapt(self) -> bool:
+        """Whether data that are not standardised want `adapt` before the fit that begins."""
+        return False
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         """Nothing: a flow is built by its constructor, and what Keras does here fails where replicas differ in rows."""

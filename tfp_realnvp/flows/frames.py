@@ -1,0 +1,50 @@
+"""Names of the columns of DataFrames of pandas and polars, for errors; this package needs neither."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+__all__ = ["column_names", "in_features", "listed", "non_numeric_columns"]
+
+
+def column_names(array: Any) -> list[Any] | None:
+    """Names of the columns of a DataFrame; None for other arrays."""
+    columns, shape = getattr(array, "columns", None), getattr(array, "shape", ())
+    if not isinstance(columns, Iterable) or len(shape) != 2:
+        return None
+    names = list(columns)
+    return names if len(names) == shape[1] else None
+
+
+def listed(items: Iterable[Any]) -> str:
+    """The first ten items, separated by commas."""
+    items = list(items)
+    return ", ".join(map(str, items[:10])) + (", ..." if len(items) > 10 else "")
+
+
+def in_features(array: Any, which: np.ndarray) -> str:
+    """Where `which` is true: " in the columns 'b'" of a DataFrame, else " in the features [1]"; "" for a scalar."""
+    if which.ndim == 0:
+        return ""
+    names = column_names(array)
+    if names is not None:
+        return f" in the columns {listed(repr(names[index]) for index in np.flatnonzero(which))}"
+    indices = [index[0] if which.ndim == 1 else tuple(index) for index in np.argwhere(which).tolist()]
+    return f" in the features [{listed(indices)}]"
+
+
+def non_numeric_columns(array: Any) -> str:
+    """The columns that keep a DataFrame from being an array of numbers: ": convert or drop the columns 'b' (str)"."""
+    names = column_names(array)
+    if names is None or not hasattr(array, "dtypes"):
+        return ""
+    found = [f"{name!r} ({dtype})" for name, dtype in zip(names, array.dtypes, strict=True) if not _is_numeric(dtype)]
+    return f": convert or drop the columns {listed(found)}" if found else ""
+
+
+def _is_numeric(dtype: Any) -> bool:
+    if hasattr(dtype, "is_numeric"):  # polars
+        return dtype.is_numeric()
+    # Booleans and pandas' own dtypes, such as Float64, make an array of objects where columns differ.
+    return isinstance(dtype, np.dtype) and dtype.kind in "iuf"
