@@ -1,5 +1,7 @@
 """Saving, loading and exporting: what a fresh process computes is what was trained."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -31,11 +33,11 @@ history = flow.fit(data["x"], epochs=1, verbose=0)
 """
 
 LOAD_EXPORTS = """
-import sys, numpy as np, tensorflow as tf
+import json, sys, numpy as np, tensorflow as tf
 folder = sys.argv[1]
 data = dict(np.load(folder + "/data.npz"))
-flow = tf.saved_model.load(folder + "/flow").signatures
-conditional = tf.saved_model.load(folder + "/conditional").signatures
+models = [tf.saved_model.load(folder + name) for name in ("/flow", "/conditional")]
+flow, conditional = [model.signatures for model in models]
 x = tf.constant(data["x"], tf.float32)
 y, context = tf.constant(data["y"]), tf.constant(data["context"])
 number, seed = tf.constant(5), tf.constant([3, 0])
@@ -52,6 +54,46 @@ np.savez(
     conditional_sample=conditional["sample"](num_samples=number, seed=seed, context=context)["x"],
     conditional_x=conditional_forward["x"], conditional_log_det=conditional_forward["log_det"],
 )
+
+def error(signature, **shapes):  # of a call with these shapes, and right ones of the other inputs; None without one
+    specs = signature.structured_input_signature[1]
+    right = {name: [3 if size is None else size for size in spec.shape] for name, spec in specs.items()}
+    inputs = {name: tf.ones((right | shapes)[name], spec.dtype) for name, spec in specs.items()}
+    try:
+        signature(**inputs)
+    except tf.errors.InvalidArgumentError as error:
+        return str(error)
+
+errors = []  # (input, its shape, how the error must call it, error)
+for model in models:
+    for signature in model.signatures.values():
+        assert error(signature) is None
+        for name, spec in signature.structured_input_signature[1].items():
+            right = [3 if size is None else size for size in spec.shape]
+            wrong = [right + [1], right[1:], right[:-1] + [1], right[:-1] + [9]] if right else [[1], [2]]
+            errors += [(name, shape, f"input/{name}", error(signature, **{name: shape})) for shape in wrong]
+for name in ("serving_default", "forward", "inverse"):
+    event = "z" if name == "forward" else "x"
+    for wrong in ("context", event):
+        message = error(conditional[name], **{wrong: [1, 2]})
+        errors.append((wrong, [1, 2], f"{event} and context must have the same number of rows", message))
+compiled = {
+    "x": tf.function(lambda x: flow["serving_default"](x=x), [tf.TensorSpec(None)], jit_compile=True, autograph=False),
+    "context": tf.function(
+        lambda x, context: conditional["serving_default"](x=x, context=context),
+        [tf.TensorSpec(None, tf.float64)] * 2, jit_compile=True, autograph=False,
+    ),
+}
+for name, shapes in (("x", [[3, 1]]), ("context", [[3, 2], [1, 2]])):
+    call = "input/x" if name == "x" else "context_with_the_rows_of_x"
+    try:
+        compiled[name](*[tf.ones(shape, compiled[name].input_signature[0].dtype) for shape in shapes])
+        errors.append((name, "XLA", call, None))
+    except tf.errors.InvalidArgumentError as error:
+        errors.append((name, "", call, str(error)))
+np.testing.assert_allclose(compiled["x"](x)["log_prob"], flow["serving_default"](x=x)["log_prob"], rtol=1e-4)
+with open(folder + "/errors.json", "w") as file:
+    json.dump(errors, file)
 print(sorted(name for name in sys.modules if name.split(".")[0] in ("keras", "tensorflow_probability", "tfp_realnvp")))
 """
 
@@ -79,8 +121,17 @@ def test_a_fresh_process_loads_the_same_model(folder, flow, data, conditional_fl
     np.testing.assert_allclose(loaded["conditional_sample"], conditional_flow.sample(5, context, seed=3), rtol=1e-12)
 
 
-def test_a_process_with_only_tensorflow_serves_the_export(folder, flow, data, conditional_flow, conditional_data):
+@pytest.fixture(scope="module")
+def served(folder):
+    """(what a process that loads the exports has imported, its errors)."""
     modules = run(LOAD_EXPORTS, folder)
+    return modules, json.loads((folder / "errors.json").read_text())
+
+
+def test_a_process_with_only_tensorflow_serves_the_export(
+    served, folder, flow, data, conditional_flow, conditional_data
+):
+    modules, _ = served
     assert "tfp_realnvp" not in modules and "tensorflow_probability" not in modules
     exported = np.load(folder / "exported.npz")
     x = data[:20].astype("float32")
@@ -97,6 +148,36 @@ def test_a_process_with_only_tensorflow_serves_the_export(folder, flow, data, co
     np.testing.assert_allclose(exported["conditional_sample"], conditional_flow.sample(5, context, seed=3), rtol=1e-10)
     np.testing.assert_allclose(exported["conditional_x"], y, rtol=1e-8)
     assert exported["conditional_log_det"].shape == (20,)
+
+
+def test_exported_signatures_name_an_input_of_wrong_shape(served):
+    _, errors = served
+    assert len(errors) == (4 + 2 + 4 + 4 + 4) + (8 + 2 + 4 + 4 + 8 + 8) + 6 + 2
+    for name, shape, expected, error in errors:
+        assert error is not None, f"{name} of shape {shape} is taken"
+        shape = str(shape).replace(" ", "")
+        assert expected in error and shape in error.replace(" ", ",").replace(",,", ","), error
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"format": "onnx"}, "format must be one of 'tf_saved_model', got 'onnx'"),
+        ({"verbose": 2}, "verbose must be True or False, got 2"),
+        ({"input_signature": [tf.TensorSpec([None, 2])]}, "input_signature must be None, got .*TensorSpec"),
+        ({"opset_version": 18}, "opset_version must be None, got 18"),
+    ],
+)
+def test_export_names_an_argument_that_it_cannot_take(options, message, flow, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        flow.export(tmp_path / "export", **options)
+    assert not (tmp_path / "export").exists()
+
+
+def test_export_takes_the_arguments_of_keras(flow, tmp_path, capsys):
+    flow.export(tmp_path / "export", "tf_saved_model", True, None, is_static=None)
+    assert "serving_default" in capsys.readouterr().out
+    assert (tmp_path / "export" / "saved_model.pb").exists()
 
 
 def test_loading_keeps_the_optimizer_and_goes_on_training(folder, data):

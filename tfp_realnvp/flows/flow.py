@@ -12,7 +12,7 @@ from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp.bijectors import OnePassChain
 from tfp_realnvp.bijectors.coupling import broadcast_batch_shape, with_context
-from tfp_realnvp.checks import floating_policy
+from tfp_realnvp.checks import check_flag, check_option, floating_policy
 from tfp_realnvp.distributions import OnePassTransformedDistribution, one_pass
 from tfp_realnvp.flows.arguments import (
     as_path,
@@ -391,7 +391,14 @@ class Flow(LikelihoodModel):
             with replaced(path) as new_path:
                 super().save(new_path, **kwargs)
 
-    def export(self, filepath: str | os.PathLike, *, verbose: bool = False) -> None:
+    def export(
+        self,
+        filepath: str | os.PathLike,
+        format: str = "tf_saved_model",
+        verbose: bool | None = None,
+        input_signature: None = None,
+        **kwargs: Any,
+    ) -> None:
         """Writes a SavedModel that loads where only TensorFlow is installed.
 
         Signatures, with rows `[N, *event_shape]`, in the dtype of the model; a conditional flow's take `context` too:
@@ -401,14 +408,26 @@ class Flow(LikelihoodModel):
             forward: z -> {"x", "log_det": [N]}
             inverse: x -> {"z", "log_det": [N]}
 
+        An input of another shape is an error of TensorFlow's that names the input and both shapes.
+
         Args:
             filepath: the folder to write.
-            verbose: whether to print the signatures.
+            format: "tf_saved_model"; there is no other.
+            verbose: whether to print the signatures; None for no.
+            input_signature: must be None, since the shapes of the flow give the signatures.
+            **kwargs: the other arguments of `keras.Model.export`, which are for other formats and backends. Must be
+                None.
 
         Raises:
-            ValueError: if the path is empty or that of a file.
+            ValueError: if the path is empty or that of a file, or another argument has a value that it cannot have.
             OSError: if the folder cannot be written to; an older SavedModel in it is still whole.
         """
+        check_option("format", format, ("tf_saved_model",))
+        if verbose is not None:
+            check_flag("verbose", verbose)
+        for name, value in {"input_signature": input_signature, **kwargs}.items():
+            if value is not None:
+                raise ValueError(f"{name} must be None, got {value!r:.100}: an exported flow has signatures of its own")
         path = as_path(filepath)
         if not path or os.path.isfile(path):
             raise ValueError(f"filepath must be a folder, or one to make, got {path!r}")
