@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+import tf_keras
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
@@ -310,6 +311,83 @@ def test_what_is_frozen_stays_frozen(kind, tmp_path):
         np.testing.assert_array_equal(before, after)
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class NormalizedNet(keras.Model):
+    """What users write: a subclassed model that says nothing of its layers in its configuration."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.norm, self.out = keras.layers.BatchNormalization(), keras.layers.Dense(2)
+
+    def call(self, kept):
+        return keras.ops.split(self.out(self.norm(kept)), 2, axis=-1)
+
+
+def functional_net():
+    kept = keras.Input((1,))
+    hidden = keras.layers.BatchNormalization(name="norm")(kept)
+    return keras.Model(kept, [keras.layers.Dense(1)(hidden), keras.layers.Dense(1, "tanh")(hidden)])
+
+
+PARTLY_FROZEN = {
+    "subclassed": (NormalizedNet, lambda net: net.norm),
+    "functional": (functional_net, lambda net: net.get_layer("norm")),
+    "MLP": (lambda: nvp.MLP(1, (4, 4)), lambda net: net.hidden_layers[1]),
+    "ResNet": (lambda: nvp.ResNet(1, (4,), normalization="batch"), lambda net: net.blocks[0].normalizations[1]),
+    "ConvResNet": (lambda: nvp.ConvResNet(1, 1, 4), lambda net: net.blocks[0].norms[0]),
+}
+
+
+@pytest.mark.parametrize("name", PARTLY_FROZEN)
+def test_a_frozen_part_of_a_network_stays_frozen(name, tmp_path):
+    make, part = PARTLY_FROZEN[name]
+    shape, mask = ([2, 2, 2], nvp.masks.channelwise(2)) if name == "ConvResNet" else ([2], nvp.masks.half(2))
+    base = tfd.Sample(tfd.Normal(tf.zeros([]), 1.0), shape)
+    flow = nvp.Flow(tfd.TransformedDistribution(base, nvp.AffineCoupling(make(), mask)))
+    part(flow.conditioners[0]).trainable = False
+    flow.save(tmp_path / "flow.keras")
+    loaded = keras.models.load_model(tmp_path / "flow.keras")
+    assert not part(loaded.conditioners[0]).trainable
+    assert loaded.trainable and loaded.conditioners[0].trainable
+    assert len(loaded.trainable_variables) == len(flow.trainable_variables) > 0
+    before = part(loaded.conditioners[0]).get_weights()
+    loaded(np.random.default_rng(0).normal(size=[8, *shape]), training=True)
+    for value, old in zip(part(loaded.conditioners[0]).get_weights(), before, strict=True):
+        np.testing.assert_array_equal(value, old)
+
+
+def test_a_network_whose_variables_are_all_frozen_is_not_frozen_itself():
+    flow = nvp.RealNVP(2, num_couplings=1, hidden_units=(4,))
+    for variable in flow.conditioners[0].variables:
+        variable.trainable = False
+    loaded = nvp.RealNVP.from_config(flow.get_config())
+    assert loaded.conditioners[0].trainable and not loaded.trainable_variables
+
+
+def test_constraints_are_saved(tmp_path):
+    loc = tf.Variable([0.3, 0.4], constraint=keras.constraints.MaxNorm(0.5))
+    shift = tf.Variable([0.3, 0.4], constraint=tf_keras.constraints.MinMaxNorm(0.25, 0.5))
+    scale = tfp.util.TransformedVariable([1.0, 2.0], tfb.Softplus(), constraint=tf_keras.constraints.MaxNorm(0.5))
+    flow = nvp.Flow(tfd.TransformedDistribution(tfd.MultivariateNormalDiag(loc, scale), tfb.Shift(shift)))
+    flow.save(tmp_path / "flow.keras")
+    loaded = keras.models.load_model(tmp_path / "flow.keras")
+    assert loaded.get_config() == flow.get_config()
+    loaded.compile(keras.optimizers.SGD(1.0), run_eagerly=True)
+    loaded.fit(np.full((8, 2), 5.0), verbose=0)
+    for variable in loaded.trainable_variables:
+        assert np.linalg.norm(variable) == pytest.approx(0.5, abs=1e-5)
+
+
+def test_a_constraint_that_cannot_be_described_is_named(tmp_path):
+    class Own(tf_keras.constraints.Constraint):
+        pass
+
+    for constraint in (lambda value: value, tf.nn.relu, Own()):
+        flow = nvp.Flow(tfd.MultivariateNormalDiag(tf.Variable([0.0, 0.0], constraint=constraint)))
+        with pytest.raises(ValueError, match=r"distribution\.loc\.constraint cannot be saved: "):
+            flow.save(tmp_path / "flow.keras")
+
+
 def test_weights_bring_their_permutations_along(tmp_path):
     options = {"num_couplings": 4, "hidden_units": (4,), "permutation": "random"}
     flow, other = nvp.RealNVP(6, seed=1, **options), nvp.RealNVP(6, seed=2, **options)
@@ -358,15 +436,15 @@ def test_what_cannot_be_saved_is_named():
 def test_a_variable_in_two_places_stays_one():
     variable = tf.Variable([1.0, 2.0])
     distribution = tfd.TransformedDistribution(tfd.MultivariateNormalDiag(variable), tfb.Shift(variable))
-    rebuilt = from_config(to_config(distribution, "distribution"))
+    rebuilt = from_config(to_config(distribution, "distribution"), "distribution")
     assert rebuilt.distribution.loc is rebuilt.bijector.shift
     assert len(nvp.Flow(rebuilt).trainable_variables) == 1
 
 
 def test_config_names_only_distributions_and_bijectors():
-    for name in ("tfp.distributions.Nothing", "os.system", "tfp.bijectors.np", "tfp.distributions.kl_divergence"):
-        with pytest.raises(ValueError, match="unknown distribution or bijector"):
-            from_config({"class": name, "parameters": {}})
+    for name in ("tfp.distributions.Nothing", "os.system", "tfp.bijectors.np", "tfp.distributions.kl_divergence", None):
+        with pytest.raises(ValueError, match="base cannot be read: unknown class"):
+            from_config({"class": name, "parameters": {}}, "base")
 
 
 def test_what_a_flow_hands_out_is_saved_within_another(flow, data, tmp_path):

@@ -27,7 +27,7 @@ from tfp_realnvp.flows.data import check_context, split_inputs, standardization_
 from tfp_realnvp.flows.files import may_write, replaced, replaced_folder
 from tfp_realnvp.flows.rows import RowFunctions
 from tfp_realnvp.flows.training import LikelihoodModel
-from tfp_realnvp.serialization import from_config, to_config
+from tfp_realnvp.serialization import from_config, reading, to_config
 from tfp_realnvp.variables import (
     all_variables,
     frozen_variables,
@@ -345,11 +345,15 @@ class Flow(LikelihoodModel):
     # Files
 
     def get_config(self) -> dict[str, Any]:
-        return (
-            super().get_config()
-            | {"variables_train": [variable.trainable for variable in self.variables]}
-            | self._constructor_config()
-        )
+        flags = {name: [part.trainable for part in parts] for name, parts in self._with_flags().items()}
+        return super().get_config() | flags | self._constructor_config()
+
+    def _with_flags(self) -> dict[str, list[Any]]:
+        """Layers and variables, by the name of the list of their flags `trainable` in the configuration.
+
+        Layers come first, outer ones before inner ones: a layer sets the flags of all that it holds.
+        """
+        return {"layers_train": self._flatten_layers(), "variables_train": self.variables}
 
     def _constructor_config(self) -> dict[str, Any]:
         """The constructor's own arguments, besides those of `keras.Model`."""
@@ -361,16 +365,17 @@ class Flow(LikelihoodModel):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Flow":
         config = dict(config)
-        variables_train = config.pop("variables_train")
-        for name in ("distribution", "base_distribution"):
-            if name in config:
-                config[name] = from_config(config[name])
-        flow = cls(**config)
-        for variable, trainable in zip(flow.variables, variables_train, strict=True):  # frozen layers stay frozen
-            variable.trainable = trainable
-        for layer in flow.conditioners:  # A frozen layer is in inference mode too.
-            if layer.variables and not layer.trainable_variables:
-                layer.trainable = False
+        with reading(f"the config of {cls.__name__}"):
+            flags = {name: config.pop(name, None) for name in ("layers_train", "variables_train")}
+            for name in ("distribution", "base_distribution"):
+                if name in config:
+                    config[name] = from_config(config[name], name)
+            flow = cls(**config)
+            for name, parts in flow._with_flags().items():
+                if not isinstance(flags[name], list) or len(flags[name]) != len(parts):
+                    raise ValueError(f"{name} must be a list of {len(parts)} flags, got {flags[name]!r:.100}")
+                for part, trainable in zip(parts, flags[name], strict=True):
+                    part.trainable = trainable
         return flow
 
     def save(self, filepath: str | os.PathLike, overwrite: bool = True, **kwargs: Any) -> None:
