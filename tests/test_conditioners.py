@@ -51,6 +51,17 @@ def test_one_that_does_not_train():
     assert not any(variable.trainable for variable in mlp.variables)
 
 
+def test_a_layer_that_was_frozen_before_the_network_was_built_stays_frozen():
+    for network, layer in (
+        (mlp := nvp.MLP(2, (8,)), mlp.hidden_layers[0]),
+        (resnet := nvp.ResNet(2, (8,)), resnet.blocks[0]),
+    ):
+        layer.trainable = False
+        network.build((None, 3))
+        assert not layer.trainable_variables
+        assert len(network.trainable_variables) == len(network.variables) - len(layer.variables)
+
+
 def test_config_round_trip():
     mlp = nvp.MLP(4, (8,), activation="tanh", log_scale_bound=1.5, seed=3, dtype="float64", name="net")
     other = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(mlp))

@@ -1,10 +1,13 @@
 """Saving, loading and exporting: what a fresh process computes is what was trained."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+import tf_keras
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
@@ -31,11 +34,11 @@ history = flow.fit(data["x"], epochs=1, verbose=0)
 """
 
 LOAD_EXPORTS = """
-import sys, numpy as np, tensorflow as tf
+import json, sys, numpy as np, tensorflow as tf
 folder = sys.argv[1]
 data = dict(np.load(folder + "/data.npz"))
-flow = tf.saved_model.load(folder + "/flow").signatures
-conditional = tf.saved_model.load(folder + "/conditional").signatures
+models = [tf.saved_model.load(folder + name) for name in ("/flow", "/conditional")]
+flow, conditional = [model.signatures for model in models]
 x = tf.constant(data["x"], tf.float32)
 y, context = tf.constant(data["y"]), tf.constant(data["context"])
 number, seed = tf.constant(5), tf.constant([3, 0])
@@ -52,6 +55,46 @@ np.savez(
     conditional_sample=conditional["sample"](num_samples=number, seed=seed, context=context)["x"],
     conditional_x=conditional_forward["x"], conditional_log_det=conditional_forward["log_det"],
 )
+
+def error(signature, **shapes):  # of a call with these shapes, and right ones of the other inputs; None without one
+    specs = signature.structured_input_signature[1]
+    right = {name: [3 if size is None else size for size in spec.shape] for name, spec in specs.items()}
+    inputs = {name: tf.ones((right | shapes)[name], spec.dtype) for name, spec in specs.items()}
+    try:
+        signature(**inputs)
+    except tf.errors.InvalidArgumentError as error:
+        return str(error)
+
+errors = []  # (input, its shape, how the error must call it, error)
+for model in models:
+    for signature in model.signatures.values():
+        assert error(signature) is None
+        for name, spec in signature.structured_input_signature[1].items():
+            right = [3 if size is None else size for size in spec.shape]
+            wrong = [right + [1], right[1:], right[:-1] + [1], right[:-1] + [9]] if right else [[1], [2]]
+            errors += [(name, shape, f"input/{name}", error(signature, **{name: shape})) for shape in wrong]
+for name in ("serving_default", "forward", "inverse"):
+    event = "z" if name == "forward" else "x"
+    for wrong in ("context", event):
+        message = error(conditional[name], **{wrong: [1, 2]})
+        errors.append((wrong, [1, 2], f"{event} and context must have the same number of rows", message))
+compiled = {
+    "x": tf.function(lambda x: flow["serving_default"](x=x), [tf.TensorSpec(None)], jit_compile=True, autograph=False),
+    "context": tf.function(
+        lambda x, context: conditional["serving_default"](x=x, context=context),
+        [tf.TensorSpec(None, tf.float64)] * 2, jit_compile=True, autograph=False,
+    ),
+}
+for name, shapes in (("x", [[3, 1]]), ("context", [[3, 2], [1, 2]])):
+    call = "input/x" if name == "x" else "context_with_the_rows_of_x"
+    try:
+        compiled[name](*[tf.ones(shape, compiled[name].input_signature[0].dtype) for shape in shapes])
+        errors.append((name, "XLA", call, None))
+    except tf.errors.InvalidArgumentError as error:
+        errors.append((name, "", call, str(error)))
+np.testing.assert_allclose(compiled["x"](x)["log_prob"], flow["serving_default"](x=x)["log_prob"], rtol=1e-4)
+with open(folder + "/errors.json", "w") as file:
+    json.dump(errors, file)
 print(sorted(name for name in sys.modules if name.split(".")[0] in ("keras", "tensorflow_probability", "tfp_realnvp")))
 """
 
@@ -79,8 +122,17 @@ def test_a_fresh_process_loads_the_same_model(folder, flow, data, conditional_fl
     np.testing.assert_allclose(loaded["conditional_sample"], conditional_flow.sample(5, context, seed=3), rtol=1e-12)
 
 
-def test_a_process_with_only_tensorflow_serves_the_export(folder, flow, data, conditional_flow, conditional_data):
+@pytest.fixture(scope="module")
+def served(folder):
+    """(what a process that loads the exports has imported, its errors)."""
     modules = run(LOAD_EXPORTS, folder)
+    return modules, json.loads((folder / "errors.json").read_text())
+
+
+def test_a_process_with_only_tensorflow_serves_the_export(
+    served, folder, flow, data, conditional_flow, conditional_data
+):
+    modules, _ = served
     assert "tfp_realnvp" not in modules and "tensorflow_probability" not in modules
     exported = np.load(folder / "exported.npz")
     x = data[:20].astype("float32")
@@ -97,6 +149,36 @@ def test_a_process_with_only_tensorflow_serves_the_export(folder, flow, data, co
     np.testing.assert_allclose(exported["conditional_sample"], conditional_flow.sample(5, context, seed=3), rtol=1e-10)
     np.testing.assert_allclose(exported["conditional_x"], y, rtol=1e-8)
     assert exported["conditional_log_det"].shape == (20,)
+
+
+def test_exported_signatures_name_an_input_of_wrong_shape(served):
+    _, errors = served
+    assert len(errors) == (4 + 2 + 4 + 4 + 4) + (8 + 2 + 4 + 4 + 8 + 8) + 6 + 2
+    for name, shape, expected, error in errors:
+        assert error is not None, f"{name} of shape {shape} is taken"
+        shape = str(shape).replace(" ", "")
+        assert expected in error and shape in error.replace(" ", ",").replace(",,", ","), error
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"format": "onnx"}, "format must be one of 'tf_saved_model', got 'onnx'"),
+        ({"verbose": 2}, "verbose must be True or False, got 2"),
+        ({"input_signature": [tf.TensorSpec([None, 2])]}, "input_signature must be None, got .*TensorSpec"),
+        ({"opset_version": 18}, "opset_version must be None, got 18"),
+    ],
+)
+def test_export_names_an_argument_that_it_cannot_take(options, message, flow, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        flow.export(tmp_path / "export", **options)
+    assert not (tmp_path / "export").exists()
+
+
+def test_export_takes_the_arguments_of_keras(flow, tmp_path, capsys):
+    flow.export(tmp_path / "export", "tf_saved_model", True, None, is_static=None)
+    assert "serving_default" in capsys.readouterr().out
+    assert (tmp_path / "export" / "saved_model.pb").exists()
 
 
 def test_loading_keeps_the_optimizer_and_goes_on_training(folder, data):
@@ -229,6 +311,83 @@ def test_what_is_frozen_stays_frozen(kind, tmp_path):
         np.testing.assert_array_equal(before, after)
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class NormalizedNet(keras.Model):
+    """What users write: a subclassed model that says nothing of its layers in its configuration."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.norm, self.out = keras.layers.BatchNormalization(), keras.layers.Dense(2)
+
+    def call(self, kept):
+        return keras.ops.split(self.out(self.norm(kept)), 2, axis=-1)
+
+
+def functional_net():
+    kept = keras.Input((1,))
+    hidden = keras.layers.BatchNormalization(name="norm")(kept)
+    return keras.Model(kept, [keras.layers.Dense(1)(hidden), keras.layers.Dense(1, "tanh")(hidden)])
+
+
+PARTLY_FROZEN = {
+    "subclassed": (NormalizedNet, lambda net: net.norm),
+    "functional": (functional_net, lambda net: net.get_layer("norm")),
+    "MLP": (lambda: nvp.MLP(1, (4, 4)), lambda net: net.hidden_layers[1]),
+    "ResNet": (lambda: nvp.ResNet(1, (4,), normalization="batch"), lambda net: net.blocks[0].normalizations[1]),
+    "ConvResNet": (lambda: nvp.ConvResNet(1, 1, 4), lambda net: net.blocks[0].norms[0]),
+}
+
+
+@pytest.mark.parametrize("name", PARTLY_FROZEN)
+def test_a_frozen_part_of_a_network_stays_frozen(name, tmp_path):
+    make, part = PARTLY_FROZEN[name]
+    shape, mask = ([2, 2, 2], nvp.masks.channelwise(2)) if name == "ConvResNet" else ([2], nvp.masks.half(2))
+    base = tfd.Sample(tfd.Normal(tf.zeros([]), 1.0), shape)
+    flow = nvp.Flow(tfd.TransformedDistribution(base, nvp.AffineCoupling(make(), mask)))
+    part(flow.conditioners[0]).trainable = False
+    flow.save(tmp_path / "flow.keras")
+    loaded = keras.models.load_model(tmp_path / "flow.keras")
+    assert not part(loaded.conditioners[0]).trainable
+    assert loaded.trainable and loaded.conditioners[0].trainable
+    assert len(loaded.trainable_variables) == len(flow.trainable_variables) > 0
+    before = part(loaded.conditioners[0]).get_weights()
+    loaded(np.random.default_rng(0).normal(size=[8, *shape]), training=True)
+    for value, old in zip(part(loaded.conditioners[0]).get_weights(), before, strict=True):
+        np.testing.assert_array_equal(value, old)
+
+
+def test_a_network_whose_variables_are_all_frozen_is_not_frozen_itself():
+    flow = nvp.RealNVP(2, num_couplings=1, hidden_units=(4,))
+    for variable in flow.conditioners[0].variables:
+        variable.trainable = False
+    loaded = nvp.RealNVP.from_config(flow.get_config())
+    assert loaded.conditioners[0].trainable and not loaded.trainable_variables
+
+
+def test_constraints_are_saved(tmp_path):
+    loc = tf.Variable([0.3, 0.4], constraint=keras.constraints.MaxNorm(0.5))
+    shift = tf.Variable([0.3, 0.4], constraint=tf_keras.constraints.MinMaxNorm(0.25, 0.5))
+    scale = tfp.util.TransformedVariable([1.0, 2.0], tfb.Softplus(), constraint=tf_keras.constraints.MaxNorm(0.5))
+    flow = nvp.Flow(tfd.TransformedDistribution(tfd.MultivariateNormalDiag(loc, scale), tfb.Shift(shift)))
+    flow.save(tmp_path / "flow.keras")
+    loaded = keras.models.load_model(tmp_path / "flow.keras")
+    assert loaded.get_config() == flow.get_config()
+    loaded.compile(keras.optimizers.SGD(1.0), run_eagerly=True)
+    loaded.fit(np.full((8, 2), 5.0), verbose=0)
+    for variable in loaded.trainable_variables:
+        assert np.linalg.norm(variable) == pytest.approx(0.5, abs=1e-5)
+
+
+def test_a_constraint_that_cannot_be_described_is_named(tmp_path):
+    class Own(tf_keras.constraints.Constraint):
+        pass
+
+    for constraint in (lambda value: value, tf.nn.relu, Own()):
+        flow = nvp.Flow(tfd.MultivariateNormalDiag(tf.Variable([0.0, 0.0], constraint=constraint)))
+        with pytest.raises(ValueError, match=r"distribution\.loc\.constraint cannot be saved: "):
+            flow.save(tmp_path / "flow.keras")
+
+
 def test_weights_bring_their_permutations_along(tmp_path):
     options = {"num_couplings": 4, "hidden_units": (4,), "permutation": "random"}
     flow, other = nvp.RealNVP(6, seed=1, **options), nvp.RealNVP(6, seed=2, **options)
@@ -277,15 +436,15 @@ def test_what_cannot_be_saved_is_named():
 def test_a_variable_in_two_places_stays_one():
     variable = tf.Variable([1.0, 2.0])
     distribution = tfd.TransformedDistribution(tfd.MultivariateNormalDiag(variable), tfb.Shift(variable))
-    rebuilt = from_config(to_config(distribution, "distribution"))
+    rebuilt = from_config(to_config(distribution, "distribution"), "distribution")
     assert rebuilt.distribution.loc is rebuilt.bijector.shift
     assert len(nvp.Flow(rebuilt).trainable_variables) == 1
 
 
 def test_config_names_only_distributions_and_bijectors():
-    for name in ("tfp.distributions.Nothing", "os.system", "tfp.bijectors.np", "tfp.distributions.kl_divergence"):
-        with pytest.raises(ValueError, match="unknown distribution or bijector"):
-            from_config({"class": name, "parameters": {}})
+    for name in ("tfp.distributions.Nothing", "os.system", "tfp.bijectors.np", "tfp.distributions.kl_divergence", None):
+        with pytest.raises(ValueError, match="base cannot be read: unknown class"):
+            from_config({"class": name, "parameters": {}}, "base")
 
 
 def test_what_a_flow_hands_out_is_saved_within_another(flow, data, tmp_path):

@@ -88,6 +88,34 @@ def test_fit_trains_every_variable_and_the_model_counts_them():
         assert np.any(variable.numpy() != old), variable.name
 
 
+def test_fit_keeps_constraints():
+    def constrained(kind):
+        class Net(kind.Model):
+            def __init__(self):
+                super().__init__()
+                self.out = kind.layers.Dense(2, use_bias=False, kernel_constraint=kind.constraints.MaxNorm(0.05))
+
+            def call(self, kept):
+                return tf.split(tf.tanh(self.out(kept)), 2, axis=-1)
+
+        return Net()
+
+    nets, half = [constrained(keras), constrained(tf_keras)], nvp.masks.half(2)
+    first, second = (nvp.AffineCoupling(net, half) for net in nets)
+    scale = tf.Variable([1.0, 1.0], constraint=lambda value: tf.clip_by_value(value, 0.5, tf.cast(1.1, value.dtype)))
+    frozen = tf.Variable([0.0, 2.0], constraint=tf.nn.relu, trainable=False)
+    shift = tf.Variable([0.6, 0.8], constraint=keras.constraints.UnitNorm(axis=0))
+    chain = tfb.Chain([tfb.Shift(shift), first, tfb.Permute([1, 0]), second])
+    flow = nvp.Flow(tfd.TransformedDistribution(tfd.MultivariateNormalDiag(frozen, scale), chain))
+    flow.compile(keras.optimizers.Adam(0.1), steps_per_execution=None)
+    flow.fit(5 * X, epochs=2, batch_size=32, verbose=0)
+    np.testing.assert_allclose(scale, [1.1, 1.1])
+    np.testing.assert_array_equal(frozen, [0.0, 2.0])
+    assert np.linalg.norm(shift) == pytest.approx(1, abs=1e-5)
+    for net in nets:
+        assert 0 < np.max(np.linalg.norm(net.get_weights()[0], axis=0)) < 0.05 + 1e-6
+
+
 def test_training_and_inference_modes_reach_both_kinds_of_keras():
     for net in (UserNet(), TfKerasNet()):
         coupling = nvp.AffineCoupling(net, nvp.masks.half(2))

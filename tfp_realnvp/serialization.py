@@ -1,24 +1,29 @@
 """TFP distributions and bijectors to and from JSON-able dictionaries, by class name and parameters. No pickle."""
 
+import contextlib
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
+import tf_keras
 
 import tfp_realnvp.bijectors
 from tfp_realnvp.bijectors.permutation import UnbatchedPermute
 from tfp_realnvp.distributions import OnePassTransformedDistribution
 
-__all__ = ["from_config", "to_config"]
+__all__ = ["from_config", "reading", "to_config"]
 
 _NAMESPACES = {
     "tfp.distributions": tfp.distributions,
     "tfp.bijectors": tfp.bijectors,
     "tfp_realnvp.bijectors": tfp_realnvp.bijectors,
+    "tf_keras.constraints": tf_keras.constraints,
 }
+_NAMED_BY_CLASS = tfp.distributions.Distribution | tfp.bijectors.Bijector | tf_keras.constraints.Constraint
 
 # What a flow hands out of itself, and what a user would have written.
 _WRITTEN_AS = {
@@ -43,15 +48,23 @@ def to_config(value: Any, path: str) -> Any:
     Raises:
         ValueError: if a part cannot be described; it names the part by its path.
 
-    >>> float(from_config(to_config(tfp.distributions.Normal(0.0, 2.0), "base")).scale)
+    >>> float(from_config(to_config(tfp.distributions.Normal(0.0, 2.0), "base"), "base").scale)
     2.0
     """
     return _Writer().write(value, path)
 
 
-def from_config(config: Any) -> Any:
-    """The object that `to_config` described in `config`."""
-    return _Reader().read(config)
+def from_config(config: Any, path: str) -> Any:
+    """The object that `to_config` described in `config`.
+
+    Args:
+        config: the description.
+        path: how to call the object in an error.
+
+    Raises:
+        ValueError: if `config`, or a part of it, describes no such object; it names the part by its path.
+    """
+    return _Reader().read(config, path)
 
 
 class _Writer:
@@ -78,8 +91,12 @@ class _Writer:
 
     def _object(self, value: Any, path: str) -> dict[str, Any]:
         if isinstance(value, tf.Variable):
-            name = value.name.split(":")[0]
-            return {"variable": self._array(value, path), "trainable": value.trainable, "name": name}
+            return {
+                "variable": self._array(value, path),
+                "trainable": value.trainable,
+                "name": value.name.split(":")[0],
+                "constraint": self.write(value.constraint, f"{path}.constraint"),
+            }
         if isinstance(value, keras.layers.Layer):
             self._check_shares_nothing(value, path)
             try:
@@ -87,16 +104,18 @@ class _Writer:
             except NotImplementedError as error:
                 reason = f"{type(value).__name__} has no get_config()"
                 raise ValueError(f"{path} cannot be saved: {reason}. {_REMEDY}") from error
+        if isinstance(value, keras.constraints.Constraint):
+            return {"keras": keras.saving.serialize_keras_object(value)}
         if isinstance(value, tfp.util.DeferredTensor) and hasattr(value.transform_fn, "__self__"):
             return {
                 "deferred": self.write(value.pretransformed_input, f"{path}.pretransformed_input"),
                 "transform": self.write(value.transform_fn.__self__, f"{path}.transform_fn"),
             }
-        if isinstance(value, tfp.distributions.Distribution | tfp.bijectors.Bijector):
-            return self._tfp_object(value, path)
+        if isinstance(value, _NAMED_BY_CLASS):
+            return self._by_class(value, path)
         raise ValueError(
-            f"{path} cannot be saved: {value!r:.100} is no TFP distribution or bijector, no array and no Keras 3 "
-            f"layer. {_REMEDY}"
+            f"{path} cannot be saved: {value!r:.100} is no TFP distribution or bijector, no array and no Keras "
+            f"constraint or Keras 3 layer. {_REMEDY}"
         )
 
     def _check_shares_nothing(self, layer: keras.layers.Layer, path: str) -> None:
@@ -108,24 +127,23 @@ class _Writer:
             if shared:
                 raise ValueError(f"{path} cannot be saved: {layer.name} and {other.name} share variables. {_REMEDY}")
 
-    def _tfp_object(self, value: Any, path: str) -> dict[str, Any]:
+    def _by_class(self, value: Any, path: str) -> dict[str, Any]:
         kind = _WRITTEN_AS.get(type(value), type(value))
         for namespace, module in _NAMESPACES.items():
             # TFP makes a _Chain of a Chain whose parts are no composite tensors; likewise _TransformedDistribution.
             name = kind.__name__.lstrip("_")
             found = getattr(module, name, None)
             if inspect.isclass(found) and kind in (found, *found.__mro__):
-                return self._tfp_parameters(value, path, found, f"{namespace}.{name}")
+                return self._parameters(value, path, found, f"{namespace}.{name}")
         raise ValueError(f"{path} cannot be saved: {type(value)} is no class of {', '.join(_NAMESPACES)}. {_REMEDY}")
 
-    def _tfp_parameters(self, value: Any, path: str, found: type, name: str) -> dict[str, Any]:
+    def _parameters(self, value: Any, path: str, found: type, name: str) -> dict[str, Any]:
+        parameters = value.get_config() if isinstance(value, tf_keras.constraints.Constraint) else value.parameters
         defaults = {key: item.default for key, item in inspect.signature(found.__init__).parameters.items()}
         return {
             "class": name,
             "parameters": {
-                key: self.write(item, f"{path}.{key}")
-                for key, item in value.parameters.items()
-                if item is not defaults[key]
+                key: self.write(item, f"{path}.{key}") for key, item in parameters.items() if item is not defaults[key]
             },
         }
 
@@ -141,37 +159,75 @@ class _Writer:
         return {"array": array.tolist(), "array_dtype": dtype, "tensor": tf.is_tensor(value)}
 
 
+class UnreadableError(ValueError):
+    """An error that says what could not be read."""
+
+
+@contextlib.contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Turns any error in here into a ValueError that says what could not be read; the innermost one stays.
+
+    Errors of opening a file stay as they are.
+    """
+    try:
+        yield
+    except (UnreadableError, FileNotFoundError, IsADirectoryError, PermissionError):
+        raise
+    except Exception as error:  # A damaged or foreign file can make anything fail, in any way.
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise UnreadableError(f"{what} cannot be read: {reason}") from error
+
+
 class _Reader:
     def __init__(self):
         self.read_objects: list[Any] = []
 
-    def read(self, config: Any) -> Any:
-        if not isinstance(config, dict):
+    def read(self, config: Any, path: str) -> Any:
+        with reading(path):
+            return self._read(config, path)
+
+    def _read(self, config: Any, path: str) -> Any:
+        if config is None or isinstance(config, bool | int | float | str):
             return config
+        if not isinstance(config, dict):
+            raise ValueError(f"{config!r:.100} describes no object")
         if "list" in config:
-            return [self.read(item) for item in config["list"]]
+            return [self.read(item, f"{path}[{index}]") for index, item in enumerate(config["list"])]
         if "dtype" in config:
             return tf.as_dtype(config["dtype"])
         if "array" in config:
             array = np.array(config["array"], config["array_dtype"])
             return tf.constant(array) if config["tensor"] else array[()]  # a scalar, where it is one
         if "same_as" in config:
-            return self.read_objects[config["same_as"]]
-        value = self._object(config)
+            index, number = config["same_as"], len(self.read_objects)
+            if not (isinstance(index, int) and 0 <= index < number):
+                raise ValueError(f"it refers to object {index!r} of the {number} objects before it")
+            return self.read_objects[index]
+        value = self._object(config, path)
         self.read_objects.append(value)
         return value
 
-    def _object(self, config: dict[str, Any]) -> Any:
+    def _object(self, config: dict[str, Any], path: str) -> Any:
         if "variable" in config:
-            value = self.read(config["variable"])
-            return tf.Variable(value, trainable=config["trainable"], name=config["name"])
+            value = self.read(config["variable"], path)
+            constraint = self.read(config.get("constraint"), f"{path}.constraint")
+            return tf.Variable(value, trainable=config["trainable"], name=config["name"], constraint=constraint)
         if "keras" in config:
-            return keras.saving.deserialize_keras_object(config["keras"])
+            value = keras.saving.deserialize_keras_object(config["keras"])
+            if not isinstance(value, keras.layers.Layer | keras.constraints.Constraint):
+                raise ValueError(f"{value!r:.100} is no Keras layer or constraint")
+            return value
         if "deferred" in config:
-            pretransformed = self.read(config["deferred"])
-            return tfp.util.DeferredTensor(pretransformed, self.read(config["transform"]))
-        namespace, name = config["class"].rsplit(".", 1)
+            pretransformed = self.read(config["deferred"], f"{path}.pretransformed_input")
+            transform = self.read(config["transform"], f"{path}.transform_fn")
+            if not isinstance(transform, tfp.bijectors.Bijector):
+                raise ValueError(f"its transform_fn is no bijector, but {transform!r:.100}")
+            return tfp.util.DeferredTensor(pretransformed, transform)
+        namespace, _, name = str(config.get("class")).rpartition(".")
         found = getattr(_NAMESPACES.get(namespace), name, None)
-        if not (inspect.isclass(found) and issubclass(found, tfp.distributions.Distribution | tfp.bijectors.Bijector)):
-            raise ValueError(f"unknown distribution or bijector {config['class']!r}")
-        return found(**{key: self.read(item) for key, item in config["parameters"].items()})
+        if not (inspect.isclass(found) and issubclass(found, _NAMED_BY_CLASS)):
+            raise ValueError(f"unknown class {config.get('class')!r:.100}")
+        parameters = config.get("parameters")
+        if not isinstance(parameters, dict):
+            raise ValueError(f"its parameters must be a dictionary, got {parameters!r:.100}")
+        return found(**{key: self.read(item, f"{path}.{key}") for key, item in parameters.items()})

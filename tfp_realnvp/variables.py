@@ -36,6 +36,8 @@ def keras_variable(variable: tf.Variable, trainable: bool) -> keras.Variable:
     """A Keras 3 variable around `variable` itself, so that a Keras model can hold, train and save it."""
     name = variable.name.split(":")[0].replace("/", "_")
     wrapper = keras.Variable(variable, dtype=variable.dtype.name, trainable=trainable, name=name)
+    if variable.constraint is not None:  # Keras's optimizers apply it after each step. TensorFlow promises it a tensor.
+        wrapper.constraint = lambda held: variable.constraint(tf.convert_to_tensor(held))
     return hold(wrapper, variable)
 
 

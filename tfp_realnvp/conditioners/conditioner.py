@@ -64,8 +64,9 @@ class Conditioner(keras.layers.Layer, abc.ABC):
         if size == 0:  # TensorFlow aborts the process on some processors, in the product with an empty kernel.
             raise ValueError(f"kept must have a feature where there is no context, got shape {list(kept_shape)}")
         self.output_layer.build((None, self._build_hidden(size, context_size)))
-        for layer in self._flatten_layers(include_self=False):
-            layer.trainable = self.trainable  # Reaches the variables, which is where an outer model looks.
+        if not self.trainable:
+            for layer in self._flatten_layers(include_self=False):
+                layer.trainable = False  # Reaches the variables, which is where an outer model looks.
         self.built = True
 
     def call(self, kept: Any, context: Any = None, training: bool | None = None) -> Any:
@@ -101,7 +102,8 @@ class Constant(Conditioner):
 
     def build(self, kept_shape: tuple, context_shape: tuple | None = None) -> None:
         self.output_layer.build((None, 1))
-        self.output_layer.trainable = self.trainable
+        if not self.trainable:
+            self.output_layer.trainable = False
         self.built = True
 
     def _build_hidden(self, size, context_size):

@@ -126,8 +126,9 @@ class ConvResNet(keras.layers.Layer):
             self.log_scale_bound = self.add_weight(
                 shape=(self.output_size,), initializer="ones", name="log_scale_bound", dtype=self.variable_dtype
             )
-        for layer in self._flatten_layers(include_self=False):
-            layer.trainable = self.trainable  # Reaches the variables, which is where an outer model looks.
+        if not self.trainable:
+            for layer in self._flatten_layers(include_self=False):
+                layer.trainable = False  # Reaches the variables, which is where an outer model looks.
         self.built = True
 
     def _check_shapes(self, kept_shape: tuple, context_shape: tuple | None) -> None:

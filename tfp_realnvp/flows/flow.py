@@ -13,7 +13,7 @@ from tensorflow_probability import distributions as tfd
 from tfp_realnvp.bijectors import OnePassChain, Standardization
 from tfp_realnvp.bijectors.chain import has_range, inverse_and_log_det, is_outside
 from tfp_realnvp.bijectors.coupling import broadcast_batch_shape, with_context
-from tfp_realnvp.checks import floating_policy
+from tfp_realnvp.checks import check_flag, check_option, floating_policy
 from tfp_realnvp.distributions import OnePassTransformedDistribution, one_pass, with_inference
 from tfp_realnvp.flows.arguments import (
     as_path,
@@ -29,7 +29,7 @@ from tfp_realnvp.flows.files import may_write, replaced, replaced_folder
 from tfp_realnvp.flows.rows import RowFunctions
 from tfp_realnvp.flows.standardization import standardization_moments
 from tfp_realnvp.flows.training import LikelihoodModel
-from tfp_realnvp.serialization import from_config, to_config
+from tfp_realnvp.serialization import from_config, reading, to_config
 from tfp_realnvp.variables import (
     all_variables,
     frozen_variables,
@@ -370,11 +370,15 @@ class Flow(LikelihoodModel):
     # Files
 
     def get_config(self) -> dict[str, Any]:
-        return (
-            super().get_config()
-            | {"variables_train": [variable.trainable for variable in self.variables]}
-            | self._constructor_config()
-        )
+        flags = {name: [part.trainable for part in parts] for name, parts in self._with_flags().items()}
+        return super().get_config() | flags | self._constructor_config()
+
+    def _with_flags(self) -> dict[str, list[Any]]:
+        """Layers and variables, by the name of the list of their flags `trainable` in the configuration.
+
+        Layers come first, outer ones before inner ones: a layer sets the flags of all that it holds.
+        """
+        return {"layers_train": self._flatten_layers(), "variables_train": self.variables}
 
     def _constructor_config(self) -> dict[str, Any]:
         """The constructor's own arguments, besides those of `keras.Model`."""
@@ -386,16 +390,17 @@ class Flow(LikelihoodModel):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Flow":
         config = dict(config)
-        variables_train = config.pop("variables_train")
-        for name in ("distribution", "base_distribution"):
-            if name in config:
-                config[name] = from_config(config[name])
-        flow = cls(**config)
-        for variable, trainable in zip(flow.variables, variables_train, strict=True):  # frozen layers stay frozen
-            variable.trainable = trainable
-        for layer in flow.conditioners:  # A frozen layer is in inference mode too.
-            if layer.variables and not layer.trainable_variables:
-                layer.trainable = False
+        with reading(f"the config of {cls.__name__}"):
+            flags = {name: config.pop(name, None) for name in ("layers_train", "variables_train")}
+            for name in ("distribution", "base_distribution"):
+                if name in config:
+                    config[name] = from_config(config[name], name)
+            flow = cls(**config)
+            for name, parts in flow._with_flags().items():
+                if not isinstance(flags[name], list) or len(flags[name]) != len(parts):
+                    raise ValueError(f"{name} must be a list of {len(parts)} flags, got {flags[name]!r:.100}")
+                for part, trainable in zip(parts, flags[name], strict=True):
+                    part.trainable = trainable
         return flow
 
     def save(self, filepath: str | os.PathLike, overwrite: bool = True, **kwargs: Any) -> None:
@@ -416,7 +421,14 @@ class Flow(LikelihoodModel):
             with replaced(path) as new_path:
                 super().save(new_path, **kwargs)
 
-    def export(self, filepath: str | os.PathLike, *, verbose: bool = False) -> None:
+    def export(
+        self,
+        filepath: str | os.PathLike,
+        format: str = "tf_saved_model",
+        verbose: bool | None = None,
+        input_signature: None = None,
+        **kwargs: Any,
+    ) -> None:
         """Writes a SavedModel that loads where only TensorFlow is installed.
 
         Signatures, with rows `[N, *event_shape]`, in the dtype of the model; a conditional flow's take `context` too:
@@ -426,14 +438,26 @@ class Flow(LikelihoodModel):
             forward: z -> {"x", "log_det": [N]}
             inverse: x -> {"z", "log_det": [N]}
 
+        An input of another shape is an error of TensorFlow's that names the input and both shapes.
+
         Args:
             filepath: the folder to write.
-            verbose: whether to print the signatures.
+            format: "tf_saved_model"; there is no other.
+            verbose: whether to print the signatures; None for no.
+            input_signature: must be None, since the shapes of the flow give the signatures.
+            **kwargs: the other arguments of `keras.Model.export`, which are for other formats and backends. Must be
+                None.
 
         Raises:
-            ValueError: if the path is empty or that of a file.
+            ValueError: if the path is empty or that of a file, or another argument has a value that it cannot have.
             OSError: if the folder cannot be written to; an older SavedModel in it is still whole.
         """
+        check_option("format", format, ("tf_saved_model",))
+        if verbose is not None:
+            check_flag("verbose", verbose)
+        for name, value in {"input_signature": input_signature, **kwargs}.items():
+            if value is not None:
+                raise ValueError(f"{name} must be None, got {value!r:.100}: an exported flow has signatures of its own")
         path = as_path(filepath)
         if not path or os.path.isfile(path):
             raise ValueError(f"filepath must be a folder, or one to make, got {path!r}")

@@ -82,6 +82,7 @@ class RowFunctions:
 
         def signature(function: Callable, *names: str) -> Callable:
             def named(*args):
+                args = _checked(args, function.input_signature)
                 return dict(zip(names, tf.nest.flatten(function(*args)), strict=True))
 
             # Concrete, since within a save TensorFlow would trace `function` once more.
@@ -97,3 +98,26 @@ class RowFunctions:
         }
         tf.saved_model.save(module, directory, signatures=signatures)
         return tuple(signatures)
+
+
+def _checked(args: Sequence[tf.Tensor], specs: Sequence[tf.TensorSpec]) -> list[tf.Tensor]:
+    """The inputs `args` of a signature, with checks of their shapes that run with it.
+
+    TensorFlow itself lets a loaded signature take any shape.
+    """
+    checked, rows = [], []
+    for tensor, spec in zip(args, specs, strict=True):
+        # TensorFlow removes a check that the declared shape of its input fulfils. This operation declares no shape.
+        tensor = tf.raw_ops.PlaceholderWithDefault(input=tensor, shape=None, name=f"input/{spec.name}")
+        tensor = tf.ensure_shape(tensor, spec.shape)
+        if spec.shape.rank and spec.shape[0] is None:
+            rows.append((spec.name, tf.shape(tensor)))
+        if len(rows) == 2:
+            (first, first_shape), (second, second_shape) = rows
+            message = f"{first} and {second} must have the same number of rows, got shapes"
+            same = tf.debugging.Assert(first_shape[0] == second_shape[0], [message, first_shape, second_shape])
+            with tf.control_dependencies([same]):  # XLA drops the assertion, but not the reshape.
+                shape = tf.concat([first_shape[:1], spec.shape[1:]], axis=0)
+                tensor = tf.reshape(tensor, shape, name=f"{second}_with_the_rows_of_{first}")
+        checked.append(tensor)
+    return checked

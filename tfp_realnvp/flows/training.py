@@ -21,6 +21,7 @@ from tfp_realnvp.flows.fused_adam import fuse
 from tfp_realnvp.flows.non_finite import FiniteSteps, StopOnNonFiniteLoss
 from tfp_realnvp.flows.standardization import warn_unless_standardized
 from tfp_realnvp.replicas import mend_for_replicas, share_of_mean
+from tfp_realnvp.serialization import reading
 from tfp_realnvp.variables import raw_variable
 from tfp_realnvp.versions import KEEPS_UNFILLED_EXECUTIONS
 
@@ -111,7 +112,8 @@ class LikelihoodModel(keras.Model):
         return config and config | {"steps_per_execution": self._asked_steps}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        self.compile(**keras.saving.deserialize_keras_object(config))
+        with reading("compile_config"):
+            self.compile(**keras.saving.deserialize_keras_object(config))
         if self.optimizer is not None:
             self.optimizer.build(self.trainable_variables)
 
@@ -300,15 +302,40 @@ class LikelihoodModel(keras.Model):
             with replaced(path, [*self.variables, *(optimizer.variables if optimizer else ())]) as new_path:
                 super().save_weights(new_path, **kwargs)
 
+    def load_weights(self, filepath: str | os.PathLike, skip_mismatch: bool = False, **kwargs: Any) -> None:
+        """Reads what `save_weights` or `save` wrote; arguments are those of `keras.Model.load_weights`.
+
+        Raises:
+            ValueError: if the file is damaged, or of another model; the flow then is as before.
+            OSError: if there is no such file, or it cannot be opened.
+        """
+        path = as_path(filepath)
+        optimizer = getattr(self, "optimizer", None)
+        variables = [*self.variables, *(optimizer.variables if optimizer else ())]
+        former, num_epochs_done = [keras.ops.convert_to_numpy(v) for v in variables], self.num_epochs_done
+        try:
+            with reading(f"filepath {path!r}"):
+                super().load_weights(path, skip_mismatch, **kwargs)
+        except Exception:
+            self.num_epochs_done = num_epochs_done
+            for variable, value in zip(variables, former, strict=True):
+                variable.assign(value)
+            raise
+
     def save_own_variables(self, store: Any) -> None:
         # Keras keeps no random states in files: training that goes on from one would see the first noise again.
         super().save_own_variables(store)
+        store["num_weights"] = np.array(len(self.weights))
         store["num_epochs_done"] = np.array(self.num_epochs_done)
         for index, state in enumerate(random_states(self)):
             store[f"random_state_{index}"] = np.asarray(state)
 
     def load_own_variables(self, store: Any) -> None:
         found = {name: store[name] for name in store.keys()}  # noqa: SIM118
+        # Keras passes over what a file has beyond the weights of the model, such as further couplings.
+        num_weights = int(np.asarray(found.pop("num_weights", len(self.weights))))
+        if num_weights != len(self.weights):
+            raise ValueError(f"the file has {num_weights} weights, but {self.name} has {len(self.weights)}")
         self.num_epochs_done = int(np.asarray(found.pop("num_epochs_done", 0)))
         for index, state in enumerate(random_states(self)):
             state.assign(found.pop(f"random_state_{index}", state))
