@@ -480,3 +480,10 @@ def test_arguments_that_are_numpy_scalars_come_back(make, tmp_path):
     flow.save(tmp_path / "flow.keras")
     x = np.random.default_rng(0).normal(size=(5, 2))
     np.testing.assert_array_equal(keras.models.load_model(tmp_path / "flow.keras").log_prob(x), flow.log_prob(x))
+
+
+def test_the_order_of_the_first_variables_stays():
+    """Files refer to them by position, and both have the same shape."""
+    flow = nvp.Flow(nvp.RealNVP(2, num_couplings=1, hidden_units=(4,)).distribution())
+    names = [variable.name for variable in flow.bare_variables[:2]]
+    assert names == ["standardization_shift", "standardization_scale"]

@@ -115,7 +115,9 @@ class Flow(LikelihoodModel):
         chain = OnePassChain(bijectors, self._event_shape, inference=True, name="flow")
         self._distribution = OnePassTransformedDistribution(base, chain)
         self._training_distribution = with_inference(self._distribution, False)
-        variables = list(all_variables(self._distribution))
+        # In the order of files: shift and scale, then the others.
+        own = (self._shift, self._scale, *all_variables(self._distribution))
+        variables = list({id(variable): variable for variable in own}.values())
         check_contexts(distribution, bijectors, self._context_shape)
         if self._context_shape is not None:
             standardization = _identity_standardization(self._context_shape, self.variable_dtype)
@@ -397,6 +399,8 @@ class Flow(LikelihoodModel):
                     config[name] = from_config(config[name], name)
             flow = cls(**config)
             for name, parts in flow._with_flags().items():
+                if flags[name] is None and name == "layers_train":  # a file of version 0.1
+                    continue
                 if not isinstance(flags[name], list) or len(flags[name]) != len(parts):
                     raise ValueError(f"{name} must be a list of {len(parts)} flags, got {flags[name]!r:.100}")
                 for part, trainable in zip(parts, flags[name], strict=True):
