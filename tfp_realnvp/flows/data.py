@@ -125,6 +125,19 @@ def check_pixels(data: Any, are_right: Callable[[np.ndarray], np.ndarray], expec
         raise ValueError(f"{argument} must hold {expected}; the images {listed(bad)} do not: {example!r} is none{hint}")
 
 
+def check_range(data: Any, is_outside: Callable[[np.ndarray], np.ndarray], argument: str) -> None:
+    """Raises a ValueError if `is_outside` is true of any row `[N]` of arrays."""
+    x = data.get("x") if isinstance(data, Mapping) else data
+    if not is_array(x):
+        return
+    bad = [start + row for start, chunk in chunks(x) for row in np.flatnonzero(is_outside(chunk)).tolist()]
+    if bad:
+        raise ValueError(
+            f"{argument} must lie within the range of the distribution, where it has a density; {len(bad)} of the "
+            f"{len(x)} rows do not: {listed(bad)}"
+        )
+
+
 def pixels_checked(data: tf.data.Dataset, num_levels: int, expected: str, argument: str) -> tf.data.Dataset:
     """The dataset, whose batches raise, within `pixel_errors`, a ValueError unless `is_pixel` is true of all values."""
     message = f"{argument} must hold {expected}; a batch of the dataset does not"
@@ -232,16 +245,3 @@ def chunks(array: Any) -> Iterator[tuple[int, np.ndarray]]:
         if np.ma.is_masked(chunk):
             chunk = chunk.astype(np.float64).filled(np.nan)
         yield start, chunk if np.issubdtype(chunk.dtype, np.number) else chunk.astype(np.float64)
-
-
-def check_range(data: Any, is_outside: Callable[[np.ndarray], np.ndarray], argument: str) -> None:
-    """Raises a ValueError if `is_outside` is true of any row `[N]` of arrays."""
-    x = data.get("x") if isinstance(data, Mapping) else data
-    if not _is_array(x):
-        return
-    bad = [start + row for start, chunk in _chunks(x) for row in np.flatnonzero(is_outside(chunk)).tolist()]
-    if bad:
-        raise ValueError(
-            f"{argument} must lie within the range of the distribution, where it has a density; {len(bad)} of the "
-            f"{len(x)} rows do not: {_listed(bad)}"
-        )
