@@ -248,7 +248,10 @@ assert sample.shape == (50, 4, 4, 1) and sample.min() >= 0 and sample.max() < 16
         ),
         (lambda: small_flow((4, 4, 1), num_scales=3), r"at least two pixels to the last scale, got \(4, 4, 1\)"),
         (lambda: small_flow(num_levels=1), "num_levels must be an integer of at least 2, got 1"),
-        (lambda: small_flow(alpha=0.5), r"alpha must be from 4.8e-07 \(in float32\) to below 0.5, got 0.5"),
+        (
+            lambda: small_flow(alpha=0.5),
+            "alpha must be from 4.8e-07 to 0.49993896484375 in float32 with num_levels = 16, got 0.5",
+        ),
         (lambda: small_flow(alpha=1e-8), "alpha must be .* got 1e-08"),
         (lambda: small_flow(dtype="bfloat16"), "dtype must be of at least 32 bits, .* got 'bfloat16'"),
         (lambda: small_flow(num_blocks=0), "num_blocks must be an integer of at least 1, got 0"),
@@ -262,6 +265,20 @@ assert sample.shape == (50, 4, 4, 1) and sample.min() >= 0 and sample.max() < 16
 def test_errors(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("num_levels", [2, 256, 2**16])
+def test_the_largest_alpha_keeps_pixel_values_apart(num_levels, dtype):
+    largest = 0.5 - 32 * num_levels * np.finfo(dtype).eps
+    with pytest.raises(ValueError, match=rf"alpha must be from .* to {largest} in {dtype} with num_levels = "):
+        nvp.Pixels(num_levels, alpha=np.nextafter(largest, 1.0), dtype=dtype)
+    pixels = nvp.Pixels(num_levels, alpha=largest, dtype=dtype)
+    y = (np.arange(num_levels) + np.random.default_rng(0).uniform(size=num_levels)).astype(dtype)
+    logits = pixels.inverse(y)
+    np.testing.assert_allclose(pixels.forward(tf.identity(logits)), y, rtol=0, atol=0.03)
+    corners = pixels.inverse(np.arange(num_levels).astype(dtype)).numpy()
+    assert np.all(corners[:-1] <= logits[:-1]) and np.all(logits[:-1] < corners[1:] + 0.03 * np.diff(corners))
 
 
 @pytest.mark.parametrize("pixels", [16.0, -1.0, 0.5])

@@ -57,7 +57,7 @@ class ImageRealNVP(Flow):
         num_blocks: number of residual blocks of each network.
         num_channels: width of the networks of the first scale.
         num_levels: number of values of a pixel, from 2 to 65536 in float32, in which noise needs room.
-        alpha: keeps y finite at the ends of the range; below 0.5, and at least 4 roundings of the dtype above 0.
+        alpha: keeps y finite at the ends of the range; its own range is in the docstring of `Pixels`.
         context_shape: number K of context features, or `(K,)`, such as a one-hot label; None for none.
         seed: integer that fixes the initial weights and the noise; None draws one (from `numpy.random`).
         dtype: Keras dtype policy, "float32" or "float64" as a rule, or a mixed one. Defaults to Keras's own.
