@@ -50,7 +50,9 @@ def uniform_noise(shape: tf.Tensor, dtype: str, seed: keras.random.SeedGenerator
 
 def with_noise(images: tf.Tensor, noise: tf.Tensor, num_levels: int) -> tf.Tensor:
     """The sum of both, with NaN for each value that is no pixel."""
-    return tf.where(is_pixel(images, num_levels), images + noise, np.nan)
+    # Only a wrong value computes a NaN here. A constant NaN, chosen by `tf.where`, would be in every graph, and
+    # `tf.debugging.enable_check_numerics` would report it.
+    return images + noise + tf.sqrt(tf.cast(is_pixel(images, num_levels), images.dtype) - 1)
 
 
 def mean_over_noise(
