@@ -1,4 +1,4 @@
-"""Conditioners: identity start, bounded log-scale, shapes, configuration."""
+"""Conditioners: identity start, formulas, bounded log-scale, shapes, configuration."""
 
 import keras
 import numpy as np
@@ -126,21 +126,94 @@ def test_a_residual_network_and_the_gradients_of_its_variables(normalization, ga
     assert len(network.trainable_variables) == 2 * layers
 
 
-def test_a_residual_network_is_the_formula():
-    network = perturbed(nvp.ResNet(1, (4,), seed=0), KEPT, CONTEXT)
-    values = iter([variable.numpy() for variable in network.trainable_variables])
-    weights = {layer: (next(values), next(values)) for layer in ("output", "input", "first", "second", "gate")}
+# The documented formulas, in NumPy
 
-    def dense(layer, inputs):
-        kernel, bias = weights[layer]
-        return inputs @ kernel + bias
 
-    hidden = dense("input", np.concatenate([KEPT, CONTEXT], axis=1))
-    change = dense("second", np.maximum(dense("first", np.maximum(hidden, 0)), 0))
-    hidden = hidden + change / (1 + np.exp(-dense("gate", CONTEXT)))
-    shift, log_scale = np.split(dense("output", hidden), 2, axis=1)
-    for actual, expected in zip(network(KEPT, CONTEXT), (shift, 3 * np.tanh(log_scale / 3)), strict=True):
-        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+def dense(layer, inputs):
+    outputs = inputs @ layer.kernel.numpy()
+    return outputs + layer.bias.numpy() if layer.use_bias else outputs
+
+
+def convolved(layer, image):
+    direction = layer.direction.numpy()
+    kernel = layer.scale.numpy() * direction / np.sqrt(np.sum(direction**2, axis=(0, 1, 2)))
+    (_, height, width, _), size = image.shape, len(kernel)
+    padded = np.pad(image, [(0, 0), (size // 2, size // 2), (size // 2, size // 2), (0, 0)])
+    outputs = 0.0
+    for row in range(size):
+        for column in range(size):
+            outputs += padded[:, row : row + height, column : column + width] @ kernel[row, column]
+    return outputs + layer.bias.numpy() if layer.use_bias else outputs
+
+
+def normalized(layer, inputs):
+    if isinstance(layer, keras.layers.BatchNormalization):  # in inference
+        mean, variance = layer.moving_mean.numpy(), layer.moving_variance.numpy()
+    else:
+        mean, variance = (moment(inputs, axis=-1, keepdims=True) for moment in (np.mean, np.var))
+    return layer.gamma.numpy() * (inputs - mean) / np.sqrt(variance + layer.epsilon) + layer.beta.numpy()
+
+
+def rectified(inputs):
+    return np.maximum(inputs, 0.0)
+
+
+def of_any_weights(network, *inputs):
+    perturbed(network, *inputs)
+    for index, variable in enumerate(network.non_trainable_variables):  # statistics
+        variable.assign(np.random.default_rng(index).uniform(0.5, 2.0, variable.shape))
+    return network
+
+
+def assert_outputs(network, inputs, shift, log_scale):
+    for actual, expected in zip(network(*inputs), (shift, log_scale), strict=True):
+        assert np.std(expected) > 0.1
+        np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_multilayer_perceptron_is_the_formula():
+    inputs = KEPT.numpy().astype("float64"), CONTEXT.numpy().astype("float64")
+    network = of_any_weights(nvp.MLP(3, (5, 4), log_scale_bound=2.0, seed=0, dtype="float64"), *inputs)
+    hidden = np.concatenate(inputs, axis=1)
+    for layer in network.hidden_layers:
+        hidden = rectified(dense(layer, hidden))
+    shift, log_scale = np.split(dense(network.output_layer, hidden), 2, axis=1)
+    assert_outputs(network, inputs, shift, 2 * np.tanh(log_scale / 2))
+
+
+@pytest.mark.parametrize("normalization", [None, "batch", "layer"])
+def test_a_residual_network_is_the_formula(normalization):
+    kept, context = inputs = KEPT.numpy().astype("float64"), CONTEXT.numpy().astype("float64")
+    network = nvp.ResNet(3, (4, 4), normalization=normalization, seed=0, dtype="float64")
+    of_any_weights(network, *inputs)
+    hidden = dense(network.input_layer, np.concatenate([kept, context], axis=1))
+    for block in network.blocks:
+        change = hidden
+        for index, layer in enumerate(block.dense_layers):
+            change = normalized(block.normalizations[index], change) if normalization else change
+            change = dense(layer, rectified(change))
+        hidden = hidden + change / (1 + np.exp(-dense(block.gate, context)))
+    shift, log_scale = np.split(dense(network.output_layer, hidden), 2, axis=1)
+    assert_outputs(network, inputs, shift, 3 * np.tanh(log_scale / 3))
+
+
+def test_a_convolutional_residual_network_is_the_formula():
+    mask = nvp.masks.checkerboard(3, 4)
+    context = CONTEXT.numpy().astype("float64")
+    kept = mask * np.random.default_rng(0).normal(size=(len(context), 3, 4, 2))
+    network = nvp.ConvResNet(2, num_blocks=2, num_channels=3, mask=mask, seed=0, dtype="float64")
+    of_any_weights(network, kept, context)
+    board = np.broadcast_to(mask, (*kept.shape[:-1], 1))
+    hidden = convolved(network.input_layer, np.concatenate([kept, -kept, board], axis=-1))
+    total = convolved(network.skips[0], hidden)
+    for block, skip in zip(network.blocks, network.skips[1:], strict=True):
+        change = convolved(block.convs[0], rectified(normalized(block.norms[0], hidden)))
+        change += dense(block.context_layer, context)[:, np.newaxis, np.newaxis]
+        hidden = hidden + convolved(block.convs[1], rectified(normalized(block.norms[1], change)))
+        total = total + convolved(skip, hidden)
+    outputs = convolved(network.output_layer, rectified(normalized(network.output_norm, total)))
+    shift, log_scale = np.split(outputs, 2, axis=-1)
+    assert_outputs(network, (kept, context), shift, network.log_scale_bound.numpy() * np.tanh(log_scale))
 
 
 def test_the_seed_of_a_residual_network():
@@ -241,19 +314,52 @@ def test_bad_options_of_every_network(network, options, message):
         network(**{"output_size": 2} | options)
 
 
+NETWORKS = {
+    "mlp": (nvp.MLP, {"hidden_units": (4,)}, (2,)),
+    "resnet": (nvp.ResNet, {"hidden_units": (4,)}, (2,)),
+    "constant": (Constant, {}, (0,)),
+    "conv_resnet": (nvp.ConvResNet, {"num_blocks": 1, "num_channels": 2}, (4, 3, 2)),
+}
+
+
+@pytest.mark.parametrize("num_parameters", [None, 5])
+@pytest.mark.parametrize("context_size", [None, 3])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_shapes_of_outputs_and_functional_models(name, context_size, num_parameters):
+    make, options, shape = NETWORKS[name]
+    network = make(1, num_parameters=num_parameters, **options)
+    shapes = [shape] if context_size is None else [shape, (context_size,)]
+    expected = (*shape[:-1], 1) if num_parameters is None else (*shape[:-1], 1, num_parameters)
+    assert network.compute_output_shape(*((7, *each) for each in shapes)) == (
+        ((7, *expected), (7, *expected)) if num_parameters is None else (7, *expected)
+    )
+    symbols = [keras.Input(each) for each in shapes]
+    outputs = network(*symbols)
+    assert [output.shape for output in tf.nest.flatten(outputs)] == (2 - bool(num_parameters)) * [(None, *expected)]
+    doubled = [2 * keras.ops.exp(output) for output in tf.nest.flatten(outputs)]
+    model = keras.Model(symbols, doubled)
+    arrays = [np.ones((3, *each), "float32") for each in shapes]
+    for actual, output in zip(*map(tf.nest.flatten, (model(arrays), network(*arrays))), strict=True):
+        assert actual.shape == (3, *expected)
+        np.testing.assert_allclose(actual, 2 * np.exp(output))
+
+
 @pytest.mark.parametrize(
-    ("network", "shape"),
+    ("network", "shapes", "message"),
     [
-        (nvp.MLP(1, (4,)), (2,)),
-        (nvp.ResNet(1, (4,)), (2,)),
-        (nvp.ConvResNet(1, num_blocks=1, num_channels=2), (4, 4, 2)),
+        (nvp.MLP(2, (4,)), [(5, 2), (5, 1)], "2 and 3 features, as at first, got 2 and 1"),
+        (nvp.ResNet(2, (4,)), [(5, 4), (5, 3)], "2 and 3 features, as at first, got 4 and 3"),
+        (nvp.MLP(2, (4,)), [(5, 2)], "2 and 3 features, as at first, got 2 and 0"),
+        (nvp.MLP(2, (4,)), [(5, 2), (6, 3)], r"same number of rows, got \(5, 2\) and \(6, 3\)"),
+        (nvp.MLP(2, (4,)), [(5, 4, 2), (5, 3)], r"kept must be of shape \[N, size\], got shape \[5, 4, 2\]"),
     ],
 )
-def test_is_a_layer_of_a_functional_model(network, shape):
-    kept = keras.Input(shape)
-    model = keras.Model(kept, network(keras.layers.Dense(shape[-1])(kept)))
-    shift, log_scale = model(np.ones((3, *shape), "float32"))
-    assert shift.shape == log_scale.shape == (3, *shape[:-1], 1)
+def test_inputs_unlike_the_first(network, shapes, message):
+    network(KEPT, CONTEXT)
+    symbols, arrays = ([make(shape) for shape in shapes] for make in (keras.KerasTensor, np.ones))
+    for call, inputs in ((network, arrays), (network, symbols), (network.compute_output_shape, shapes)):
+        with pytest.raises(ValueError, match=message):
+            call(*inputs)
 
 
 def test_a_residual_network_alarms_nobody():

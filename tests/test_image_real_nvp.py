@@ -126,7 +126,7 @@ def test_held_out_images_do_not_lag_those_of_training(trained):
     assert held_out < training + 0.1
 
 
-def test_the_loss_is_that_of_noisy_images_and_densities_are_those_of_corners(trained):
+def test_the_loss_is_that_of_noisy_images(trained):
     flow, *_ = trained
     images = images_of(256, seed=2)
     losses = [flow.evaluate(images, verbose=0, return_dict=True)["loss"] for _ in range(2)]
@@ -134,8 +134,89 @@ def test_the_loss_is_that_of_noisy_images_and_densities_are_those_of_corners(tra
     noise = np.random.default_rng(0).uniform(size=(16, *images.shape))
     expected = -np.mean([flow.predict(images + each, verbose=0) for each in noise])
     assert np.mean(losses) == pytest.approx(expected, abs=0.3)
-    np.testing.assert_allclose(flow.predict(images, verbose=0), flow.log_prob(images), rtol=1e-4)
-    np.testing.assert_array_equal(flow(images), flow(images))
+    x = images + 0.5
+    np.testing.assert_allclose(flow.predict(x, verbose=0), flow.log_prob(x), rtol=1e-4)
+    np.testing.assert_array_equal(flow(x), flow(x))
+
+
+def test_log_prob_of_integer_images_is_the_mean_over_noise(trained):
+    flow, *_ = trained
+    images = images_of(4, seed=2)
+    noise = np.random.default_rng(0).uniform(size=(1000, *images.shape))
+    of_each = flow.log_prob(images + noise).numpy()
+    actual = flow.log_prob(images, dequantize=1000, seed=1)
+    error = of_each.std(axis=0) / np.sqrt(1000)
+    assert np.all(np.abs(actual - of_each.mean(axis=0)) < 6 * error) and np.all(error < 0.2)
+    corners = flow.log_prob(images.astype("float32"))
+    assert np.all(np.abs(actual - corners) > 10 * error)
+    np.testing.assert_array_equal(flow.log_prob(images.astype("float32"), dequantize=1000, seed=1), actual)
+    # One draw is a density of noisy images, another with each seed; many draws are several calls.
+    one, same, other = (flow.log_prob(images, dequantize=1, seed=seed) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(one, same)
+    assert np.all(one != other)
+    assert np.all(flow.log_prob(images, dequantize=1) != flow.log_prob(images, dequantize=1))
+    assert flow.log_prob(images[0], dequantize=2).shape == ()
+
+
+def test_images_and_contexts_that_broadcast_under_noise():
+    flow = perturbed(small_flow(num_scales=1, context_shape=2, dtype="float64"))
+    context = 10 * random_tensor((3, 2), "float64", seed=1)
+    noisy = flow.log_prob(images_of(2)[:, np.newaxis], context, dequantize=200, seed=0)
+    assert noisy.shape == (2, 3)
+    expected = flow.log_prob(images_of(2)[:, np.newaxis] + 0.5, context).numpy()
+    assert np.ptp(expected, axis=1).min() > 1.0
+    np.testing.assert_allclose(noisy, expected, atol=0.5)
+    assert flow.log_prob(images_of(1)[0], context, dequantize=2).shape == (3,)
+
+
+def test_integers_without_noise_are_an_error(trained):
+    flow, *_ = trained
+    images = images_of(4)
+    for integers in (images, images.astype("int64"), tf.constant(images), images > 8, images.tolist()):
+        with pytest.raises(ValueError, match=r"x must hold continuous pixels .*log_prob\(images, dequantize=n\)"):
+            flow.log_prob(integers)
+    batches = tf.data.Dataset.from_tensor_slices(images).batch(2)
+    for use, data in (
+        (flow, images),
+        (flow.predict, images),
+        (flow.predict, batches),
+        (flow.predict, ((batch,) for batch in batches)),
+        (flow.predict_on_batch, images),
+        (tf.function(flow.log_prob), images),
+    ):
+        with pytest.raises(ValueError, match=r"continuous pixels .* got dtype uint8: .*dequantize=n"):
+            use(data)
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "message"),
+    [
+        (
+            images_of(4) / 2,
+            {},
+            r"x must hold whole numbers from 0 to num_levels - 1 = 15; the images 0, 1, 2, 3 do not",
+        ),
+        (images_of(2) + 12, {}, "x must hold whole numbers .* = 15; the images 0, 1 do not"),
+        (images_of(2), {"dequantize": 0}, "dequantize must be an integer of at least 1, got 0"),
+        (images_of(2), {"dequantize": 1.5}, "dequantize must be an integer of at least 1, got 1.5"),
+        (images_of(2), {"seed": "a"}, "seed must be an integer or a pair of int32, got 'a'"),
+        (images_of(2), {"context": np.zeros((2, 1))}, "unexpected context"),
+        (images_of(2)[:, :3], {}, r"x must have shape \[..., 4, 4, 1\], got \[2, 3, 4, 1\]"),
+    ],
+)
+def test_bad_arguments_of_noise(trained, images, options, message):
+    with pytest.raises(ValueError, match=message):
+        trained[0].log_prob(images, **{"dequantize": 2} | options)
+
+
+def test_wrong_pixels_under_noise_have_no_density_in_a_graph(trained):
+    flow, *_ = trained
+    images = images_of(4).astype("float32")
+    images[1, 0, 0, 0], images[2, 3, 3, 0] = 0.5, np.nan
+    log_prob = tf.function(lambda images: flow.log_prob(images, dequantize=2))(images)
+    np.testing.assert_array_equal(np.isnan(log_prob), [False, True, True, False])
+    images[1] = images_of(1)[0]  # Without a wrong number, NaN is no error outside of a graph either.
+    np.testing.assert_array_equal(np.isnan(flow.log_prob(images, dequantize=2)), [False, False, True, False])
 
 
 def test_datasets_and_weights(trained):
@@ -212,7 +293,7 @@ def test_files(tmp_path):
     images = images_of(20, seed=4)
     flow.save(tmp_path / "flow.keras")
     loaded = keras.models.load_model(tmp_path / "flow.keras")
-    np.testing.assert_array_equal(loaded.log_prob(images), flow.log_prob(images))
+    np.testing.assert_array_equal(loaded.log_prob(images + 0.5), flow.log_prob(images + 0.5))
     assert loaded.num_levels == LEVELS
     flow.export(tmp_path / "export")
     np.savez(tmp_path / "x.npz", x=images.astype("float32"))
@@ -226,6 +307,12 @@ np.testing.assert_allclose(back["x"], x, atol=1e-2)
 np.testing.assert_allclose(back["log_det"], -z["log_det"], rtol=1e-3, atol=1e-2)
 log_prob = -0.5 * np.sum(z["z"].numpy() ** 2 + np.log(2 * np.pi), axis=1) + z["log_det"]
 np.testing.assert_allclose(served["serving_default"](x=x)["log_prob"], log_prob, rtol=1e-3)
+try:
+    served["serving_default"](x=tf.cast(x, tf.uint8))
+except tf.errors.InvalidArgumentError as error:
+    assert "expected to be a float tensor but is a uint8 tensor" in error.message
+else:
+    raise AssertionError("integers have a density")
 sample = served["sample"](num_samples=tf.constant(50), seed=tf.constant([0, 1]))["x"].numpy()
 assert sample.shape == (50, 4, 4, 1) and sample.min() >= 0 and sample.max() < 16
 """,
@@ -248,7 +335,10 @@ assert sample.shape == (50, 4, 4, 1) and sample.min() >= 0 and sample.max() < 16
         ),
         (lambda: small_flow((4, 4, 1), num_scales=3), r"at least two pixels to the last scale, got \(4, 4, 1\)"),
         (lambda: small_flow(num_levels=1), "num_levels must be an integer of at least 2, got 1"),
-        (lambda: small_flow(alpha=0.5), r"alpha must be from 4.8e-07 \(in float32\) to below 0.5, got 0.5"),
+        (
+            lambda: small_flow(alpha=0.5),
+            "alpha must be from 4.8e-07 to 0.49993896484375 in float32 with num_levels = 16, got 0.5",
+        ),
         (lambda: small_flow(alpha=1e-8), "alpha must be .* got 1e-08"),
         (lambda: small_flow(dtype="bfloat16"), "dtype must be of at least 32 bits, .* got 'bfloat16'"),
         (lambda: small_flow(num_blocks=0), "num_blocks must be an integer of at least 1, got 0"),
@@ -262,6 +352,20 @@ assert sample.shape == (50, 4, 4, 1) and sample.min() >= 0 and sample.max() < 16
 def test_errors(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("num_levels", [2, 256, 2**16])
+def test_the_largest_alpha_keeps_pixel_values_apart(num_levels, dtype):
+    largest = 0.5 - 32 * num_levels * np.finfo(dtype).eps
+    with pytest.raises(ValueError, match=rf"alpha must be from .* to {largest} in {dtype} with num_levels = "):
+        nvp.Pixels(num_levels, alpha=np.nextafter(largest, 1.0), dtype=dtype)
+    pixels = nvp.Pixels(num_levels, alpha=largest, dtype=dtype)
+    y = (np.arange(num_levels) + np.random.default_rng(0).uniform(size=num_levels)).astype(dtype)
+    logits = pixels.inverse(y)
+    np.testing.assert_allclose(pixels.forward(tf.identity(logits)), y, rtol=0, atol=0.03)
+    corners = pixels.inverse(np.arange(num_levels).astype(dtype)).numpy()
+    assert np.all(corners[:-1] <= logits[:-1]) and np.all(logits[:-1] < corners[1:] + 0.03 * np.diff(corners))
 
 
 @pytest.mark.parametrize("pixels", [16.0, -1.0, 0.5])

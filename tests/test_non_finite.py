@@ -135,3 +135,20 @@ def test_a_divergence_is_stopped():
     with pytest.warns(RuntimeWarning, match=r"epoch \d+, batch \d+"):
         model.fit(x, batch_size=16, epochs=20, verbose=0)
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
+
+
+@pytest.mark.parametrize("name", ["images", "table"])
+def test_a_finite_fit_raises_no_alarm_of_numerics(name):
+    if name == "images":
+        model = nvp.ImageRealNVP((2, 2, 1), num_scales=1, num_blocks=1, num_channels=2, num_levels=4, seed=0)
+        data = np.random.default_rng(0).integers(0, 4, (16, 2, 2, 1))
+    else:
+        model = nvp.RealNVP(2, num_couplings=2, hidden_units=(4,), coupling="spline", normalization="batchnorm", seed=0)
+        data = rows(2)
+    model.compile(keras.optimizers.Adam(1e-3))
+    tf.debugging.enable_check_numerics()
+    try:
+        history = model.fit(data, validation_data=data, batch_size=8, verbose=0)
+    finally:
+        tf.debugging.disable_check_numerics()
+    assert np.isfinite(history.history["val_loss"]).all()

@@ -27,7 +27,8 @@ class Pixels(OnePassBijector):
 
     Args:
         num_levels: number of values of a pixel, from 2 to 65536 in float32, in which noise needs room.
-        alpha: keeps x finite at the ends of the range; below 0.5, and at least 4 roundings of the dtype above 0.
+        alpha: keeps x finite at the ends of the range; from `4 * eps` to `0.5 - 32 * eps * num_levels`, with the `eps`
+            of the dtype (1.2e-7 in float32). Near 0.5, all pixels share so few numbers that their values merge.
         dtype: of the pixels, "float32" or "float64".
         validate_args: as in every `tfb.Bijector`; there is nothing more to validate here.
         name: name of the ops.
@@ -61,8 +62,18 @@ class Pixels(OnePassBijector):
             if num_levels * eps > 2**-7:
                 raise ValueError(f"num_levels must be at most {int(2**-7 / eps)} in {dtype.name}, got {num_levels!r}")
             least = 4 * eps  # below which the brightest pixel may become 1, whose logit is infinite
-            if isinstance(alpha, bool) or not isinstance(alpha, float | np.floating) or not least <= alpha < 0.5:
-                raise ValueError(f"alpha must be from {least:.1e} (in {dtype.name}) to below 0.5, got {alpha!r}")
+            # A pixel value has (1 - 2 alpha) / num_levels of (0, 1), where floats lie up to eps / 2 apart: this leaves
+            # it at least 128 floats for its noise. Through the logit and back, it then moves by less than 0.03.
+            largest = 0.5 - 2**5 * eps * num_levels
+            if (
+                isinstance(alpha, bool)
+                or not isinstance(alpha, float | np.floating)
+                or not least <= float(alpha) <= largest
+            ):
+                raise ValueError(
+                    f"alpha must be from {least:.1e} to {largest!r} in {dtype.name} with num_levels = {num_levels}, "
+                    f"got {alpha!r}"
+                )
             self._alpha, self._scale = float(alpha), num_levels / (1 - 2 * float(alpha))
             super().__init__(
                 forward_min_event_ndims=0, dtype=dtype, validate_args=validate_args, parameters=parameters, name=name

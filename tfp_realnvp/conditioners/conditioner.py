@@ -40,6 +40,7 @@ class Conditioner(keras.layers.Layer, abc.ABC):
         self.num_parameters = None if num_parameters is None else int(num_parameters)
         self.log_scale_bound = float(log_scale_bound)
         self.seed = None if seed is None else int(seed)
+        self._sizes: tuple[int, int] | None = None  # of kept and context, once built
         # One product for both outputs of an affine coupling: half the kernel launches of two layers.
         self.output_layer = self.dense((self.num_parameters or 2) * self.output_size, kernel_initializer="zeros")
 
@@ -56,25 +57,42 @@ class Conditioner(keras.layers.Layer, abc.ABC):
         """What the output layer takes, of kept features and contexts `[N, size]` side by side."""
 
     def build(self, kept_shape: tuple, context_shape: tuple | None = None) -> None:
-        for argument, shape in (("kept", kept_shape), ("context", context_shape)):
-            if shape is not None and len(shape) != 2:
-                raise ValueError(f"{argument} must be of shape [N, size], got shape {list(shape)}")
+        self._check_shapes(kept_shape, context_shape)
         context_size = 0 if context_shape is None else context_shape[-1]
         size = kept_shape[-1] + context_size
         if size == 0:  # TensorFlow aborts the process on some processors, in the product with an empty kernel.
             raise ValueError(f"kept must have a feature where there is no context, got shape {list(kept_shape)}")
         self.output_layer.build((None, self._build_hidden(size, context_size)))
+        self._sizes = kept_shape[-1], context_size
         if not self.trainable:
             for layer in self._flatten_layers(include_self=False):
                 layer.trainable = False  # Reaches the variables, which is where an outer model looks.
         self.built = True
 
+    def compute_output_shape(self, kept_shape: tuple, context_shape: tuple | None = None) -> tuple:
+        """Shapes of the outputs of a call, from the shapes of its arguments."""
+        self._check_shapes(kept_shape, context_shape)
+        shape = kept_shape[0], self.output_size
+        return (shape, shape) if self.num_parameters is None else (*shape, self.num_parameters)
+
+    def _check_shapes(self, kept_shape: tuple, context_shape: tuple | None) -> None:
+        """Raises a ValueError unless shapes are `[N, size]`, with the sizes that the layer was built for."""
+        for argument, shape in (("kept", kept_shape), ("context", context_shape)):
+            if shape is not None and len(shape) != 2:
+                raise ValueError(f"{argument} must be of shape [N, size], got shape {list(shape)}")
+        if context_shape is not None and _differ(kept_shape[0], context_shape[0]):
+            raise ValueError(
+                f"kept and context must have the same number of rows, got {kept_shape} and {context_shape}"
+            )
+        sizes = kept_shape[-1], 0 if context_shape is None else context_shape[-1]
+        if self._sizes is not None and any(map(_differ, sizes, self._sizes)):
+            raise ValueError(
+                "kept and context must have {} and {} features, as at first, got {} and {}".format(*self._sizes, *sizes)
+            )
+
     def call(self, kept: Any, context: Any = None, training: bool | None = None) -> Any:
-        inputs = kept
-        if context is not None:
-            if None not in (kept.shape[0], context.shape[0]) and kept.shape[0] != context.shape[0]:
-                raise ValueError(f"kept and context must have as many rows, got {kept.shape} and {context.shape}")
-            inputs = ops.concatenate([kept, context], axis=-1)
+        self._check_shapes(kept.shape, None if context is None else context.shape)
+        inputs = kept if context is None else ops.concatenate([kept, context], axis=-1)
         outputs = self.output_layer(self._call_hidden(inputs, context, training))
         if self.num_parameters is not None:
             return ops.reshape(outputs, [-1, self.output_size, self.num_parameters])
@@ -88,6 +106,10 @@ class Conditioner(keras.layers.Layer, abc.ABC):
             "log_scale_bound": self.log_scale_bound,
             "seed": self.seed,
         }
+
+
+def _differ(size: int | None, other: int | None) -> bool:
+    return None not in (size, other) and size != other
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")

@@ -131,6 +131,12 @@ class ConvResNet(keras.layers.Layer):
                 layer.trainable = False  # Reaches the variables, which is where an outer model looks.
         self.built = True
 
+    def compute_output_shape(self, kept_shape: tuple, context_shape: tuple | None = None) -> tuple:
+        """Shapes of the outputs of a call, from the shapes of its arguments."""
+        self._check_shapes(kept_shape, context_shape)
+        shape = *kept_shape[:-1], self.output_size
+        return (shape, shape) if self.num_parameters is None else (*shape, self.num_parameters)
+
     def _check_shapes(self, kept_shape: tuple, context_shape: tuple | None) -> None:
         if len(kept_shape) != 4 or kept_shape[-1] == 0:
             raise ValueError(f"kept must be of shape [N, H, W, c], got shape {list(kept_shape)}")

@@ -1,6 +1,7 @@
 """Real NVP for images: couplings of checkerboards and channels, at several scales."""
 
 import contextlib
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from tfp_realnvp.checks import check_size, check_sizes, floating_policy, is_inte
 from tfp_realnvp.conditioners import ConvResNet
 from tfp_realnvp.flows.arguments import as_vector_shape
 from tfp_realnvp.flows.data import (
+    check_context,
     check_no_context_argument,
     check_pixels,
     is_pixel,
@@ -24,9 +26,9 @@ from tfp_realnvp.flows.data import (
     pixels_checked,
     split_inputs,
 )
+from tfp_realnvp.flows.dequantization import check_floating, mean_over_noise, uniform_noise, whole_numbers, with_noise
 from tfp_realnvp.flows.flow import Flow
 from tfp_realnvp.flows.standardization import context_moments
-from tfp_realnvp.replicas import rows_of_replicas
 
 __all__ = ["ImageRealNVP"]
 
@@ -39,14 +41,15 @@ class ImageRealNVP(Flow):
 
         x = num_levels * (sigmoid(y) - alpha) / (1 - 2 * alpha),    y = scales.forward(z),    z ~ N(0, I) [H * W * C]
 
-    An event is the continuous value of pixels in [0, num_levels): an integer image is the corner of its unit cell.
-    `fit` and `evaluate` take integer images, add U(0, 1) noise, anew each time, and report the loss in nats and
+    An event is the continuous value of pixels in [0, num_levels). An integer image stands for all events whose floor
+    it is. `fit` and `evaluate` take integer images, add U(0, 1) noise, anew each time, and report the loss in nats and
 
         bits_per_dim = -mean(log p(images + noise)) / (H * W * C * log(2)),
 
     an upper bound, in expectation, on the code length of the integer images. Callbacks want to be told that less is
-    better: `EarlyStopping("val_bits_per_dim", mode="min")`. Densities, samples and exports take and give continuous
-    pixels, and add no noise. The range of y's image is a little wider than that of the pixels, so `sample` clips to
+    better: `EarlyStopping("val_bits_per_dim", mode="min")`. `log_prob(images, dequantize=n)` adds noise, too. All other
+    densities, samples and exports are of continuous pixels: arrays of floats, without noise; arrays of integers are a
+    ValueError there. The range of y's image is a little wider than the range of pixels, so `sample` clips to
     [0, num_levels); `sample_and_log_prob` and `bijector()` do not.
 
     Each scale but the last: 3 couplings of alternating checkerboards, a squeeze of 2 x 2 pixels, 3 couplings of
@@ -65,7 +68,7 @@ class ImageRealNVP(Flow):
         num_blocks: number of residual blocks of each network.
         num_channels: width of the networks of the first scale.
         num_levels: number of values of a pixel, from 2 to 65536 in float32, in which noise needs room.
-        alpha: keeps y finite at the ends of the range; below 0.5, and at least 4 roundings of the dtype above 0.
+        alpha: keeps y finite at the ends of the range; its own range is in the docstring of `Pixels`.
         context_shape: number K of context features, or `(K,)`, such as a one-hot label; None for none.
         seed: integer that fixes the initial weights and the noise; None draws one (from `numpy.random`).
         dtype: Keras dtype policy, "float32" or "float64" as a rule, or a mixed one. Defaults to Keras's own.
@@ -74,13 +77,16 @@ class ImageRealNVP(Flow):
     Raises:
         ValueError: if a size is below 1, an image cannot be squeezed as often, or alpha or num_levels is out of range;
             in `fit` and `evaluate`, if pixels of arrays or datasets are no whole numbers from 0 to num_levels - 1 (of
-            generators, the loss is then NaN); elsewhere, if pixels are out of range (in a graph, the density is NaN).
+            generators, the loss is then NaN); elsewhere, if pixels are integers, or out of range (in a graph, the
+            density is NaN).
 
     >>> flow = ImageRealNVP((4, 4, 1), num_scales=1, num_blocks=1, num_channels=4, num_levels=16, seed=0)
     >>> flow.compile("adam")
     >>> images = np.random.default_rng(0).integers(0, 16, (64, 4, 4, 1))
     >>> sorted(flow.fit(images, verbose=0).history)
     ['bits_per_dim', 'loss']
+    >>> flow.log_prob(images[:2], dequantize=8, seed=1).shape
+    TensorShape([2])
     >>> flow.sample(2, seed=1).shape
     TensorShape([2, 4, 4, 1])
     """
@@ -206,19 +212,11 @@ class ImageRealNVP(Flow):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         images, _ = split_inputs(x, self.context_shape)
         images = tf.cast(images, self.variable_dtype)
-        # Generators and the like are not checked: what is no pixel gives no number, which stops `fit`.
-        images = tf.where(is_pixel(images, self.num_levels), images + self._noise(tf.shape(images)), np.nan)
+        images = with_noise(images, self._noise(tf.shape(images)), self.num_levels)  # NaN stops `fit`.
         return (x | {"x": images} if isinstance(x, dict) else images), y, sample_weight
 
     def _noise(self, shape: tf.Tensor) -> tf.Tensor:
-        """U(0, 1); that of a batch is the same, however many replicas share its rows."""
-        replica = tf.distribute.get_replica_context()
-        if replica.num_replicas_in_sync == 1:
-            return keras.random.uniform(shape, dtype=self.variable_dtype, seed=self._noise_seed)
-        rows = tf.cast(rows_of_replicas(shape[0]), shape.dtype)
-        whole = tf.concat([[tf.reduce_sum(rows)], shape[1:]], axis=0)
-        start = tf.reduce_sum(rows[: replica.replica_id_in_sync_group])
-        return keras.random.uniform(whole, dtype=self.variable_dtype, seed=self._noise_seed)[start : start + shape[0]]
+        return uniform_noise(shape, self.variable_dtype, self._noise_seed)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
@@ -228,10 +226,9 @@ class ImageRealNVP(Flow):
 
     def _checked_data(self, x, y, sample_weight, argument):
         x, targets = super()._checked_data(x, y, sample_weight, argument)
-        expected = f"whole numbers from 0 to num_levels - 1 = {self.num_levels - 1}"
-        check_pixels(x, lambda images: is_pixel(images, self.num_levels), expected, argument)
+        check_pixels(x, lambda images: is_pixel(images, self.num_levels), whole_numbers(self.num_levels), argument)
         if isinstance(x, tf.data.Dataset):
-            x = pixels_checked(x, self.num_levels, expected, argument)
+            x = pixels_checked(x, self.num_levels, whole_numbers(self.num_levels), argument)
         return x, targets
 
     @contextlib.contextmanager
@@ -239,21 +236,57 @@ class ImageRealNVP(Flow):
         with super()._executing(steps, name), pixel_errors():
             yield
 
+    def log_prob(self, x: Any, context: Any = None, *, dequantize: int | None = None, seed: Any = None) -> tf.Tensor:
+        """Log-density in nats, of continuous pixels or, with `dequantize`, of integer images.
+
+            log_prob(images, dequantize=n) = mean over n draws of log p(images + noise),    noise ~ U(0, 1) per pixel
+
+        It is, in expectation, a lower bound on the log-probability of the integer images, in nats;
+        `-log_prob / (H * W * C * log(2))` are bits per dimension.
+
+        Args:
+            x: floating-point pixels `[..., H, W, C]` in [0, num_levels]; with `dequantize`, whole numbers from 0 to
+                num_levels - 1 of any dtype.
+            context: None, or `[..., K]`; its leading dimensions broadcast with those of x.
+            dequantize: number n of draws of noise for each image, at least 1; None for pixels that are continuous.
+            seed: of the noise, an integer or a pair of int32; the same seed gives the same noise. None for fresh noise.
+
+        Returns:
+            Tensor of the leading dimensions.
+
+        Raises:
+            ValueError: if x holds integers and `dequantize` is None; with `dequantize`, if pixels are not such whole
+                numbers (in a graph, the density is NaN); as `Flow.log_prob`.
+        """
+        if dequantize is None:
+            return super().log_prob(x, context)
+        check_size("dequantize", dequantize)
+        check_context(context, self.context_shape)
+        context = None if context is None else self._as_context(context)
+        log_prob = functools.partial(super().log_prob, context=context)
+        return mean_over_noise(log_prob, super()._as_x(x), context, self.num_levels, dequantize, seed)
+
     def predict(self, x: Any, *arguments: Any, **options: Any) -> np.ndarray:
-        """Log-densities `[N]` in nats of continuous pixels, as `Flow.predict`."""
+        """Log-densities `[N]` in nats of continuous pixels, batch by batch, as `Flow.predict`.
+
+        Raises:
+            ValueError: if x holds integers, for which there is `log_prob(images, dequantize=n)`; as `Flow.predict`.
+        """
+        check_floating(x)
         self._check_range(x)
         return super().predict(x, *arguments, **options)
 
     def _as_x(self, x, leading="..."):
-        x = super()._as_x(x, leading)
-        if hasattr(x, "numpy"):  # not in a graph
-            self._check_range(tf.reshape(x, [-1, *self.event_shape]))
-        return x
+        tensor = super()._as_x(x, leading)
+        check_floating(x if hasattr(x, "dtype") else tf.convert_to_tensor(x))
+        if hasattr(tensor, "numpy"):  # not in a graph
+            self._check_range(tf.reshape(tensor, [-1, *self.event_shape]))
+        return tensor
 
     def _check_range(self, x: Any) -> None:
         """Raises a ValueError if arrays hold numbers that not even `sample_and_log_prob` gives, up to rounding.
 
-        What is no number makes the density of its own image NaN, as everywhere.
+        A NaN pixel makes only the density of its own image NaN.
         """
         alpha = self._options["alpha"]
         margin = 1e-6 * self.num_levels + alpha * self.num_levels / (1 - 2 * alpha)
