@@ -8,6 +8,7 @@ TFP asks for follows from it.
 import abc
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
@@ -23,6 +24,7 @@ __all__ = [
     "log_det_dtype",
     "nan_unless",
     "sum_of_parts",
+    "with_dimensions",
 ]
 
 ValueAndLogDet = tuple[tf.Tensor, tf.Tensor]
@@ -83,24 +85,32 @@ class OnePass:
     _cache = GraphCache(forward_name="_augmented_forward", inverse_name="_augmented_inverse")
 
     def _augmented_forward(self, x, **kwargs):
-        y, log_det = self._forward_and_log_det(x, **kwargs)
+        y, log_det = self._forward_alone(x, **kwargs)
         return y, {"ildj": -log_det}
 
     def _augmented_inverse(self, y, **kwargs):
-        x, log_det = self._inverse_and_log_det(y, **kwargs)
+        x, log_det = self._inverse_alone(y, **kwargs)
         return x, {"ildj": log_det}
 
     def _forward(self, x, **kwargs):
-        return self._forward_and_log_det(x, **kwargs)[0]
+        return self._forward_alone(x, **kwargs)[0]
 
     def _inverse(self, y, **kwargs):
-        return self._inverse_and_log_det(y, **kwargs)[0]
+        return self._inverse_alone(y, **kwargs)[0]
 
     def _forward_log_det_jacobian(self, x, **kwargs):
-        return self._forward_and_log_det(x, **kwargs)[1]
+        return self._forward_alone(x, **kwargs)[1]
 
     def _inverse_log_det_jacobian(self, y, **kwargs):
-        return self._inverse_and_log_det(y, **kwargs)[1]
+        return self._inverse_alone(y, **kwargs)[1]
+
+    def _forward_alone(self, x: tf.Tensor, **kwargs: Any) -> ValueAndLogDet:
+        """What `forward` gives to a user."""
+        return self._forward_and_log_det(x, **kwargs)
+
+    def _inverse_alone(self, y: tf.Tensor, **kwargs: Any) -> ValueAndLogDet:
+        """What `inverse` gives to a user."""
+        return self._inverse_and_log_det(y, **kwargs)
 
 
 class OnePassBijector(OnePass, tfb.AutoCompositeTensorBijector):
@@ -114,6 +124,20 @@ class OnePassBijector(OnePass, tfb.AutoCompositeTensorBijector):
     def _inverse_and_log_det(self, y: tf.Tensor) -> ValueAndLogDet:
         """(x, log|det dx/dy|) of events of `inverse_min_event_ndims` dimensions."""
 
+    # Our chain calls the methods above. It marks the events that are not finite at its beginning, once for all.
+
+    def _forward_alone(self, x):
+        y, log_det = self._forward_and_log_det(x)
+        return self._marked(all_finite(x, self.forward_min_event_ndims), y, log_det, self.inverse_min_event_ndims)
+
+    def _inverse_alone(self, y):
+        x, log_det = self._inverse_and_log_det(y)
+        return self._marked(all_finite(y, self.inverse_min_event_ndims), x, log_det, self.forward_min_event_ndims)
+
+    def _marked(self, valid: tf.Tensor, value: tf.Tensor, log_det: tf.Tensor, event_ndims: int) -> ValueAndLogDet:
+        """NaN for the values of events that are not `valid`."""
+        return nan_unless(with_dimensions(valid, event_ndims), value), log_det
+
 
 def log_det_dtype(dtype: tf.DType) -> tf.DType:
     """Log-determinants of half precision events are kept in float32: they add up many small terms."""
@@ -125,13 +149,18 @@ def all_finite(tensor: tf.Tensor, event_ndims: int) -> tf.Tensor:
     return tf.reduce_all(tf.math.is_finite(tensor), axis=list(range(-event_ndims, 0)))
 
 
-def nan_unless(valid: tf.Tensor, values: tf.Tensor, event_ndims: int = 0) -> tf.Tensor:
-    """`values [..., *event]`, bit for bit, where `valid [...]` is true, and NaN elsewhere, with a gradient of 0.
+def with_dimensions(tensor: tf.Tensor, ndims: int) -> tf.Tensor:
+    """`tensor [...]` with `ndims` further dimensions of size 1."""
+    for _ in range(ndims):
+        tensor = tensor[..., tf.newaxis]
+    return tensor
+
+
+def nan_unless(valid: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """`values`, bit for bit, where `valid` is true, and NaN elsewhere, with a gradient of 0; shapes broadcast.
 
     Some kernels turn NaN into a plausible number, such as oneDNN's fused product with a rectifier, which gives 0.
     """
-    for _ in range(event_ndims):
-        valid = valid[..., tf.newaxis]
     # No constant NaN, which `tf.debugging.enable_check_numerics` would report where all events are valid, too.
     one = tf.ones([], values.dtype)
     return tf.where(valid, values, tf.sqrt(tf.where(valid, one, -one)))

@@ -17,6 +17,7 @@ from tfp_realnvp.bijectors.base import (
     log_det_dtype,
     nan_unless,
     sum_of_parts,
+    with_dimensions,
 )
 from tfp_realnvp.bijectors.permutation import (
     is_permutation_of_features,
@@ -93,7 +94,8 @@ class OnePassChain(OnePass, tfb.Chain):
     def _inverse_and_log_det(self, y, event_ndims=None, **kwargs):
         event_ndims = self.inverse_min_event_ndims if event_ndims is None else event_ndims
         x, log_det = self.walk(y, event_ndims, backward=True, to_latent=True, **kwargs)
-        return nan_unless(~is_outside(log_det), x, self.inverse_event_ndims(event_ndims)), log_det
+        inside = with_dimensions(~is_outside(log_det), self.inverse_event_ndims(event_ndims))
+        return nan_unless(inside, x), log_det
 
     def walk(
         self, event: tf.Tensor, event_ndims: int, backward: bool, to_latent: bool, **kwargs: Any
@@ -103,7 +105,7 @@ class OnePassChain(OnePass, tfb.Chain):
             shape = self._event_shape if backward else self.inverse_event_shape(self._event_shape)
             check_shape(f"event of {self.name}", event, shape)
         log_det = tf.zeros([], log_det_dtype(event.dtype))
-        event = nan_unless(all_finite(event, event_ndims), event, event_ndims)
+        event = nan_unless(with_dimensions(all_finite(event, event_ndims), event_ndims), event)
         with keras_inference() if self._inference else contextlib.nullcontext():
             for part in self.bijectors if backward else reversed(self.bijectors):
                 event, term = _transform(
@@ -230,14 +232,7 @@ def _through_stock(
         # Where the parameters of the bijector are NaN, nothing is inside.
         outside = all_finite(event, event_ndims) & ~all_finite(value, value_ndims) & all_finite(inside, event_ndims)
         # An event inside takes the place of one outside, so that no gradient is NaN.
-        value, log_det = run(tf.where(_with_dimensions(outside, event_ndims), inside, event))
-        value = tf.where(_with_dimensions(outside, value_ndims), tf.zeros([], value.dtype), value)
+        value, log_det = run(tf.where(with_dimensions(outside, event_ndims), inside, event))
+        value = tf.where(with_dimensions(outside, value_ndims), tf.zeros([], value.dtype), value)
         minus_infinity = tf.math.log(tf.where(outside, tf.zeros([], log_det.dtype), tf.ones([], log_det.dtype)))
         return value, tf.where(outside, minus_infinity, log_det)
-
-
-def _with_dimensions(tensor: tf.Tensor, ndims: int) -> tf.Tensor:
-    """`tensor [...]` with `ndims` further dimensions of size 1."""
-    for _ in range(ndims):
-        tensor = tensor[..., tf.newaxis]
-    return tensor

@@ -13,7 +13,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from tensorflow_probability import bijectors as tfb
 
-from tfp_realnvp.bijectors.base import OnePassBijector, all_finite, log_det_dtype, nan_unless
+from tfp_realnvp.bijectors.base import OnePassBijector, all_finite, log_det_dtype, nan_unless, with_dimensions
 from tfp_realnvp.bijectors.parts import Features, Pixels
 from tfp_realnvp.bijectors.rebuild import rebuild
 from tfp_realnvp.checks import check_shape
@@ -151,16 +151,18 @@ class Coupling(OnePassBijector):
         return tf.reshape(value, shape), tf.reshape(log_det, shape[:-ndims])
 
     def _couple(self, event: tf.Tensor, context: tf.Tensor | None, move: Callable) -> tuple[tf.Tensor, tf.Tensor]:
-        # A NaN or infinity makes the density of its own event NaN, whatever a network makes of it.
-        valid = all_finite(event, self._event_ndims)
-        if context is not None:
-            valid &= all_finite(context, 1)
         kept, moved = self._parts.split(event)
         moved, log_derivatives = move(moved, *self._condition(kept, context))
-        moved = nan_unless(valid, moved, self._event_ndims)
         log_derivatives = tf.cast(self._parts.only_moved(log_derivatives), log_det_dtype(event.dtype))
+        if context is not None:  # A context that is not finite gives NaN, whatever a network makes of it.
+            valid = with_dimensions(all_finite(context, 1), self._event_ndims)
+            moved, log_derivatives = nan_unless(valid, moved), nan_unless(valid, log_derivatives)
         log_det = tf.reduce_sum(log_derivatives, axis=list(range(-self._event_ndims, 0)))
-        return self._parts.merge(kept, moved), nan_unless(valid, log_det)
+        return self._parts.merge(kept, moved), log_det
+
+    def _marked(self, valid, value, log_det, event_ndims):
+        # What is kept comes through bit for bit.
+        return nan_unless(with_dimensions(valid, event_ndims) | self._mask, value), nan_unless(valid, log_det)
 
     def _checked_event(self, event: tf.Tensor) -> tf.Tensor:
         check_shape(f"event of {self.name}", event, self._parts.event_shape)

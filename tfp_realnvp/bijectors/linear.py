@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp.bijectors.base import OnePassBijector, all_finite, log_det_dtype, nan_unless
+from tfp_realnvp.bijectors.base import OnePassBijector, log_det_dtype
 from tfp_realnvp.bijectors.permutation import permute
 from tfp_realnvp.checks import check_shape, check_size, floating_dtype
 
@@ -88,7 +88,6 @@ class LULinear(OnePassBijector):
 
     def _forward_and_log_det(self, x):
         check_shape(f"event of {self.name}", x, self._shift.shape)
-        x = nan_unless(all_finite(x, 1), x, 1)  # Of infinity times 0, each kernel has a view of its own.
         lower, upper, log_det = self._factors()
         columns = tf.transpose(tf.reshape(x - self._shift, [-1, self._shift.shape[0]]))
         # No processor solves in half precision.
@@ -100,7 +99,6 @@ class LULinear(OnePassBijector):
 
     def _inverse_and_log_det(self, y):
         check_shape(f"event of {self.name}", y, self._shift.shape)
-        y = nan_unless(all_finite(y, 1), y, 1)
         lower, upper, log_det = self._factors()
         permutation, inverse = self._permutation_and_inverse()
         upper = permute(upper, inverse, permutation)  # U P: as a rule smaller than the events
