@@ -2,12 +2,12 @@
 
 import csv
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import run_python
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 sys.path.insert(0, str(EXAMPLES))
@@ -18,8 +18,7 @@ from table import TableError, read_table  # noqa: E402
 
 
 def run(example, *arguments):
-    command = [sys.executable, EXAMPLES / f"{example}.py", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return run_python(EXAMPLES / f"{example}.py", *arguments)
 
 
 @pytest.mark.parametrize("example", ["two_moons", "tabular", "conditional"])
