@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import HANGS_AFTER
 
+from conftest import HANGS_AFTER
 from tfp_realnvp.versions import UNSCALES_LOSSES
 
 SCRIPT = Path(__file__).with_name("replicas.py")
