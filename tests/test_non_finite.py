@@ -44,8 +44,7 @@ def rows(batches: int, bad_batch: int | None = None) -> np.ndarray:
         (64, 32, {}),  # the newest is not
         (0, 0, {}),
         (40, 8, {"steps_per_execution": 1}),
-        # Copies fall on the beginnings of executions. Where each step is an execution of its own, that is batch 32.
-        (40, 5 if KEEPS_UNFILLED_EXECUTIONS else 8, {"steps_per_execution": 5}),
+        (40, 8, {"steps_per_execution": 5}),
         (40, 8, {"jit_compile": True}),
         (3, 3, {"run_eagerly": True}),
     ],
@@ -53,6 +52,8 @@ def rows(batches: int, bad_batch: int | None = None) -> np.ndarray:
 def test_training_stops_at_the_batch_with_the_weights_of_before(bad_batch, lost, options):
     model, reference = flow(**options), flow(**options)
     reference.set_weights(model.get_weights())
+    if options.get("steps_per_execution") == 5 and hasattr(model, "unrolled_steps_per_execution"):
+        lost = 5  # Copies fall on the beginnings of executions. Older Keras runs each step as an execution.
     good = bad_batch - lost
     if good:
         reference.fit(rows(good), batch_size=8, shuffle=False, verbose=0)
