@@ -57,7 +57,8 @@ test-oldest:
 	@$(MAKE) --no-print-directory test PYTHON=python3.10 VENV=.venv-oldest PINS="$(OLDEST)"
 
 test-next:
-	@$(MAKE) --no-print-directory newest test VENV=.venv-next
+	@$(MAKE) --no-print-directory newest VENV=.venv-next
+	@$(MAKE) --no-print-directory test VENV=.venv-next
 
 # Candidates of TensorFlow, nightly builds of Keras and TFP; newer ones each time. Nightly builds have names of their own
 # but the same files, so what TensorFlow brought of Keras goes first. tf-keras says that it needs an older TensorFlow.
