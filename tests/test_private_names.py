@@ -422,9 +422,10 @@ def is_private(name):
 
 
 def defined(tree):
-    """The private names that a file defines: functions, classes, variables, and attributes of self."""
-    for part in ast.walk(tree):
-        if isinstance(part, ast.FunctionDef | ast.ClassDef):
+    """The private names that the classes of a file define: methods, variables, and attributes of self."""
+    in_classes = [part for top in ast.walk(tree) if isinstance(top, ast.ClassDef) for part in ast.walk(top)]
+    for part in in_classes:
+        if isinstance(part, ast.FunctionDef):
             name = part.name
         elif isinstance(part, ast.Name | ast.Attribute) and isinstance(part.ctx, ast.Store):
             name = ast.unparse(part).removeprefix("self.")
