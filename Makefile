@@ -14,13 +14,14 @@ LOG := $(VENV)/install.log
 OLDEST := tensorflow==2.18.* tf-keras==2.18.* keras==3.6.* numpy==2.0.*
 
 .DELETE_ON_ERROR:
-.PHONY: help demo distributed-demo test test-oldest lint format clean
+.PHONY: help demo distributed-demo test test-oldest test-next newest lint format clean
 
 help:
 	@echo "make demo         train two examples; pictures, models and exports go to demo/"
 	@echo "make distributed-demo  train as two workers on this machine, and as one process, and compare"
 	@echo "make test         ruff, then all tests"
 	@echo "make test-oldest  the same on the oldest supported versions, in .venv-oldest"
+	@echo "make test-next    for maintainers: all tests on the newest pre-releases, whatever setup.py allows, in .venv-next"
 	@echo "make lint         ruff alone"
 	@echo "make format       let ruff put the code in order"
 	@echo "make clean        remove what these made, the environments included"
@@ -55,6 +56,20 @@ test: lint
 test-oldest:
 	@$(MAKE) --no-print-directory test PYTHON=python3.10 VENV=.venv-oldest PINS="$(OLDEST)"
 
+test-next:
+	@$(MAKE) --no-print-directory newest VENV=.venv-next
+	@$(MAKE) --no-print-directory test VENV=.venv-next
+
+# Candidates of TensorFlow, nightly builds of Keras and TFP; newer ones each time. Nightly builds have names of their own
+# but the same files, so what TensorFlow brought of Keras goes first. tf-keras says that it needs an older TensorFlow.
+newest: $(STAMP)
+	@echo "Upgrading $(VENV) to the newest pre-releases ..."
+	@{ $(RUN) -m pip install --pre --upgrade tensorflow && \
+	$(RUN) -m pip install --pre --upgrade --no-deps tf-keras && \
+	$(RUN) -m pip uninstall --yes keras keras-nightly tensorflow-probability tfp-nightly && \
+	$(RUN) -m pip install --pre keras-nightly tfp-nightly; } > $(LOG) 2>&1 || { cat $(LOG) >&2; exit 1; }
+	@$(RUN) -m pip list 2>/dev/null | grep -iE '^(tensorflow|keras|tf.keras|tfp|numpy)'
+
 lint: $(STAMP)
 	@$(RUN) -m ruff check
 	@$(RUN) -m ruff format --check
@@ -64,5 +79,5 @@ format: $(STAMP)
 	@$(RUN) -m ruff format
 
 clean:
-	rm -rf .venv .venv-oldest demo build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv .venv-oldest .venv-next demo build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -28,11 +28,13 @@ setup(
     python_requires=">=3.10,<3.14",
     install_requires=[
         "tensorflow>=2.18,<2.22",
-        "keras>=3.6",
+        # Up to the newest that is tested: the package uses private names of it, see tests/test_private_names.py.
+        "keras>=3.6,<3.16",
         "tensorflow-probability==0.25.*",
         # What TensorFlow Probability needs besides: tf-keras of TensorFlow's minor version, and distutils.
         "tf-keras>=2.18,<2.22",
         "setuptools; python_version >= '3.12'",
+        "h5py",
         "numpy",
     ],
     extras_require={

@@ -26,6 +26,7 @@ __all__ = [
     "nll",
     "nvp",
     "print_scores",
+    "quiet_stderr",
     "save",
     "score_elsewhere",
     "tf",
@@ -37,7 +38,7 @@ __all__ = [
 
 
 @contextlib.contextmanager
-def _quiet_stderr() -> Iterator[None]:
+def quiet_stderr() -> Iterator[None]:
     """Holds back what C++ writes to the terminal, which no Python setting reaches; an exception lets it through."""
     sys.stderr.flush()
     with tempfile.TemporaryFile() as caught, contextlib.ExitStack() as stack:
@@ -56,7 +57,7 @@ def _quiet_stderr() -> Iterator[None]:
 
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it as it is imported
-with _quiet_stderr():
+with quiet_stderr():
     import keras
     import matplotlib
     import tensorflow as tf

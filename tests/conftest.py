@@ -12,6 +12,9 @@ import pytest
 
 import tfp_realnvp as nvp
 
+# Seconds after which a process of a test counts as hung; even on a busy machine none takes nearly as long.
+HANGS_AFTER = 30 * 60
+
 
 @pytest.fixture(autouse=True)
 def _seed():
@@ -60,8 +63,12 @@ def conditional_flow(conditional_data):
 
 def run(script: str, *arguments) -> str:
     """The output of a script in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True, timeout=300
-    )
+    done = run_python("-c", script, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def run_python(*arguments) -> subprocess.CompletedProcess:
+    """What `python ARGUMENTS` did, in a process of its own."""
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=HANGS_AFTER)

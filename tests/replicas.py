@@ -69,6 +69,8 @@ def main(out, *names):
     cpu = tf.config.list_physical_devices("CPU")[0]
     if "mirrored" in names:
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    # All strategies run the same graphs; to optimize them takes as long as to train.
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     strategies = {
         "single": tf.distribute.get_strategy,
         "mirrored": lambda: tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]),

@@ -9,7 +9,7 @@ from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as nvp
-from registry import REGISTRY, data_events, jacobian, latent_events, make
+from registry import REGISTRY, data_events, latent_events, make
 from tfp_realnvp.bijectors import Coupling, OnePassChain
 from tfp_realnvp.bijectors.rebuild import parts_of
 
@@ -30,6 +30,14 @@ def test_round_trip(name, dtype):
     np.testing.assert_allclose(bijector.forward(bijector.inverse(x)), x, atol=TOLERANCE[dtype][0])
 
 
+def jacobians(transform, x):
+    """Jacobians `[N, n, n]` of a transform at events x; by gradients, since `batch_jacobian` traces for longer."""
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        components = tf.unstack(tf.reshape(transform(x), [len(x), -1]), axis=-1)
+    return np.stack([np.reshape(tape.gradient(component, x), [len(x), -1]) for component in components], axis=1)
+
+
 @everywhere
 @in_each_dtype
 def test_log_det_is_that_of_the_autodiff_jacobian(name, dtype):
@@ -38,10 +46,7 @@ def test_log_det_is_that_of_the_autodiff_jacobian(name, dtype):
         (latent_events(name, dtype), bijector.forward, bijector.forward_log_det_jacobian, case.latent_ndims),
         (data_events(name, dtype), bijector.inverse, bijector.inverse_log_det_jacobian, case.data_ndims),
     ):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = transform(x)
-        expected = np.linalg.slogdet(jacobian(y, x, tape))[1]
+        expected = np.linalg.slogdet(jacobians(transform, x))[1]
         assert np.std(expected) > 0.01 or case.constant_log_det
         actual = np.broadcast_to(log_det(tf.identity(x), event_ndims), expected.shape)
         np.testing.assert_allclose(actual, expected, atol=TOLERANCE[dtype][1])

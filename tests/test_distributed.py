@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from conftest import HANGS_AFTER
 from tfp_realnvp.versions import UNSCALES_LOSSES
 
 SCRIPT = Path(__file__).with_name("replicas.py")
@@ -24,7 +25,7 @@ def results(tmp_path_factory):
     processes += [start(folder / f"worker{index}.npz", ["workers"], task) for index, task in enumerate(tasks)]
     try:
         for process in processes:
-            _, errors = process.communicate(timeout=400)
+            _, errors = process.communicate(timeout=HANGS_AFTER)
             assert process.returncode == 0, errors[-5000:]
     finally:
         for process in processes:

@@ -1,5 +1,6 @@
 """That training stays on a GPU: here by the kernels that TensorFlow has, and on one where there is one."""
 
+import functools
 import time
 
 import keras
@@ -50,6 +51,7 @@ def operations_without_gpu_kernel(function: tf.types.experimental.ConcreteFuncti
     }
 
 
+@functools.cache
 def _kernels(operation):
     found = kernels.get_registered_kernels_for_op(operation).kernel
     return [kernel for kernel in found if kernel.device_type in ("GPU", "DEFAULT")]  # "DEFAULT" is any device.

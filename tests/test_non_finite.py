@@ -52,9 +52,9 @@ def rows(batches: int, bad_batch: int | None = None) -> np.ndarray:
 def test_training_stops_at_the_batch_with_the_weights_of_before(bad_batch, lost, options):
     model, reference = flow(**options), flow(**options)
     reference.set_weights(model.get_weights())
+    if options.get("steps_per_execution") == 5 and hasattr(model, "unrolled_steps_per_execution"):
+        lost = 5  # Copies fall on the beginnings of executions. Older Keras runs each step as an execution.
     good = bad_batch - lost
-    if options.get("steps_per_execution") == 5:  # copies fall on the beginnings of executions only
-        good, lost = 35, 5
     if good:
         reference.fit(rows(good), batch_size=8, shuffle=False, verbose=0)
     with pytest.warns(RuntimeWarning, match=rf"nan in epoch 1, batch {bad_batch + 1}, .* of {lost} batch(es)? before"):

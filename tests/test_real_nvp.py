@@ -202,14 +202,6 @@ def test_conditional_densities_agree_and_depend_on_the_context(conditional_flow,
     np.testing.assert_allclose(conditional_flow.log_prob(sample, context), log_prob, atol=1e-8)
 
 
-def test_conditional_flow_in_a_joint_distribution(conditional_flow):
-    prior = tfd.MultivariateNormalDiag(tf.zeros(2, tf.float64))
-    joint = tfd.JointDistributionSequential([prior, conditional_flow.distribution])
-    context, x = joint.sample(5, seed=[0, 1])
-    expected = prior.log_prob(context) + conditional_flow.log_prob(x, context)
-    np.testing.assert_allclose(joint.log_prob([context, x]), expected, atol=1e-8)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -1,0 +1,476 @@
+"""Every private name of Keras, tf_keras, TensorFlow and TFP that the package uses is there, and does what we need.
+
+Any release may change a private name. Such a release fails here first, at the name and what the package needs of it.
+"""
+
+import ast
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+import tf_keras
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
+
+import tfp_realnvp as nvp
+
+KERAS_VERSION = tuple(map(int, keras.__version__.split(".")[:2]))
+
+# Keras
+
+
+def variables_hold_a_tf_variable():
+    raw, wrapper = tf.Variable([1.0]), keras.Variable([0.0])
+    assert isinstance(wrapper._value, tf.Variable)
+    wrapper._value = raw
+    wrapper.assign([2.0])
+    assert raw.numpy() == 2.0
+
+
+def layers_list_the_layers_within():
+    model = keras.Sequential([keras.Sequential([inner := keras.layers.Dense(1)])])
+    assert any(layer is inner for layer in model._flatten_layers())
+    assert not any(layer is model for layer in model._flatten_layers(include_self=False))
+
+
+def layers_list_their_seed_generators():
+    layer = keras.layers.Dropout(0.5, seed=1)
+    assert [generator.state.shape for generator in layer._seed_generators] == [(2,)]
+
+
+def optimizer_and_variable(**options):
+    variable = keras.Variable([1.0])
+    optimizer = keras.optimizers.Adam(0.5, **options)
+    optimizer.build([variable])
+    return optimizer, variable
+
+
+def optimizers_update_by_a_method_of_the_instance():
+    optimizer, variable = optimizer_and_variable()
+    calls = []
+    optimizer._backend_update_step = lambda *arguments: calls.append(arguments)
+    optimizer.apply([tf.constant([3.0])])
+    [(gradients, variables, learning_rate)] = calls
+    assert gradients[0] == 3.0 and variables[0] is variable and learning_rate == 0.5
+
+
+def adam_lists_its_moments_by_the_index_of_the_variable():
+    optimizer, variable = optimizer_and_variable()
+    optimizer.apply([tf.constant([3.0])])
+    index = optimizer._get_variable_index(variable)
+    np.testing.assert_allclose(optimizer._momentums[index], [0.3], rtol=1e-5)
+    np.testing.assert_allclose(optimizer._velocities[index], [0.009], rtol=1e-3)
+
+
+def optimizers_clip_by_a_method_of_the_instance():
+    optimizer, _ = optimizer_and_variable(clipnorm=0.5)
+    clip, clipped = type(optimizer)._clip_gradients, []
+    optimizer._clip_gradients = lambda gradients: clipped.append(clip(optimizer, gradients)) or clipped[-1]
+    optimizer.apply([tf.constant([3.0])])
+    np.testing.assert_allclose(clipped, [[[0.5]]])
+
+
+class Recorder(keras.Model):
+    """Multiplies its input by 1, and records what Keras calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.calls = self.add_weight(initializer="ones"), []
+        self.compile(loss="mse", run_eagerly=True)
+
+    def call(self, x):
+        return x * self.scale
+
+    def evaluate(self, *args, **kwargs):
+        self.calls.append(kwargs.get("_use_cached_eval_dataset"))
+        return super().evaluate(*args, **kwargs)
+
+    def _maybe_symbolic_build(self, *args, **kwargs):
+        self.calls.append("_maybe_symbolic_build")
+
+
+def models_sum_up_their_losses():
+    model, x = Recorder(), np.ones([4, 1])
+    model.evaluate(x, x + 2, verbose=0)
+    assert model._loss_tracker.total / model._loss_tracker.count == 4.0
+
+
+def fit_calls_a_method_to_build_and_marks_its_own_evaluation():
+    model, x = Recorder(), np.ones([4, 1])
+    model.fit(x, x, validation_data=(x, x), verbose=0)
+    assert True in model.calls and "_maybe_symbolic_build" in model.calls
+
+
+def trainers_keep_unfilled_executions_since_3_7():
+    from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
+
+    assert issubclass(keras.Model, TensorFlowTrainer)
+    assert hasattr(TensorFlowTrainer(), "unrolled_steps_per_execution") == (KERAS_VERSION >= (3, 7))
+
+
+def losses_of_replicas_are_unscaled_since_3_8():
+    from keras.src.losses import loss
+
+    assert hasattr(loss, "unscale_loss_for_distribution") == (KERAS_VERSION >= (3, 8))
+
+
+def layers_take_their_training_mode_from_the_call_around_them():
+    from keras.src.backend.common import global_state
+
+    dropout, seen = keras.layers.Dropout(0.9), []
+
+    class Outer(keras.layers.Layer):
+        def call(self, x, training=None):
+            call = global_state.get_global_attribute("current_call_ctx")
+            seen.extend([call.training, np.any(dropout(x) == 0)])
+            global_state.set_global_attribute("current_call_ctx", None)
+            seen.append(np.any(dropout(x) == 0))
+            global_state.set_global_attribute("current_call_ctx", call)
+            return x
+
+    Outer()(np.ones([50]), training=True)
+    assert seen == [True, True, False]
+
+
+def keras_asks_before_it_overwrites():
+    from keras.src.utils import io_utils
+
+    with pytest.MonkeyPatch.context() as patch:
+        for answer, is_yes in (("n", False), ("y", True)):
+            patch.setattr("builtins.input", lambda *_, answer=answer: answer)
+            assert io_utils.ask_to_proceed_with_overwrite("file") is is_yes
+
+
+def tf_keras_layers_take_their_training_mode_from_a_scope():
+    from tf_keras.src import backend
+
+    dropout = tf_keras.layers.Dropout(0.9)
+    with backend.deprecated_internal_learning_phase_scope(1):
+        assert np.any(dropout(tf.ones([50])) == 0)
+    assert np.all(dropout(tf.ones([50])) == 1)
+
+
+# TensorFlow
+
+
+def modules_list_their_parts():
+    inner, outer = tf.Module(), tf.Module()
+    inner.variable, outer.inner = tf.Variable(1.0), [inner]
+    assert list(outer._flatten(predicate=lambda part: isinstance(part, tf.Variable))) == [inner.variable]
+
+
+def modules_keep_attributes_as_they_are_given():
+    module, value = tf.Module(), [1]
+    module.value = module._no_dependency(value)
+    assert module.value is value
+
+
+def tapes_tell_which_tensors_they_know():
+    from tensorflow.python import pywrap_tfe
+    from tensorflow.python.eager import tape
+
+    variable, types = tf.Variable(1.0), pywrap_tfe.TFE_Py_TapeSetPossibleGradientTypes
+    with tf.GradientTape():
+        assert types([variable.handle]) == 0
+        tape.variable_accessed(variable)
+        assert types([variable.handle]) == 1
+
+
+# TensorFlow Probability
+
+
+class Shift(tfb.Bijector):
+    """y = x + shift, no composite tensor."""
+
+    def __init__(self, shift):
+        self.shift = shift
+        super().__init__(forward_min_event_ndims=1, parameters=dict(locals()))
+
+    @classmethod
+    def _parameter_properties(cls, dtype):
+        return {"shift": tfp.util.ParameterProperties(event_ndims=1)}
+
+    def _forward(self, x):
+        return x + self.shift
+
+    def _inverse(self, y):
+        return y - self.shift
+
+    def _forward_log_det_jacobian(self, x):
+        return tf.constant(3.0)
+
+    def _inverse_log_det_jacobian(self, y):
+        return tf.constant(-3.0)
+
+
+class Shaped(Shift):
+    """Says of its events what tests recognise."""
+
+    def _forward_event_shape(self, shape):
+        return shape.concatenate([1])
+
+    def _inverse_event_shape(self, shape):
+        return shape.concatenate([2])
+
+    def _forward_event_shape_tensor(self, shape):
+        return tf.concat([shape, [1]], 0)
+
+    def _inverse_event_shape_tensor(self, shape):
+        return tf.concat([shape, [2]], 0)
+
+
+def bijectors_call_the_methods_of_a_subclass():
+    shift, x = Shaped(tf.ones([5, 2])), tf.ones([2])
+    np.testing.assert_array_equal(shift.forward(x), np.full([5, 2], 2.0))
+    np.testing.assert_array_equal(shift.inverse(x), np.zeros([5, 2]))
+    assert shift.forward_log_det_jacobian(x, 1) == 3.0 and shift.inverse_log_det_jacobian(x, 1) == -3.0
+    assert shift.experimental_batch_shape() == [5]
+    assert shift.forward_event_shape([2]) == [2, 1] and shift.inverse_event_shape([2]) == [2, 2]
+    assert shift.forward_event_shape_tensor([2]).numpy().tolist() == [2, 1]
+    assert shift.inverse_event_shape_tensor([2]).numpy().tolist() == [2, 2]
+
+
+def classes_have_a_second_name_where_parts_are_no_composite_tensors():
+    for part, prefix in ((tfb.Exp(), ""), (Shift(tf.zeros([2])), "_")):
+        wholes = (
+            tfb.Chain([part]),
+            tfb.Blockwise([part]),
+            tfd.TransformedDistribution(tfd.Sample(tfd.Normal(0.0, 1.0), 2), part),
+        )
+        names = ["Chain", "Blockwise", "TransformedDistribution"]
+        assert [type(whole).__name__ for whole in wholes] == [prefix + name for name in names]
+
+
+def bijectors_know_whether_they_have_one_inverse():
+    assert tfb.Exp()._is_injective and not tfb.AbsoluteValue()._is_injective
+
+
+def bijectors_compute_log_dets_by_methods_that_chains_override():
+    for name in ("_call_forward_log_det_jacobian", "_call_inverse_log_det_jacobian"):
+        assert getattr(tfb.Bijector, name) is not getattr(tfb.Chain, name)
+
+
+def bijectors_broadcast_their_parameters_by_a_method():
+    broadcast = tfb.Shift(tf.zeros([2]))._broadcast_parameters_with_batch_shape(tf.constant([5, 2]), 0)
+    assert broadcast.shift.shape == [5, 2]
+
+
+def caches_make_value_and_log_det_one_computation():
+    from tensorflow_probability.python.internal import cache_util
+
+    calls = []
+
+    class Counting(tfb.Exp):
+        _cache = cache_util.BijectorCacheWithGreedyAttrs(forward_name="_augmented", inverse_name="_inverse")
+
+        def _augmented(self, x):
+            calls.append(x)
+            return tf.exp(x), {"ildj": -x}
+
+    bijector = Counting()
+    assert bijector.inverse_log_det_jacobian(bijector.forward(0.5), 0) == -0.5 and len(calls) == 1
+    assert isinstance(bijector._cache.storage, cache_util.EphemeralDict) and bijector._cache._inverse_name == "_inverse"
+    for name in ("_lookup", "_get_or_create_edge", "_invoke", "_attributes"):
+        assert inspect.ismethod(getattr(bijector._cache, name))
+
+
+def distributions_call_the_methods_of_a_subclass():
+    class Constant(tfd.TransformedDistribution):
+        def _log_prob(self, y, **kwargs):
+            assert self._kwargs_split_fn(kwargs) == ({}, {})
+            return tf.constant(7.0)
+
+        def _sample_and_log_prob(self, sample_shape, seed, **kwargs):
+            assert self._maybe_broadcast_distribution_batch_shape().batch_shape == [2]
+            return tf.constant(8.0), tf.constant(9.0)
+
+    distribution = Constant(tfd.Normal(0.0, 1.0), tfb.Shift(tf.zeros([2])))
+    assert distribution.log_prob([1.0, 1.0]) == 7.0
+    assert distribution.experimental_sample_and_log_prob() == (8.0, 9.0)
+
+
+# A row: what must hold, what the package needs it for, the private names (with their modules, if they are imported).
+ROWS = [
+    (variables_hold_a_tf_variable, "the tf.Variable under a Keras variable", "_value"),
+    (layers_list_the_layers_within, "freezing; random states in files", "_flatten_layers"),
+    (layers_list_their_seed_generators, "random states in files", "_seed_generators"),
+    (optimizers_update_by_a_method_of_the_instance, "fused Adam", "_backend_update_step"),
+    (
+        adam_lists_its_moments_by_the_index_of_the_variable,
+        "fused Adam",
+        "_get_variable_index",
+        "_momentums",
+        "_velocities",
+    ),
+    (optimizers_clip_by_a_method_of_the_instance, "clipping of sums over replicas", "_clip_gradients"),
+    (models_sum_up_their_losses, "the step whose loss is not finite", "_loss_tracker"),
+    (
+        fit_calls_a_method_to_build_and_marks_its_own_evaluation,
+        "replicas with unequal numbers of rows; validation data that are checked once",
+        "_maybe_symbolic_build",
+        "_use_cached_eval_dataset",
+    ),
+    (
+        trainers_keep_unfilled_executions_since_3_7,
+        "several steps in one execution",
+        "keras.src.backend.tensorflow.trainer.TensorFlowTrainer",
+    ),
+    (losses_of_replicas_are_unscaled_since_3_8, "tests of losses on several replicas", "keras.src.losses.loss"),
+    (
+        layers_take_their_training_mode_from_the_call_around_them,
+        "training mode within a flow, inference mode in its distribution",
+        "keras.src.backend.common.global_state.get_global_attribute",
+        "keras.src.backend.common.global_state.set_global_attribute",
+    ),
+    (
+        keras_asks_before_it_overwrites,
+        "the question before a file is replaced",
+        "keras.src.utils.io_utils.ask_to_proceed_with_overwrite",
+    ),
+    (
+        tf_keras_layers_take_their_training_mode_from_a_scope,
+        "training mode of tf_keras layers",
+        "tf_keras.src.backend.deprecated_internal_learning_phase_scope",
+    ),
+    (modules_list_their_parts, "layers and variables in bijectors", "_flatten"),
+    (modules_keep_attributes_as_they_are_given, "tuples and arrays as attributes of bijectors", "_no_dependency"),
+    (
+        tapes_tell_which_tensors_they_know,
+        "cached values that a tape has not recorded",
+        "tensorflow.python.pywrap_tfe.TFE_Py_TapeSetPossibleGradientTypes",
+        "tensorflow.python.eager.tape.variable_accessed",
+    ),
+    (
+        bijectors_call_the_methods_of_a_subclass,
+        "our bijectors",
+        "_parameter_properties",
+        "_forward",
+        "_inverse",
+        "_forward_log_det_jacobian",
+        "_inverse_log_det_jacobian",
+        "_forward_event_shape",
+        "_forward_event_shape_tensor",
+        "_inverse_event_shape",
+        "_inverse_event_shape_tensor",
+    ),
+    (
+        classes_have_a_second_name_where_parts_are_no_composite_tensors,
+        "stock chains and distributions, which get a one-pass form",
+        "_Chain",
+        "_Blockwise",
+        "_TransformedDistribution",
+    ),
+    (bijectors_know_whether_they_have_one_inverse, "what stays with TFP", "_is_injective"),
+    (
+        bijectors_compute_log_dets_by_methods_that_chains_override,
+        "one pass through a chain",
+        "_call_forward_log_det_jacobian",
+        "_call_inverse_log_det_jacobian",
+    ),
+    (
+        bijectors_broadcast_their_parameters_by_a_method,
+        "slices of batches with permutations",
+        "_broadcast_parameters_with_batch_shape",
+    ),
+    (
+        caches_make_value_and_log_det_one_computation,
+        "one pass through a coupling in a graph",
+        "_cache",
+        "_lookup",
+        "_get_or_create_edge",
+        "_invoke",
+        "_attributes",
+        "_inverse_name",
+        "tensorflow_probability.python.internal.cache_util.BijectorCacheWithGreedyAttrs",
+        "tensorflow_probability.python.internal.cache_util.EphemeralDict",
+    ),
+    (
+        distributions_call_the_methods_of_a_subclass,
+        "one pass for a density, or a sample with its density",
+        "_log_prob",
+        "_sample_and_log_prob",
+        "_kwargs_split_fn",
+        "_maybe_broadcast_distribution_batch_shape",
+    ),
+]
+
+
+@pytest.mark.parametrize("holds", [row[0] for row in ROWS], ids=lambda holds: holds.__name__)
+def test_private_names_do_what_the_package_needs(holds):
+    holds()
+
+
+PRIVATE_MODULES = ("keras.src", "tensorflow.python", "tensorflow_probability.python", "tf_keras.src")
+
+
+def sources():
+    """(module, syntax tree) of each file of the package."""
+    package = Path(nvp.__file__).parent
+    for path in package.rglob("*.py"):
+        name = ".".join(path.relative_to(package.parent).with_suffix("").parts).removesuffix(".__init__")
+        yield importlib.import_module(name), ast.parse(path.read_text())
+
+
+def is_private(name):
+    return isinstance(name, str) and re.fullmatch(r"_[A-Za-z]\w*", name) and "tfp_realnvp" not in name
+
+
+def defined(tree):
+    """The private names that the classes of a file define: methods, variables, and attributes of self."""
+    in_classes = [part for top in ast.walk(tree) if isinstance(top, ast.ClassDef) for part in ast.walk(top)]
+    for part in in_classes:
+        if isinstance(part, ast.FunctionDef):
+            name = part.name
+        elif isinstance(part, ast.Name | ast.Attribute) and isinstance(part.ctx, ast.Store):
+            name = ast.unparse(part).removeprefix("self.")
+        else:
+            continue
+        if is_private(name):
+            yield name
+
+
+def looked_up(tree):
+    """The private names that a file looks up in any object or holds as a string, and the private modules' names."""
+    modules = {}
+    for part in ast.walk(tree):
+        if isinstance(part, ast.Import):
+            modules |= {alias.name: alias.name for alias in part.names if alias.name.startswith(PRIVATE_MODULES)}
+        elif isinstance(part, ast.ImportFrom) and (part.module or "").startswith(PRIVATE_MODULES):
+            modules |= {alias.asname or alias.name: f"{part.module}.{alias.name}" for alias in part.names}
+        elif isinstance(part, ast.Attribute) and is_private(part.attr):
+            yield part.attr
+        elif isinstance(part, ast.Constant) and is_private(part.value):
+            yield part.value
+    used = {ast.unparse(part) for part in ast.walk(tree) if isinstance(part, ast.Attribute)}
+    for name, full_name in modules.items():
+        inner = [each.removeprefix(f"{name}.") for each in used if re.fullmatch(rf"{name}\.\w+", each)]
+        yield from (f"{full_name}.{each}" for each in inner) if inner else [full_name]
+
+
+def overridden(module, tree, ours):
+    """Those of the names `ours` that a class of a file, or one that it inherits from, overrides in a foreign class."""
+    for part in tree.body:
+        if isinstance(part, ast.ClassDef):
+            bases = getattr(module, part.name).__mro__
+            own = [base for base in bases if base.__module__.startswith(nvp.__name__)]
+            names = {name for base in own for name in vars(base)} & ours
+            yield from (name for name in names if any(name in vars(base) for base in bases if base not in own))
+
+
+def test_all_private_names_that_the_package_uses_are_listed():
+    files = list(sources())
+    ours = {name for _, tree in files for name in defined(tree)}
+    found = {}
+    for module, tree in files:
+        for name in {*looked_up(tree)} - ours | {*overridden(module, tree, ours)}:
+            found.setdefault(name, set()).add(module.__name__)
+    listed = {name for _, _, *names in ROWS for name in names}
+    not_listed = {name: sorted(modules) for name, modules in found.items() if name not in listed}
+    assert not not_listed, f"private names that ROWS lacks, and where they are used: {not_listed}"
+    assert listed <= found.keys(), f"ROWS lists names that are not used any more: {sorted(listed - found.keys())}"
