@@ -115,7 +115,7 @@ class Coupling(OnePassBijector):
 
     @abc.abstractmethod
     def _expected_outputs(self, positions: str, moved_size: int) -> str:
-        """What the conditioner must return, in words, for `moved_size` features at each of so many "positions"."""
+        """What the conditioner must return, in words, for `moved_size` features at the positions "N" or "N, H, W"."""
 
     @abc.abstractmethod
     def _output_shapes(self, moved_size: int) -> list[list[int]]:
@@ -232,7 +232,7 @@ def broadcast_batches(event: tf.Tensor, event_ndims: int, context: tf.Tensor) ->
 
 
 def broadcast_batch_shape(event: tf.Tensor, event_ndims: int, context: tf.Tensor) -> tf.Tensor:
-    """The common batch shape of events and contexts `[..., K]`; a ValueError if it is known that there is none."""
+    """The common batch shape of events and contexts `[..., K]`; a ValueError if they are known not to broadcast."""
     static = event.shape[: -event_ndims or None], context.shape[:-1]
     try:
         tf.broadcast_static_shape(*static)

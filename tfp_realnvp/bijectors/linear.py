@@ -31,14 +31,14 @@ class LULinear(OnePassBijector):
         size: number of features D.
         permutation: integers `[D]`, P y = `y[permutation]`, or None for the identity. Saved with the weights.
         dtype: of the variables.
-        own_variables: leave it None. TFP passes what it found here when it rebuilds the bijector.
+        own_variables: for TFP, which rebuilds a bijector from other tensors in place of its variables.
         validate_args: as in every `tfb.Bijector`; there is nothing more to validate here.
         name: name of the ops.
 
     Events are `[..., D]`, log-determinants are scalars, in nats, and in float32 at least.
 
     Raises:
-        ValueError: if the size is below 1, or `permutation` is none of 0, 1, ..., D - 1.
+        ValueError: if the size is below 1, or `permutation` does not hold each of 0, 1, ..., D - 1 once.
 
     >>> LULinear(3, [2, 0, 1]).inverse([1.0, 2.0, 3.0]).numpy()
     array([3., 1., 2.], dtype=float32)

@@ -78,7 +78,7 @@ class ActNorm(_Normalization):
         epsilon: least variance in the first batch at which a scale starts from it; above 0. Below it, as in a batch of
             one row, the scale starts at 1.
         dtype: of the variables.
-        own_variables: leave it None. TFP passes what it found here when it rebuilds the bijector.
+        own_variables: for TFP, which rebuilds a bijector from other tensors in place of its variables.
         validate_args: as in every `tfb.Bijector`; there is nothing more to validate here.
         name: name of the ops.
 
@@ -158,7 +158,7 @@ class BatchNorm(_Normalization):
         momentum: of the averages, from 0 to below 1.
         epsilon: is added to the variance; above 0.
         dtype: of the variables.
-        own_variables: leave it None. TFP passes what it found here when it rebuilds the bijector.
+        own_variables: for TFP, which rebuilds a bijector from other tensors in place of its variables.
         validate_args: as in every `tfb.Bijector`; there is nothing more to validate here.
         name: name of the ops.
 

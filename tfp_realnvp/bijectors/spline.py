@@ -44,7 +44,7 @@ class SplineCoupling(Coupling):
         context: floating-point tensor `[B..., K]`, or None, as in `AffineCoupling`.
         num_bins: K, from 2 to 512.
         bound: B, from 1e-6 to 1e6: where the tails begin. Standardised data lie within 3 as a rule.
-        conditioner_variables: leave it None. TFP passes what it found here when it rebuilds the bijector.
+        conditioner_variables: as in `AffineCoupling`.
         validate_args: as in every `tfb.Bijector`; there is nothing more to validate here.
         name: name of the ops.
 
