@@ -366,6 +366,7 @@ class Flow(LikelihoodModel):
             if name in config:
                 config[name] = from_config(config[name])
         flow = cls(**config)
+        flow._build_layers()
         for variable, trainable in zip(flow.variables, variables_train, strict=True):  # frozen layers stay frozen
             variable.trainable = trainable
         for layer in flow.conditioners:  # A frozen layer is in inference mode too.

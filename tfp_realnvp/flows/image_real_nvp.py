@@ -224,8 +224,8 @@ class ImageRealNVP(Flow):
         return x, targets
 
     @contextlib.contextmanager
-    def _executing(self, steps, name):
-        with super()._executing(steps, name), pixel_errors():
+    def _executing(self, steps, checked=None):
+        with super()._executing(steps, checked), pixel_errors():
             yield
 
     def predict(self, x: Any, *arguments: Any, **options: Any) -> np.ndarray:

@@ -2,11 +2,12 @@
 
 import abc
 import contextlib
+import functools
 import numbers
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -15,13 +16,12 @@ import tensorflow as tf
 
 from tfp_realnvp.checks import check_size
 from tfp_realnvp.flows.arguments import as_path
+from tfp_realnvp.flows.batches import array_batches, is_array, needs_every_batch, split_rows
 from tfp_realnvp.flows.data import check_rows, check_weights
 from tfp_realnvp.flows.files import CountEpochs, may_write, mend_backup, random_states, replaced
 from tfp_realnvp.flows.fused_adam import fuse
 from tfp_realnvp.flows.non_finite import FiniteSteps, StopOnNonFiniteLoss
 from tfp_realnvp.replicas import mend_for_replicas, share_of_mean
-from tfp_realnvp.variables import raw_variable
-from tfp_realnvp.versions import KEEPS_UNFILLED_EXECUTIONS
 
 __all__ = ["LikelihoodModel"]
 
@@ -35,6 +35,18 @@ _EMPTY = "x must have at least one batch, got an empty dataset"
 _COUNTS_OF_FIT = ("steps_per_epoch", "validation_steps", "validation_batch_size")
 
 
+def _by_steps(name: str) -> property:
+    """A function that Keras makes for one number of steps in an execution, kept for each number of steps."""
+
+    def get(model: "LikelihoodModel") -> Any:
+        return model._functions.get((name, model.steps_per_execution))
+
+    def keep(model: "LikelihoodModel", function: Any) -> None:
+        model._functions[name, model.steps_per_execution] = function
+
+    return property(get, keep)
+
+
 class LikelihoodModel(keras.Model):
     """A Keras model whose call returns log-densities, and whose loss is their negative mean.
 
@@ -42,12 +54,24 @@ class LikelihoodModel(keras.Model):
     """
 
     def __init__(self, **kwargs: Any):
-        super().__init__(**kwargs)
         self._asked_steps: int | None = 1  # of compile's steps_per_execution; Keras's own, until compiled
         self._functions: dict[tuple[str, int], Any] = {}  # Keras's own, by name and steps in one execution
+        self._running = threading.local()  # what `_executing` says of the call that runs in this thread
+        super().__init__(**kwargs)
         self._finite_steps = FiniteSteps()
         self.num_epochs_done = 0  # of the fit that runs, or ran last
-        self._one_at_a_time = threading.RLock()
+
+    @property
+    def steps_per_execution(self) -> int:
+        """Number of steps of one execution: of the call that runs in this thread, or else as compiled."""
+        return getattr(self._running, "steps", None) or self._asked_steps or 1
+
+    @steps_per_execution.setter
+    def steps_per_execution(self, steps: int) -> None:
+        self._asked_steps = steps
+
+    train_function = _by_steps("train_function")
+    test_function = _by_steps("test_function")
 
     @property
     @abc.abstractmethod
@@ -77,10 +101,10 @@ class LikelihoodModel(keras.Model):
         Args:
             optimizer: name or instance of a Keras optimizer; Adam and AdamW update by one operation a variable.
             loss: leave it None: the loss is the negative log-likelihood.
-            steps_per_execution: number of steps that run before Keras, and callbacks of batches, have a look. None for
-                32 in `fit` and `evaluate` or, where these are given steps_per_epoch, validation_steps or steps, the
-                largest number up to 32 that divides them; for 1 in `predict`. On several replicas, and with the first
-                releases of Keras 3, it is always 1.
+            steps_per_execution: number of steps that run before Keras and callbacks have a look. None for 32 in `fit`
+                and `evaluate`, or the largest number up to 32 that divides steps_per_epoch, validation_steps or steps
+                if given; for 1 where a callback looks at each batch; for 1 in `predict`. On several replicas, and with
+                the first releases of Keras 3, it is always 1.
             jit_compile: whether to compile steps with XLA; "auto" does on a GPU, as in Keras.
             **kwargs: `run_eagerly`, `auto_scale_loss`.
 
@@ -93,7 +117,7 @@ class LikelihoodModel(keras.Model):
                 raise ValueError(f"{name} must be None, got {value!r}: a flow has its negative log-likelihood alone")
         if steps_per_execution is not None:
             check_size("steps_per_execution", steps_per_execution)
-        self._asked_steps, self._functions = steps_per_execution, {}
+        self._functions = {}
         if jit_compile not in (True, False, "auto"):
             raise ValueError(f'jit_compile must be True, False or "auto", got {jit_compile!r}')
         try:
@@ -101,9 +125,11 @@ class LikelihoodModel(keras.Model):
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"optimizer must be a Keras optimizer or the name of one, got {optimizer!r}") from error
         super().compile(optimizer, steps_per_execution=steps_per_execution or 1, jit_compile=jit_compile, **kwargs)
+        self._asked_steps = steps_per_execution
         if self.optimizer is not None:
             fuse(getattr(self.optimizer, "inner_optimizer", self.optimizer))
-            mend_for_replicas(self.optimizer)
+            if self.distribute_strategy.num_replicas_in_sync > 1:
+                mend_for_replicas(self.optimizer)
 
     def get_compile_config(self) -> dict[str, Any] | None:
         config = super().get_compile_config()
@@ -127,9 +153,10 @@ class LikelihoodModel(keras.Model):
         extra = [tf.cast(loss, nll.dtype) for loss in regularization]
         if tf.distribute.get_strategy().num_replicas_in_sync > 1:
             return share_of_mean(nll, extra)
-        if training and self.steps_per_execution > 1:
-            self._finite_steps.add(raw_variable(self._loss_tracker.total))
-        return tf.add_n([tf.reduce_mean(nll), *extra])
+        loss = tf.add_n([tf.reduce_mean(nll), *extra])
+        if training:
+            self._finite_steps.add(loss)
+        return loss
 
     def train_step(self, data: Any) -> dict[str, Any]:
         return self._as_logs(super().train_step(data))
@@ -182,22 +209,32 @@ class LikelihoodModel(keras.Model):
             raise ValueError(f"validation_split must be from 0 to below 1, got {validation_split!r}")
         if kwargs.get("class_weight") is not None:
             raise ValueError("a flow has no classes, so class_weight must be None; see sample_weight")
-        x, y = self._checked_data(x, y, kwargs.get("sample_weight"), "x")
+        sample_weight, shuffle = kwargs.pop("sample_weight", None), kwargs.pop("shuffle", True)
+        x, sample_weight = self._checked_data(x, y, sample_weight, "x")
+        validation = None
         if validation_data is not None:
             if isinstance(validation_data, list):  # of which Keras would take the first for x
                 check_rows(validation_data, self.event_shape, self.context_shape, "validation_data")
             x_val, y_val, weight_val = keras.utils.unpack_x_y_sample_weight(validation_data)
-            x_val, y_val = self._checked_data(x_val, y_val, weight_val, "validation_data")
-            validation_data = keras.utils.pack_x_y_sample_weight(x_val, y_val, weight_val)
+            validation = self._checked_data(x_val, y_val, weight_val, "validation_data")
+        elif validation_split:
+            (x, sample_weight), validation = split_rows(x, sample_weight, validation_split)
         self._check_variables()
         if self.compiled and self.optimizer is None:
             raise ValueError("optimizer must be given to compile() before fit(), got None")
         if self.compiled and not self.optimizer.built:
             # Variables made while Keras traces its step would have it traced twice.
             with self.distribute_strategy.scope():
+                self._build_layers()
                 self.optimizer.build(self.trainable_variables)
-        validation_steps = None if validation_data is None else kwargs.get("validation_steps")
-        steps = self._steps(kwargs.get("steps_per_epoch"), validation_steps)
+        steps_per_epoch, validation_steps = kwargs.get("steps_per_epoch"), kwargs.get("validation_steps")
+        inputs, targets, weights = self._for_keras(x, sample_weight, batch_size, steps_per_epoch, shuffle)
+        if validation is None:
+            steps = self._steps([steps_per_epoch], callbacks, "train")
+        else:
+            validation_batch_size = kwargs.get("validation_batch_size") or batch_size
+            validation = self._for_keras(*validation, validation_batch_size, validation_steps)
+            steps = self._steps([steps_per_epoch, validation_steps], callbacks, "train", "test")
         stop = StopOnNonFiniteLoss(self._finite_steps)
         own = stop, CountEpochs(initial_epoch)
         for callback in tf.nest.flatten(getattr(callbacks, "callbacks", callbacks) or []):
@@ -208,16 +245,17 @@ class LikelihoodModel(keras.Model):
             callbacks = keras.callbacks.CallbackList([*own, *callbacks.callbacks], model=self, **params)
         else:
             callbacks = [*own, *tf.nest.flatten(callbacks or [])]
-        with self._executing(steps, "train_function"):
+        with self._executing(steps, checked=validation and validation[0]):
             history = super().fit(
-                x,
-                y,
+                inputs,
+                targets,
                 batch_size=batch_size,
                 epochs=epochs,
                 verbose=verbose,
                 callbacks=callbacks,
-                validation_split=validation_split,
-                validation_data=validation_data,
+                validation_data=validation and keras.utils.pack_x_y_sample_weight(*validation),
+                shuffle=shuffle and inputs is x,
+                sample_weight=weights,
                 **kwargs,
             )
         if stop.message is not None:  # Of this model by name: Python shows one and the same warning once only.
@@ -240,13 +278,11 @@ class LikelihoodModel(keras.Model):
         Raises:
             ValueError: as `fit`.
         """
-        if kwargs.get("_use_cached_eval_dataset"):  # `fit` has checked its validation data, for steps of its own.
-            steps = self.steps_per_execution
-        else:
+        if x is None or x is not getattr(self._running, "checked", None):
             _check_counts(batch_size=batch_size, steps=kwargs.get("steps"))
-            x, y = self._checked_data(x, y, sample_weight, "x")
-            steps = self._steps(kwargs.get("steps"))
-        with self._executing(steps, "test_function"):
+            x, sample_weight = self._checked_data(x, y, sample_weight, "x")
+        x, y, sample_weight = self._for_keras(x, sample_weight, batch_size, kwargs.get("steps"))
+        with self._executing(self._steps([kwargs.get("steps")], kwargs.get("callbacks"), "test")):
             results = super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
         if isinstance(results, list | dict) and not results:
             raise ValueError(_EMPTY)
@@ -260,12 +296,21 @@ class LikelihoodModel(keras.Model):
         """
         _check_counts(batch_size=batch_size, steps=kwargs.get("steps"))
         check_rows(x, self.event_shape, self.context_shape, "x")
+        x, *_ = self._for_keras(x, None, batch_size, kwargs.get("steps"))
         # With more steps, Keras would trace `predict` anew for each number of batches.
-        with self._executing(self._steps() if self._asked_steps else 1, "predict_function"):
+        with self._executing(self._steps([], None) if self._asked_steps else 1):
             try:
                 return super().predict(x, batch_size, verbose, **kwargs)
             except UnboundLocalError as error:  # Keras's own, of the outputs of no batch
                 raise ValueError(_EMPTY) from error
+
+    def make_predict_function(self, force: bool = False) -> None:
+        if self.predict_function is None or force:
+            super().make_predict_function(force)
+            if not self.run_eagerly:
+                # TensorFlow warns of a function that is traced often, and counts Keras's of all models together. A
+                # `partial` it counts by itself.
+                self.predict_function = tf.function(functools.partial(self.predict_function), reduce_retracing=True)
 
     # Files
 
@@ -302,10 +347,7 @@ class LikelihoodModel(keras.Model):
         super().load_own_variables(found)
 
     def _checked_data(self, x: Any, y: Any, sample_weight: Any, argument: str) -> tuple[Any, Any]:
-        """(x, targets) for Keras: it drops sample weights where there are no targets, so the weights stand in for them.
-
-        Raises a ValueError if arrays are not what the flow takes.
-        """
+        """(x, sample_weight), or a ValueError if arrays are not what the flow takes."""
         if y is not None and y is not x:
             raise ValueError(f"{argument}: {_NO_TARGETS}")
         check_rows(x, self.event_shape, self.context_shape, argument, self.variable_dtype)
@@ -313,63 +355,59 @@ class LikelihoodModel(keras.Model):
         check_weights(sample_weight, x, weights_argument, self.variable_dtype)
         return x, sample_weight
 
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Nothing: a flow is built by its constructor, and what Keras does here fails where replicas differ in rows."""
+    def _for_keras(
+        self, x: Any, sample_weight: Any, batch_size: int | None, steps: int | None, shuffle: bool | str = False
+    ) -> tuple[Any, Any, Any]:
+        """(x, y, sample_weight) for Keras, which ignores sample weights when y is None, so we pass them as y too."""
+        if not is_array(x) or keras.config.floatx() == self.variable_dtype:
+            return x, sample_weight, sample_weight
+        return array_batches(x, sample_weight, batch_size, steps, shuffle), None, None
 
-    def _steps(self, *counts: int | None) -> int:
+    def _build_layers(self) -> None:
+        """Calls a flow of a subclass that has layers which their first call builds."""
+        if not all(layer.built for layer in self.layers):
+            x = tf.zeros([1, *self.event_shape], self.variable_dtype)
+            context = self.context_shape and tf.zeros([1, *self.context_shape], self.variable_dtype)
+            self(x if context is None else {"x": x, "context": context})
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Does nothing: `fit` has built the flow, and Keras's own method fails where replicas differ in rows."""
+
+    def _steps(self, counts: Sequence[int | None], callbacks: Any, *modes: str) -> int:
         """How many steps to run in one execution: what the user has asked for, or as many as divide each count.
 
-        Keras rounds a number of steps that it is given up to whole executions; the end of the data it sees by itself.
+        Keras rounds a given number of steps up to whole executions. It sees the end of the data by itself.
         """
-        if self.distribute_strategy.num_replicas_in_sync > 1 or not KEEPS_UNFILLED_EXECUTIONS:
-            return 1  # Keras's loop over more of them fails there, with any model (InvalidArgumentError, Keras 3.15).
+        # Keras's loop over several steps fails on several replicas, with any model (InvalidArgumentError, Keras 3.15).
+        # Older Keras, which has no such attribute, drops a final incomplete execution.
+        if self.distribute_strategy.num_replicas_in_sync > 1 or not hasattr(self, "unrolled_steps_per_execution"):
+            return 1
         if self._asked_steps is not None:
             return self._asked_steps
-        steps = range(MAX_STEPS_PER_EXECUTION, 0, -1)
+        if needs_every_batch(callbacks, modes):
+            return 1
+        # The validation of a `fit` has to run as many steps as the `fit`, which has looked at both counts.
+        outer = getattr(self._running, "steps", None) or MAX_STEPS_PER_EXECUTION
+        steps = outer, *range(MAX_STEPS_PER_EXECUTION, 0, -1)
         return next(step for step in steps if all(count % step == 0 for count in counts if count))
 
     @contextlib.contextmanager
-    def _executing(self, steps: int, name: str) -> Iterator[None]:
-        """Has Keras run so many steps in one execution of its function of that name, which holds them as a constant.
+    def _executing(self, steps: int, checked: Any = None) -> Iterator[None]:
+        """Has Keras run `steps` steps in one execution, in this thread alone.
 
-        A callback may call `evaluate` or `predict` while `fit` runs: what this call had is there again afterwards.
+        A callback may call `evaluate` or `predict` while `fit` runs, and so may another thread or a generator of data.
+
+        Args:
+            steps: number of steps.
+            checked: x of the validation data that `fit` has checked, so that `evaluate` need not check it each epoch.
         """
-        with self._one_at_a_time, _floatx(self.variable_dtype), self._swapped(steps, name):
-            yield
-
-    @contextlib.contextmanager
-    def _swapped(self, steps: int, name: str) -> Iterator[None]:
-        functions, outer_steps, outer_function = self._functions, self.steps_per_execution, getattr(self, name)
-        self.steps_per_execution = steps
-        setattr(self, name, functions.get((name, steps)))
+        outer = vars(self._running).copy()
+        vars(self._running).update(steps=steps, checked=checked)
         try:
             yield
         finally:
-            if self._functions is functions:  # not compiled anew meanwhile
-                functions[name, steps] = getattr(self, name)
-                self.steps_per_execution = outer_steps
-                setattr(self, name, outer_function or getattr(self, name))
-
-
-_FLOATX_LOCK = threading.RLock()
-
-
-@contextlib.contextmanager
-def _floatx(dtype: str) -> Iterator[None]:
-    """Has Keras cast arrays to `dtype`, a setting of the whole process: one thread at a time may change or rely on it.
-
-    A flow in float32 need not rely on it: what Keras has left in more digits, it casts itself.
-    """
-    if keras.config.floatx() == dtype == "float32":
-        yield
-        return
-    with _FLOATX_LOCK:
-        former = keras.config.floatx()
-        keras.config.set_floatx(dtype)
-        try:
-            yield
-        finally:
-            keras.config.set_floatx(former)
+            vars(self._running).clear()
+            vars(self._running).update(outer)
 
 
 def _check_counts(**counts: int | None) -> None:
