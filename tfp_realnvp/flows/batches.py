@@ -1,13 +1,11 @@
-"""How batches reach Keras: from arrays in their own dtype, and how many of them between two looks of a callback."""
+"""Batches of arrays in the dtypes of the arrays, where Keras would cast them."""
 
-from collections.abc import Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["array_batches", "is_array", "needs_every_batch", "split_rows"]
+__all__ = ["array_batches", "is_array", "split_rows"]
 
 
 def is_array(x: Any) -> bool:
@@ -59,25 +57,3 @@ def array_batches(
     options = tf.data.Options()  # As in Keras: workers share the rows of arrays, which each of them has.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return batches.map(take, num_parallel_calls=tf.data.AUTOTUNE).with_options(options).prefetch(tf.data.AUTOTUNE)
-
-
-def needs_every_batch(callbacks: Any, modes: Sequence[str]) -> bool:
-    """Whether a callback looks at each batch of one of the modes ("train", "test", "predict").
-
-    Keras's own callbacks do if their `save_freq` or `update_freq` counts batches, others if they define a method for
-    batches.
-    """
-    methods = [f"on_{mode}_batch_{when}" for mode in modes for when in ("begin", "end")]
-    if "train" in modes:
-        methods += ["on_batch_begin", "on_batch_end"]
-
-    def looks(callback: keras.callbacks.Callback, method: str) -> bool:
-        module = getattr(callback, method).__module__ or ""
-        if module == keras.callbacks.Callback.__module__:  # The method does nothing.
-            return False
-        if module.startswith("keras."):
-            return any(getattr(callback, name, "epoch") != "epoch" for name in ("save_freq", "update_freq"))
-        return True
-
-    callbacks = tf.nest.flatten(getattr(callbacks, "callbacks", callbacks) or [])
-    return any(looks(callback, method) for callback in callbacks for method in methods)

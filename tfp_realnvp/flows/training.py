@@ -1,13 +1,9 @@
 """Maximum likelihood through plain Keras `fit`, `evaluate` and `predict`."""
 
 import abc
-import contextlib
-import functools
 import numbers
 import os
-import threading
 import warnings
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -16,16 +12,15 @@ import tensorflow as tf
 
 from tfp_realnvp.checks import check_size
 from tfp_realnvp.flows.arguments import as_path
-from tfp_realnvp.flows.batches import array_batches, is_array, needs_every_batch, split_rows
+from tfp_realnvp.flows.batches import array_batches, is_array, split_rows
 from tfp_realnvp.flows.data import check_rows, check_weights
+from tfp_realnvp.flows.executions import ExecutionsModel
 from tfp_realnvp.flows.files import CountEpochs, may_write, mend_backup, random_states, replaced
 from tfp_realnvp.flows.fused_adam import fuse
 from tfp_realnvp.flows.non_finite import FiniteSteps, StopOnNonFiniteLoss
 from tfp_realnvp.replicas import mend_for_replicas, share_of_mean
 
 __all__ = ["LikelihoodModel"]
-
-MAX_STEPS_PER_EXECUTION = 32  # Keras's own work for an execution is that of several small steps.
 
 _NO_TARGETS = (
     'a flow has no targets y; pass a context as {"x": x, "context": context}, and weights as the argument '
@@ -35,43 +30,16 @@ _EMPTY = "x must have at least one batch, got an empty dataset"
 _COUNTS_OF_FIT = ("steps_per_epoch", "validation_steps", "validation_batch_size")
 
 
-def _by_steps(name: str) -> property:
-    """A function that Keras makes for one number of steps in an execution, kept for each number of steps."""
-
-    def get(model: "LikelihoodModel") -> Any:
-        return model._functions.get((name, model.steps_per_execution))
-
-    def keep(model: "LikelihoodModel", function: Any) -> None:
-        model._functions[name, model.steps_per_execution] = function
-
-    return property(get, keep)
-
-
-class LikelihoodModel(keras.Model):
+class LikelihoodModel(ExecutionsModel):
     """A Keras model whose call returns log-densities, and whose loss is their negative mean.
 
     Subclasses give `call`, `event_shape`, `context_shape` and `_check_variables`.
     """
 
     def __init__(self, **kwargs: Any):
-        self._asked_steps: int | None = 1  # of compile's steps_per_execution; Keras's own, until compiled
-        self._functions: dict[tuple[str, int], Any] = {}  # Keras's own, by name and steps in one execution
-        self._running = threading.local()  # what `_executing` says of the call that runs in this thread
         super().__init__(**kwargs)
         self._finite_steps = FiniteSteps()
         self.num_epochs_done = 0  # of the fit that runs, or ran last
-
-    @property
-    def steps_per_execution(self) -> int:
-        """Number of steps of one execution: of the call that runs in this thread, or else as compiled."""
-        return getattr(self._running, "steps", None) or self._asked_steps or 1
-
-    @steps_per_execution.setter
-    def steps_per_execution(self, steps: int) -> None:
-        self._asked_steps = steps
-
-    train_function = _by_steps("train_function")
-    test_function = _by_steps("test_function")
 
     @property
     @abc.abstractmethod
@@ -117,23 +85,17 @@ class LikelihoodModel(keras.Model):
                 raise ValueError(f"{name} must be None, got {value!r}: a flow has its negative log-likelihood alone")
         if steps_per_execution is not None:
             check_size("steps_per_execution", steps_per_execution)
-        self._functions = {}
         if jit_compile not in (True, False, "auto"):
             raise ValueError(f'jit_compile must be True, False or "auto", got {jit_compile!r}')
         try:
             optimizer = keras.optimizers.get(optimizer)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"optimizer must be a Keras optimizer or the name of one, got {optimizer!r}") from error
-        super().compile(optimizer, steps_per_execution=steps_per_execution or 1, jit_compile=jit_compile, **kwargs)
-        self._asked_steps = steps_per_execution
+        super().compile(optimizer, steps_per_execution=steps_per_execution, jit_compile=jit_compile, **kwargs)
         if self.optimizer is not None:
             fuse(getattr(self.optimizer, "inner_optimizer", self.optimizer))
             if self.distribute_strategy.num_replicas_in_sync > 1:
                 mend_for_replicas(self.optimizer)
-
-    def get_compile_config(self) -> dict[str, Any] | None:
-        config = super().get_compile_config()
-        return config and config | {"steps_per_execution": self._asked_steps}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
@@ -278,7 +240,7 @@ class LikelihoodModel(keras.Model):
         Raises:
             ValueError: as `fit`.
         """
-        if x is None or x is not getattr(self._running, "checked", None):
+        if x is None or x is not self._checked:
             _check_counts(batch_size=batch_size, steps=kwargs.get("steps"))
             x, sample_weight = self._checked_data(x, y, sample_weight, "x")
         x, y, sample_weight = self._for_keras(x, sample_weight, batch_size, kwargs.get("steps"))
@@ -303,14 +265,6 @@ class LikelihoodModel(keras.Model):
                 return super().predict(x, batch_size, verbose, **kwargs)
             except UnboundLocalError as error:  # Keras's own, of the outputs of no batch
                 raise ValueError(_EMPTY) from error
-
-    def make_predict_function(self, force: bool = False) -> None:
-        if self.predict_function is None or force:
-            super().make_predict_function(force)
-            if not self.run_eagerly:
-                # TensorFlow warns of a function that is traced often, and counts Keras's of all models together. A
-                # `partial` it counts by itself.
-                self.predict_function = tf.function(functools.partial(self.predict_function), reduce_retracing=True)
 
     # Files
 
@@ -372,42 +326,6 @@ class LikelihoodModel(keras.Model):
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         """Does nothing: `fit` has built the flow, and Keras's own method fails where replicas differ in rows."""
-
-    def _steps(self, counts: Sequence[int | None], callbacks: Any, *modes: str) -> int:
-        """How many steps to run in one execution: what the user has asked for, or as many as divide each count.
-
-        Keras rounds a given number of steps up to whole executions. It sees the end of the data by itself.
-        """
-        # Keras's loop over several steps fails on several replicas, with any model (InvalidArgumentError, Keras 3.15).
-        # Older Keras, which has no such attribute, drops a final incomplete execution.
-        if self.distribute_strategy.num_replicas_in_sync > 1 or not hasattr(self, "unrolled_steps_per_execution"):
-            return 1
-        if self._asked_steps is not None:
-            return self._asked_steps
-        if needs_every_batch(callbacks, modes):
-            return 1
-        # The validation of a `fit` has to run as many steps as the `fit`, which has looked at both counts.
-        outer = getattr(self._running, "steps", None) or MAX_STEPS_PER_EXECUTION
-        steps = outer, *range(MAX_STEPS_PER_EXECUTION, 0, -1)
-        return next(step for step in steps if all(count % step == 0 for count in counts if count))
-
-    @contextlib.contextmanager
-    def _executing(self, steps: int, checked: Any = None) -> Iterator[None]:
-        """Has Keras run `steps` steps in one execution, in this thread alone.
-
-        A callback may call `evaluate` or `predict` while `fit` runs, and so may another thread or a generator of data.
-
-        Args:
-            steps: number of steps.
-            checked: x of the validation data that `fit` has checked, so that `evaluate` need not check it each epoch.
-        """
-        outer = vars(self._running).copy()
-        vars(self._running).update(steps=steps, checked=checked)
-        try:
-            yield
-        finally:
-            vars(self._running).clear()
-            vars(self._running).update(outer)
 
 
 def _check_counts(**counts: int | None) -> None:
