@@ -398,6 +398,7 @@ class Flow(LikelihoodModel):
                 if name in config:
                     config[name] = from_config(config[name], name)
             flow = cls(**config)
+            flow._build_layers()
             for name, parts in flow._with_flags().items():
                 if flags[name] is None and name == "layers_train":  # a file of version 0.1
                     continue

@@ -232,8 +232,8 @@ class ImageRealNVP(Flow):
         return x, targets
 
     @contextlib.contextmanager
-    def _executing(self, steps, name):
-        with super()._executing(steps, name), pixel_errors():
+    def _executing(self, steps, checked=None):
+        with super()._executing(steps, checked), pixel_errors():
             yield
 
     def log_prob(self, x: Any, context: Any = None, *, dequantize: int | None = None, seed: Any = None) -> tf.Tensor:

@@ -22,16 +22,19 @@ class FiniteSteps:
 
     def __init__(self):
         self._steps = tf.Variable(0, trainable=False, dtype=tf.int64, name="finite_steps")
+        self._goes_on = tf.Variable(1, trainable=False, dtype=tf.int64, name="finite_so_far")  # 1, or 0 from then on
 
     def reset(self) -> None:
         self._steps.assign(0)
+        self._goes_on.assign(1)
 
-    def add(self, sum_before: tf.Tensor) -> None:
-        """Counts a step, unless the sum of the losses of the epoch's steps before it is not finite."""
-        self._steps.assign_add(tf.cast(tf.math.is_finite(sum_before), tf.int64))
+    def add(self, loss: tf.Tensor) -> None:
+        """Counts a step, unless the loss of an earlier step was not finite."""
+        self._steps.assign_add(self._goes_on)
+        self._goes_on.assign(self._goes_on * tf.cast(tf.math.is_finite(loss), tf.int64))
 
     def count(self) -> int:
-        """Number of steps counted; 0 where nobody counts, since each step is looked at."""
+        """Number of steps counted; 0 on several replicas, where each step is an execution."""
         return int(self._steps.read_value())
 
 

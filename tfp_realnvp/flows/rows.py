@@ -64,7 +64,8 @@ class RowFunctions:
                 with keras_inference():
                     return function(*args)
 
-            return tf.function(traced, input_signature=signature, autograph=False)
+            # A `partial`, since TensorFlow warns of a plain function that is traced often, here once for each flow.
+            return tf.function(functools.partial(traced), input_signature=signature, autograph=False)
 
         rows = tf.TensorSpec([None, *event_shape], dtype)
         number_and_seed = {"num_samples": tf.TensorSpec([], tf.int32), "seed": tf.TensorSpec([2], tf.int32)}

@@ -1,12 +1,9 @@
 """Maximum likelihood through plain Keras `fit`, `evaluate` and `predict`."""
 
 import abc
-import contextlib
 import numbers
 import os
-import threading
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -15,19 +12,17 @@ import tensorflow as tf
 
 from tfp_realnvp.checks import check_size
 from tfp_realnvp.flows.arguments import as_path
+from tfp_realnvp.flows.batches import are_arrays, array_batches, split_rows
 from tfp_realnvp.flows.data import check_ends, check_no_context_argument, check_rows, check_weights
+from tfp_realnvp.flows.executions import ExecutionsModel
 from tfp_realnvp.flows.files import CountEpochs, may_write, mend_backup, random_states, replaced
 from tfp_realnvp.flows.fused_adam import fuse
 from tfp_realnvp.flows.non_finite import FiniteSteps, StopOnNonFiniteLoss
 from tfp_realnvp.flows.standardization import warn_unless_standardized
 from tfp_realnvp.replicas import mend_for_replicas, share_of_mean
 from tfp_realnvp.serialization import reading
-from tfp_realnvp.variables import raw_variable
-from tfp_realnvp.versions import KEEPS_UNFILLED_EXECUTIONS
 
 __all__ = ["LikelihoodModel"]
-
-MAX_STEPS_PER_EXECUTION = 32  # Keras's own work for an execution is that of several small steps.
 
 _NO_TARGETS = (
     'a flow has no targets y; pass a context as {"x": x, "context": context}, and weights as the argument '
@@ -37,7 +32,7 @@ _EMPTY = "x must have at least one batch, got an empty dataset"
 _COUNTS_OF_FIT = ("steps_per_epoch", "validation_steps", "validation_batch_size")
 
 
-class LikelihoodModel(keras.Model):
+class LikelihoodModel(ExecutionsModel):
     """A Keras model whose call returns log-densities, and whose loss is their negative mean.
 
     Subclasses give `call`, `event_shape`, `context_shape` and `_check_variables`.
@@ -45,11 +40,8 @@ class LikelihoodModel(keras.Model):
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
-        self._asked_steps: int | None = 1  # of compile's steps_per_execution; Keras's own, until compiled
-        self._functions: dict[tuple[str, int], Any] = {}  # Keras's own, by name and steps in one execution
         self._finite_steps = FiniteSteps()
         self.num_epochs_done = 0  # of the fit that runs, or ran last
-        self._one_at_a_time = threading.RLock()
 
     @property
     @abc.abstractmethod
@@ -78,11 +70,11 @@ class LikelihoodModel(keras.Model):
 
         Args:
             optimizer: name or instance of a Keras optimizer; Adam and AdamW update by one operation a variable.
-            loss: leave it None: the loss is the negative log-likelihood.
-            steps_per_execution: number of steps that run before Keras, and callbacks of batches, have a look. None for
-                32 in `fit` and `evaluate` or, where these are given steps_per_epoch, validation_steps or steps, the
-                largest number up to 32 that divides them; for 1 in `predict`. On several replicas, and with the first
-                releases of Keras 3, it is always 1.
+            loss: None, since the loss is the negative log-likelihood.
+            steps_per_execution: number of steps that run before Keras and callbacks have a look. None for 32 in `fit`
+                and `evaluate`, or the largest number up to 32 that divides steps_per_epoch, validation_steps or steps
+                if given; for 1 where a callback looks at each batch; for 1 in `predict`. On several replicas, and with
+                the first releases of Keras 3, it is always 1.
             jit_compile: whether to compile steps with XLA; "auto" does on a GPU, as in Keras.
             **kwargs: `run_eagerly`, `auto_scale_loss`.
 
@@ -95,21 +87,17 @@ class LikelihoodModel(keras.Model):
                 raise ValueError(f"{name} must be None, got {value!r}: a flow has its negative log-likelihood alone")
         if steps_per_execution is not None:
             check_size("steps_per_execution", steps_per_execution)
-        self._asked_steps, self._functions = steps_per_execution, {}
         if jit_compile not in (True, False, "auto"):
             raise ValueError(f'jit_compile must be True, False or "auto", got {jit_compile!r}')
         try:
             optimizer = keras.optimizers.get(optimizer)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"optimizer must be a Keras optimizer or the name of one, got {optimizer!r}") from error
-        super().compile(optimizer, steps_per_execution=steps_per_execution or 1, jit_compile=jit_compile, **kwargs)
+        super().compile(optimizer, steps_per_execution=steps_per_execution, jit_compile=jit_compile, **kwargs)
         if self.optimizer is not None:
             fuse(getattr(self.optimizer, "inner_optimizer", self.optimizer))
-            mend_for_replicas(self.optimizer)
-
-    def get_compile_config(self) -> dict[str, Any] | None:
-        config = super().get_compile_config()
-        return config and config | {"steps_per_execution": self._asked_steps}
+            if self.distribute_strategy.num_replicas_in_sync > 1:
+                mend_for_replicas(self.optimizer)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         with reading("compile_config"):
@@ -130,9 +118,10 @@ class LikelihoodModel(keras.Model):
         extra = [tf.cast(loss, nll.dtype) for loss in regularization]
         if tf.distribute.get_strategy().num_replicas_in_sync > 1:
             return share_of_mean(nll, extra)
-        if training and self.steps_per_execution > 1:
-            self._finite_steps.add(raw_variable(self._loss_tracker.total))
-        return tf.add_n([tf.reduce_mean(nll), *extra])
+        loss = tf.add_n([tf.reduce_mean(nll), *extra])
+        if training:
+            self._finite_steps.add(loss)
+        return loss
 
     def train_step(self, data: Any) -> dict[str, Any]:
         return self._as_logs(super().train_step(data))
@@ -188,15 +177,18 @@ class LikelihoodModel(keras.Model):
             raise ValueError(f"validation_split must be from 0 to below 1, got {validation_split!r}")
         if kwargs.get("class_weight") is not None:
             raise ValueError("a flow has no classes, so class_weight must be None; see sample_weight")
-        x, y = self._checked_data(x, y, kwargs.get("sample_weight"), "x")
+        sample_weight, shuffle = kwargs.pop("sample_weight", None), kwargs.pop("shuffle", True)
+        x, sample_weight = self._checked_data(x, y, sample_weight, "x")
         check_ends(x, "x", "steps_per_epoch", kwargs.get("steps_per_epoch"))
+        validation = None
         if validation_data is not None:
             if isinstance(validation_data, list):  # of which Keras would take the first for x
                 check_rows(validation_data, self.event_shape, self.context_shape, "validation_data")
             x_val, y_val, weight_val = keras.utils.unpack_x_y_sample_weight(validation_data)
-            x_val, y_val = self._checked_data(x_val, y_val, weight_val, "validation_data")
+            validation = self._checked_data(x_val, y_val, weight_val, "validation_data")
             check_ends(x_val, "validation_data", "validation_steps", kwargs.get("validation_steps"))
-            validation_data = keras.utils.pack_x_y_sample_weight(x_val, y_val, weight_val)
+        elif validation_split:
+            (x, sample_weight), validation = split_rows(x, sample_weight, validation_split)
         self._check_variables()
         if self.compiled and self.optimizer is None:
             raise ValueError("optimizer must be given to compile() before fit(), got None")
@@ -205,9 +197,16 @@ class LikelihoodModel(keras.Model):
         if self.compiled and not self.optimizer.built:
             # Variables made while Keras traces its step would have it traced twice.
             with self.distribute_strategy.scope():
+                self._build_layers()
                 self.optimizer.build(self.trainable_variables)
-        validation_steps = None if validation_data is None else kwargs.get("validation_steps")
-        steps = self._steps(kwargs.get("steps_per_epoch"), validation_steps)
+        steps_per_epoch, validation_steps = kwargs.get("steps_per_epoch"), kwargs.get("validation_steps")
+        inputs, targets, weights = self._for_keras(x, sample_weight, batch_size, steps_per_epoch, shuffle)
+        if validation is None:
+            steps = self._steps([steps_per_epoch], callbacks, "train")
+        else:
+            validation_batch_size = kwargs.get("validation_batch_size") or batch_size
+            validation = self._for_keras(*validation, validation_batch_size, validation_steps)
+            steps = self._steps([steps_per_epoch, validation_steps], callbacks, "train", "test")
         stop = StopOnNonFiniteLoss(self._finite_steps)
         own = stop, CountEpochs(initial_epoch)
         for callback in tf.nest.flatten(getattr(callbacks, "callbacks", callbacks) or []):
@@ -218,16 +217,17 @@ class LikelihoodModel(keras.Model):
             callbacks = keras.callbacks.CallbackList([*own, *callbacks.callbacks], model=self, **params)
         else:
             callbacks = [*own, *tf.nest.flatten(callbacks or [])]
-        with self._executing(steps, "train_function"):
+        with self._executing(steps, checked=validation and validation[0]):
             history = super().fit(
-                x,
-                y,
+                inputs,
+                targets,
                 batch_size=batch_size,
                 epochs=epochs,
                 verbose=verbose,
                 callbacks=callbacks,
-                validation_split=validation_split,
-                validation_data=validation_data,
+                validation_data=validation and keras.utils.pack_x_y_sample_weight(*validation),
+                shuffle=shuffle and inputs is x,
+                sample_weight=weights,
                 **kwargs,
             )
         if stop.message is not None:  # Of this model by name: Python shows one and the same warning once only.
@@ -251,14 +251,12 @@ class LikelihoodModel(keras.Model):
             ValueError: as `fit`.
         """
         check_no_context_argument(kwargs.pop("context", None))
-        if kwargs.get("_use_cached_eval_dataset"):  # `fit` has checked its validation data, for steps of its own.
-            steps = self.steps_per_execution
-        else:
+        if x is None or x is not self._checked:
             _check_counts(batch_size=batch_size, steps=kwargs.get("steps"))
-            x, y = self._checked_data(x, y, sample_weight, "x")
+            x, sample_weight = self._checked_data(x, y, sample_weight, "x")
             check_ends(x, "x", "steps", kwargs.get("steps"))
-            steps = self._steps(kwargs.get("steps"))
-        with self._executing(steps, "test_function"):
+        x, y, sample_weight = self._for_keras(x, sample_weight, batch_size, kwargs.get("steps"))
+        with self._executing(self._steps([kwargs.get("steps")], kwargs.get("callbacks"), "test")):
             results = super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
         if isinstance(results, list | dict) and not results:
             raise ValueError(_EMPTY)
@@ -275,8 +273,9 @@ class LikelihoodModel(keras.Model):
         _check_counts(batch_size=batch_size, steps=kwargs.get("steps"))
         check_rows(x, self.event_shape, self.context_shape, "x")
         check_ends(x, "x", "steps", kwargs.get("steps"))
+        x, *_ = self._for_keras(x, None, batch_size, kwargs.get("steps"))
         # With more steps, Keras would trace `predict` anew for each number of batches.
-        with self._executing(self._steps() if self._asked_steps else 1, "predict_function"):
+        with self._executing(self._steps([], None) if self._asked_steps else 1):
             try:
                 return super().predict(x, batch_size, verbose, **kwargs)
             except UnboundLocalError as error:  # Keras's own, of the outputs of no batch
@@ -292,7 +291,7 @@ class LikelihoodModel(keras.Model):
             OSError: if the file cannot be written; an older one is still whole, as it is until the new one is.
         """
         path = as_path(filepath)
-        if kwargs.get("max_shard_size") is not None:  # of which there are many
+        if kwargs.get("max_shard_size") is not None:  # Keras writes several files.
             super().save_weights(path, overwrite, **kwargs)
             return
         if not path.endswith(".weights.h5"):
@@ -342,10 +341,7 @@ class LikelihoodModel(keras.Model):
         super().load_own_variables(found)
 
     def _checked_data(self, x: Any, y: Any, sample_weight: Any, argument: str) -> tuple[Any, Any]:
-        """(x, targets) for Keras: it drops sample weights where there are no targets, so the weights stand in for them.
-
-        Raises a ValueError if arrays are not what the flow takes.
-        """
+        """(x, sample_weight), or a ValueError if arrays are not what the flow takes."""
         if y is not None and y is not x:
             raise ValueError(f"{argument}: {_NO_TARGETS}")
         check_rows(x, self.event_shape, self.context_shape, argument, self.variable_dtype)
@@ -357,63 +353,23 @@ class LikelihoodModel(keras.Model):
         """Whether data that are not standardised want `adapt` before the fit that begins."""
         return False
 
+    def _for_keras(
+        self, x: Any, sample_weight: Any, batch_size: int | None, steps: int | None, shuffle: bool | str = False
+    ) -> tuple[Any, Any, Any]:
+        """(x, y, sample_weight) for Keras, which ignores sample weights when y is None, so we pass them as y too."""
+        if not are_arrays(x) or keras.config.floatx() == self.variable_dtype:
+            return x, sample_weight, sample_weight
+        return array_batches(x, sample_weight, batch_size, steps, shuffle), None, None
+
+    def _build_layers(self) -> None:
+        """Calls a flow of a subclass that has layers which their first call builds."""
+        if not all(layer.built for layer in self.layers):
+            x = tf.zeros([1, *self.event_shape], self.variable_dtype)
+            context = self.context_shape and tf.zeros([1, *self.context_shape], self.variable_dtype)
+            self(x if context is None else {"x": x, "context": context})
+
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Nothing: a flow is built by its constructor, and what Keras does here fails where replicas differ in rows."""
-
-    def _steps(self, *counts: int | None) -> int:
-        """How many steps to run in one execution: what the user has asked for, or as many as divide each count.
-
-        Keras rounds a number of steps that it is given up to whole executions; the end of the data it sees by itself.
-        """
-        if self.distribute_strategy.num_replicas_in_sync > 1 or not KEEPS_UNFILLED_EXECUTIONS:
-            return 1  # Keras's loop over more of them fails there, with any model (InvalidArgumentError, Keras 3.15).
-        if self._asked_steps is not None:
-            return self._asked_steps
-        steps = range(MAX_STEPS_PER_EXECUTION, 0, -1)
-        return next(step for step in steps if all(count % step == 0 for count in counts if count))
-
-    @contextlib.contextmanager
-    def _executing(self, steps: int, name: str) -> Iterator[None]:
-        """Has Keras run so many steps in one execution of its function of that name, which holds them as a constant.
-
-        A callback may call `evaluate` or `predict` while `fit` runs: what this call had is there again afterwards.
-        """
-        with self._one_at_a_time, _floatx(self.variable_dtype), self._swapped(steps, name):
-            yield
-
-    @contextlib.contextmanager
-    def _swapped(self, steps: int, name: str) -> Iterator[None]:
-        functions, outer_steps, outer_function = self._functions, self.steps_per_execution, getattr(self, name)
-        self.steps_per_execution = steps
-        setattr(self, name, functions.get((name, steps)))
-        try:
-            yield
-        finally:
-            if self._functions is functions:  # not compiled anew meanwhile
-                functions[name, steps] = getattr(self, name)
-                self.steps_per_execution = outer_steps
-                setattr(self, name, outer_function or getattr(self, name))
-
-
-_FLOATX_LOCK = threading.RLock()
-
-
-@contextlib.contextmanager
-def _floatx(dtype: str) -> Iterator[None]:
-    """Has Keras cast arrays to `dtype`, a setting of the whole process: one thread at a time may change or rely on it.
-
-    A flow in float32 need not rely on it: what Keras has left in more digits, it casts itself.
-    """
-    if keras.config.floatx() == dtype == "float32":
-        yield
-        return
-    with _FLOATX_LOCK:
-        former = keras.config.floatx()
-        keras.config.set_floatx(dtype)
-        try:
-            yield
-        finally:
-            keras.config.set_floatx(former)
+        """Does nothing: `fit` has built the flow, and Keras's own method fails where replicas differ in rows."""
 
 
 def _check_counts(**counts: int | None) -> None:

@@ -1,0 +1,59 @@
+"""Batches of arrays in the dtypes of the arrays, where Keras would cast them."""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+__all__ = ["are_arrays", "array_batches", "split_rows"]
+
+
+def are_arrays(x: Any) -> bool:
+    """Whether `x` is an array, or a dictionary of arrays, rather than a source of batches."""
+    return all(hasattr(part, "__array__") for part in tf.nest.flatten(x))
+
+
+def split_rows(x: Any, sample_weight: Any, fraction: float) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+    """(x, sample_weight) of the first rows of arrays, and of the last `fraction` of them.
+
+    Raises a ValueError if x are no arrays, or if there would be no row in one of the two.
+    """
+    if not are_arrays(x):
+        raise ValueError(f"validation_split must be 0 unless x are arrays, got {fraction} for x of {type(x)}")
+    size = len(tf.nest.flatten(x)[0])
+    split = int(size * (1 - fraction))
+    if split in (0, size):
+        raise ValueError(f"validation_split must leave rows to train on and to validate with, got {fraction} of {size}")
+
+    def part_of(rows: slice) -> tuple[Any, Any]:
+        def take(part: Any) -> Any:
+            return None if part is None else getattr(part, "iloc", part)[rows]  # `iloc` of a DataFrame
+
+        return tf.nest.map_structure(take, (x, sample_weight))
+
+    return part_of(slice(split)), part_of(slice(split, None))
+
+
+def array_batches(
+    x: Any, sample_weight: Any, batch_size: int | None, steps: int | None, shuffle: bool | str
+) -> tf.data.Dataset:
+    """The batches that Keras makes of arrays, in the dtypes of the arrays: Keras casts them to `keras.config.floatx()`.
+
+    Elements are `(x,)` or `(x, sample_weight, sample_weight)`. Arguments are those of `keras.Model.fit`.
+    """
+    parts = (x,) if sample_weight is None else (x, sample_weight, sample_weight)
+    parts = tf.nest.map_structure(lambda part: part if tf.is_tensor(part) else tf.constant(np.asarray(part)), parts)
+    size = len(tf.nest.flatten(parts)[0])
+    rows = tf.data.Dataset.range(size)
+    if shuffle and shuffle != "batch":
+        rows = rows.shuffle(size)
+    batches = rows.batch(batch_size or (-(-size // steps) if steps else 32))
+    if shuffle == "batch":
+        batches = batches.map(tf.random.shuffle)
+
+    def take(rows: tf.Tensor) -> Any:
+        return tf.nest.map_structure(lambda part: tf.gather(part, rows), parts)
+
+    options = tf.data.Options()  # As in Keras: workers share the rows of arrays, which each of them has.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return batches.map(take, num_parallel_calls=tf.data.AUTOTUNE).with_options(options).prefetch(tf.data.AUTOTUNE)
