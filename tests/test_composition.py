@@ -481,7 +481,7 @@ def test_a_flow_as_the_base_of_a_flow():
     assert len(outer.trainable_variables) == 2 * len(inner.trainable_variables)
 
     def expected(x):
-        own = outer.bijector().bijectors[:5]  # shift, scale, and two couplings with a permutation between them
+        own = outer.bijector().bijectors[:4]  # standardisation, and two couplings with a permutation between them
         z, log_det = latent_and_log_det(own, x)
         return expected_log_prob(inner, z) + log_det
 

@@ -82,8 +82,8 @@ DAMAGES = {
         "^the config of Flow cannot be read: .*depth",
     ),
     "no flags": (
-        lambda config: config["config"].pop("layers_train"),
-        "^the config of Flow .* layers_train must be a li",
+        lambda config: config["config"].pop("variables_train"),
+        "^the config of Flow .* variables_train must be a li",
     ),
     "too few flags": (
         lambda config: config["config"]["variables_train"].pop(),
@@ -109,6 +109,16 @@ def test_a_file_with_a_damaged_configuration_says_what_is_wrong_and_where(damage
     change, message = DAMAGES[damage]
     with pytest.raises(ValueError, match=message):
         keras.models.load_model(changed(saved[1], change))
+
+
+def test_a_file_of_version_0_1_loads(saved):
+    flow, folder = saved
+
+    def as_then(config):
+        del config["config"]["layers_train"]
+
+    x = np.ones([2, 2])
+    np.testing.assert_array_equal(keras.models.load_model(changed(folder, as_then)).log_prob(x), flow.log_prob(x))
 
 
 def test_a_file_with_the_weights_of_another_model_is_refused(saved, tmp_path):
