@@ -162,11 +162,12 @@ class LikelihoodModel(ExecutionsModel):
             RuntimeWarning names the epoch and the batch.
 
         Raises:
-            ValueError: if arrays have a wrong shape, a NaN or infinity in the dtype of the model (the rows are named),
-                if a dataset is empty, or infinite without steps_per_epoch (validation_steps), if targets are given, if
-                `epochs` or `initial_epoch` is no integer of at least 0, if another number is no integer of at least 1,
-                or if the distribution has variables that the model cannot see or none to train. With 0 epochs nothing
-                is trained, and the history is empty.
+            ValueError: if arrays have a wrong shape, a NaN or infinity in the dtype of the model, or rows outside the
+                range of the distribution, such as 2 for `tfb.Sigmoid()` (the rows are named); if a dataset is empty, or
+                infinite without steps_per_epoch (validation_steps); if targets are given; if `epochs` or
+                `initial_epoch` is no integer of at least 0, or another number no integer of at least 1; if the
+                distribution has variables that the model cannot see, or none to train. With 0 epochs nothing is
+                trained, and the history is empty.
         """
         check_no_context_argument(kwargs.pop("context", None))
         _check_counts(batch_size=batch_size, **{name: kwargs.get(name) for name in _COUNTS_OF_FIT})
