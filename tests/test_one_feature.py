@@ -9,7 +9,7 @@ from tensorflow_probability import distributions as tfd
 import tfp_realnvp as nvp
 from registry import random_tensor
 
-GRID = np.linspace(-30.0, 40.0, 70001)[:, None]
+GRID = np.linspace(-15.0, 25.0, 10001)[:, None]
 PROBABILITIES = np.array([0.02, 0.3, 0.5, 0.9])
 
 
@@ -41,7 +41,7 @@ def test_cumulative_probabilities_and_quantiles(options):
     missing = 1.0 - integral[-1]  # in the tails
     assert abs(missing) < 1e-3
     cdf = distribution.cdf(GRID)
-    np.testing.assert_allclose(cdf - cdf[0], integral, atol=1e-6)
+    np.testing.assert_allclose(cdf - cdf[0], integral, atol=1e-5)
     np.testing.assert_allclose(distribution.survival_function(GRID), 1.0 - cdf, atol=1e-12)
     for log_tail, tail in ((distribution.log_cdf, cdf), (distribution.log_survival_function, 1.0 - cdf)):
         middle = (tail > 1e-6) & (tail < 1.0 - 1e-6)
@@ -49,7 +49,7 @@ def test_cumulative_probabilities_and_quantiles(options):
     quantiles = distribution.quantile(PROBABILITIES)
     assert quantiles.shape == (4, 1)
     np.testing.assert_allclose(distribution.cdf(quantiles), PROBABILITIES, atol=1e-9)
-    np.testing.assert_allclose(np.interp(quantiles[:, 0], GRID[:, 0], cdf), PROBABILITIES, atol=1e-5)
+    np.testing.assert_allclose(np.interp(quantiles[:, 0], GRID[:, 0], cdf), PROBABILITIES, atol=1e-4)
     compiled = tf.function(lambda x: (distribution.cdf(x), distribution.quantile(PROBABILITIES)))
     np.testing.assert_allclose(compiled(GRID[:3])[0], cdf[:3], rtol=1e-9)
     np.testing.assert_allclose(compiled(GRID[:3])[1], quantiles, rtol=1e-9)

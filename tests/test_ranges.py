@@ -34,11 +34,10 @@ def flow_within(bounds, **options):
     return nvp.Flow(tfd.TransformedDistribution(base, tfb.Chain([bounds, coupling()])), **options)
 
 
-@pytest.mark.parametrize("kind", BOUNDS)
-@pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
+@pytest.mark.parametrize(
+    ("kind", "mode"), [*((kind, "eager") for kind in BOUNDS), ("chain", "graph"), ("blocks", "xla")]
+)
 def test_outside_its_range_a_density_is_zero_and_has_no_gradient(kind, mode):
-    if mode == "xla" and kind != "blocks":
-        pytest.skip("one compilation is enough")
     scale = 2.0 if kind == "chain" else 1.0
     distribution = flow_within(BOUNDS[kind]()).distribution()
     variables = distribution.trainable_variables
