@@ -746,10 +746,11 @@ def test_contexts_that_nobody_could_train_are_errors():
     mlp = nvp.MLP(1, (8,), seed=0)
     with pytest.raises(ValueError, match=r"context must be no keras\.Variable"):
         nvp.AffineCoupling(mlp, nvp.masks.half(2), keras.Variable([0.0, 0.0]))
-    coupling = nvp.AffineCoupling(mlp, nvp.masks.half(2), tf.Variable([0.0, 0.0]))
-    with pytest.raises(ValueError, match=r"context of affine_coupling is a variable.* tf\.zeros\(\[2\]\)"):
+    for variable in (tf.Variable([0.5, 0.5]), tfp.util.TransformedVariable([0.5, 0.5], tfb.Softplus())):
+        coupling = nvp.AffineCoupling(mlp, nvp.masks.half(2), variable)
         distribution = tfd.TransformedDistribution(tfd.MultivariateNormalDiag(tf.zeros(2)), coupling)
-        nvp.Flow(distribution, context_shape=2)
+        with pytest.raises(ValueError, match=r"context of affine_coupling is a variable.* tf\.zeros\(\[2\]\)"):
+            nvp.Flow(distribution, context_shape=2)
 
 
 # Copies that compute with other tensors

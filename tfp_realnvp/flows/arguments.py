@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+import tensorflow_probability as tfp
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
@@ -113,7 +114,7 @@ def check_contexts(
         raise ValueError(f"context_shape is {list(context_shape)}, but no coupling of distribution has a context")
     for coupling in conditional:
         shape = coupling.context.shape[-1:]
-        if not tf.is_tensor(coupling.context) or isinstance(coupling.context, tf.Variable):
+        if isinstance(coupling.context, tf.Variable | tfp.util.DeferredTensor):
             raise ValueError(
                 f"context_shape is {list(context_shape)}, but the context of {coupling.name} is a variable, which each "
                 f"call would replace: give it a placeholder, such as tf.zeros({list(context_shape)})"
