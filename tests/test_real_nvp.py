@@ -326,7 +326,7 @@ OPTIONS = {
 
 
 def with_options(name, **options):
-    sizes = {"event_shape": 3, "num_couplings": 3, "hidden_units": (8, 8), "seed": 0}
+    sizes = {"event_shape": 3, "num_couplings": 2, "hidden_units": (8, 8), "seed": 0}
     return nvp.RealNVP(**sizes | OPTIONS[name] | options)
 
 

@@ -49,8 +49,8 @@ def test_the_loss_is_the_mean_negative_log_likelihood(flow, data):
 @pytest.mark.parametrize("steps_per_execution", [1, 4])
 def test_arrays_and_datasets_give_the_same_weights(data, jit_compile, steps_per_execution):
     x, ones = data[:500], np.ones(500)
-    results = []
-    for source in ("array", "dataset", "dictionary", "weights", "dataset of weights"):
+    results, sources = [], ("array", "dataset of weights", "dataset", "dictionary", "weights")
+    for source in sources if (steps_per_execution, jit_compile) == (4, False) else sources[:2]:
         flow = small_flow()
         flow.adapt(x)
         flow.compile(keras.optimizers.SGD(0.01), jit_compile=jit_compile, steps_per_execution=steps_per_execution)
@@ -145,7 +145,8 @@ def test_as_many_steps_as_asked_for(data, steps_per_execution, tmp_path):
     flow.adapt(data)
     flow.compile("adam", steps_per_execution=steps_per_execution)
     flow.save(tmp_path / "flow.keras")
-    for model in (flow, keras.models.load_model(tmp_path / "flow.keras")):
+    loaded = keras.models.load_model(tmp_path / "flow.keras")
+    for model in (flow, loaded) if steps_per_execution is None else (loaded,):
         batches = tf.data.Dataset.from_tensor_slices(data).batch(8).repeat()
         recorder = Recorder(batches)
         options = {"validation_data": batches, "validation_steps": 10, "callbacks": [recorder], "verbose": 0}
