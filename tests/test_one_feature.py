@@ -50,6 +50,13 @@ def test_cumulative_probabilities_and_quantiles(options):
     assert quantiles.shape == (4, 1)
     np.testing.assert_allclose(distribution.cdf(quantiles), PROBABILITIES, atol=1e-9)
     np.testing.assert_allclose(np.interp(quantiles[:, 0], GRID[:, 0], cdf), PROBABILITIES, atol=1e-4)
+    np.testing.assert_array_equal(distribution.cdf([[-np.inf], [np.inf]]), [0.0, 1.0])
+    if "base_distribution" not in options:  # TFP's Student-t distribution has no quantiles there.
+        np.testing.assert_array_equal(distribution.quantile(np.array([0.0, 1.0])), [[-np.inf], [np.inf]])
+    assert np.all(np.isnan(distribution.cdf([[np.nan]])))
+    if "context_shape" in options:
+        unknown = flow.distribution(np.array([np.nan, 0.0]))
+        assert np.all(np.isnan(unknown.cdf([[0.0], [np.inf]]))) and np.all(np.isnan(unknown.quantile([0.0, 0.5])))
     compiled = tf.function(lambda x: (distribution.cdf(x), distribution.quantile(PROBABILITIES)))
     np.testing.assert_allclose(compiled(GRID[:3])[0], cdf[:3], rtol=1e-9)
     np.testing.assert_allclose(compiled(GRID[:3])[1], quantiles, rtol=1e-9)
@@ -71,7 +78,7 @@ def test_a_decreasing_bijector_turns_the_tails_around():
 
 
 def test_events_of_several_features_have_no_cumulative_probability():
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(NotImplementedError, match="events of one feature"):
         nvp.RealNVP(2).distribution().quantile(0.5)
 
 

@@ -641,6 +641,6 @@ def test_several_flows_in_one_process_make_no_warning(data, caplog):
         flow = nvp.Flow(tfd.MultivariateNormalDiag(tf.Variable([0.0, 0.0]), tf.ones(2)))
         flow.log_prob(data), flow.sample(2), flow.sample_and_log_prob(2), flow.predict(data[:9], verbose=0)
         flow.compile("adam")
-        flow.fit(data[:64], epochs=10, verbose=0)
+        flow.fit(data[:64], verbose=0)
         flow.evaluate(data[:64], verbose=0)
     assert "retracing" not in caplog.text

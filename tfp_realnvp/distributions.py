@@ -1,5 +1,7 @@
 """Transformed distributions that evaluate each network once a density."""
 
+from collections.abc import Callable
+
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
@@ -76,16 +78,16 @@ class OnePassTransformedDistribution(tfd.TransformedDistribution):
             return super()._quantile(value, **kwargs)
         distribution_kwargs, bijector_kwargs = self._kwargs_split_fn(kwargs)
         increasing = self.bijector._internal_is_increasing(**bijector_kwargs)
-        value = tf.where(increasing, value, 1 - value)[..., tf.newaxis]
-        return self.bijector.forward(base.quantile(value, **distribution_kwargs), **bijector_kwargs)
+        x = base.quantile(tf.where(increasing, value, 1 - value)[..., tf.newaxis], **distribution_kwargs)
+        return _with_limits(lambda x: self.bijector.forward(x, **bijector_kwargs), x, increasing)
 
     def _of_one_component(self, name: str, name_if_decreasing: str, y: tf.Tensor, kwargs: dict) -> tf.Tensor:
         base = self._base_of_one_component()
         if base is None:
             return getattr(super(), f"_{name}")(y, **kwargs)
         distribution_kwargs, bijector_kwargs = self._kwargs_split_fn(kwargs)
-        x = self.bijector.inverse(y, **bijector_kwargs)
         increasing = self.bijector._internal_is_increasing(**bijector_kwargs)
+        x = _with_limits(lambda y: self.bijector.inverse(y, **bijector_kwargs), y, increasing)
         values = (getattr(base, each)(x, **distribution_kwargs) for each in (name, name_if_decreasing))
         return tf.where(increasing, *values)[..., 0]
 
@@ -94,6 +96,13 @@ class OnePassTransformedDistribution(tfd.TransformedDistribution):
         base = self.distribution
         is_one = self.event_shape == [1] and is_stock(base, tfd.Independent) and base.distribution.event_shape == []
         return base.distribution if is_one else None
+
+
+def _with_limits(transform: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor, increasing: tf.Tensor) -> tf.Tensor:
+    """`transform(x)` of finite numbers, and its limits at infinities; NaN where the context is NaN, there too."""
+    at_limit = tf.math.is_inf(x)
+    y = transform(tf.where(at_limit, tf.zeros([], x.dtype), x))
+    return tf.where(at_limit & ~tf.math.is_nan(y), tf.where(increasing, x, -x), y)
 
 
 def one_pass(distribution: tfd.Distribution) -> tfd.Distribution:

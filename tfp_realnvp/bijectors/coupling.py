@@ -94,6 +94,12 @@ class Coupling(OnePassBijector):
     def _parameter_properties(cls, dtype):
         return {"context": tfp.util.ParameterProperties(event_ndims=1)}
 
+    @classmethod
+    def _is_increasing(cls):
+        raise NotImplementedError(
+            "cdf, quantile and the like are of events of one feature; a coupling is of several, so it is not increasing"
+        )
+
     def __deepcopy__(self, memo: dict) -> "Coupling":
         # Built anew: copied one by one, the network and the tuple of its variables would no longer be the same.
         parameters = {name: copy.deepcopy(value, memo) for name, value in self.parameters.items()}

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -98,7 +99,8 @@ class ExecutionsModel(keras.Model):
         outer = vars(self._running).copy()
         vars(self._running).update(steps=steps, checked=checked)
         try:
-            yield
+            with _without_retracing_warnings():
+                yield
         finally:
             vars(self._running).clear()
             vars(self._running).update(outer)
@@ -107,6 +109,26 @@ class ExecutionsModel(keras.Model):
     def _checked(self) -> Any:
         """What `_executing` of the call in this thread says is checked."""
         return getattr(self._running, "checked", None)
+
+
+@contextlib.contextmanager
+def _without_retracing_warnings() -> Iterator[None]:
+    """TensorFlow does not warn in here of Keras's functions for executions.
+
+    It counts the calls of all models together, and warns where 5 of 10 traced. Since a call runs up to 32 steps, a few
+    short trainings of different flows look like that.
+    """
+
+    def keep(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        return "triggered tf.function retracing" not in message or "multi_step_on_iterator" not in message
+
+    logger = tf.get_logger()
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
 
 
 def _needs_every_batch(callbacks: Any, modes: Sequence[str]) -> bool:

@@ -1,7 +1,7 @@
 """The Keras model around a distribution: training, densities, samples, files."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -197,6 +197,8 @@ class Flow(LikelihoodModel):
         Raises:
             ValueError: if a shape is wrong, or the context missing or unexpected.
         """
+        if isinstance(x, Mapping):
+            raise ValueError(f"x must be an array, got a dictionary of {list(x)}: here, pass log_prob(x, context)")
         check_context(context, self._context_shape)
         x = self._as_x(x)
         if context is None and x.shape.rank == 1 + len(self._event_shape):  # Rows already: 0.5 ms less, eagerly.

@@ -227,7 +227,7 @@ class LikelihoodModel(ExecutionsModel):
                 verbose=verbose,
                 callbacks=callbacks,
                 validation_data=validation and keras.utils.pack_x_y_sample_weight(*validation),
-                shuffle=shuffle and inputs is x,
+                shuffle=shuffle and not isinstance(inputs, tf.data.Dataset),  # of which Keras would warn
                 sample_weight=weights,
                 **kwargs,
             )
