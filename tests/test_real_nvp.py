@@ -21,7 +21,7 @@ def perturbed(flow):
     return flow
 
 
-@pytest.mark.parametrize("size", range(2, 10))
+@pytest.mark.parametrize("size", [2, 3, 4, 5, 8])
 @pytest.mark.parametrize(
     ("permutation", "coupling", "seeds"), [("reverse", "affine", 1), ("random", "affine", 3), ("lu", "spline", 1)]
 )
