@@ -44,7 +44,7 @@ def latent_and_log_det(parts, x, context=None):
     z, log_det = np.array(x, np.float64), np.zeros(np.shape(x)[:-1])
     for part in parts:
         if isinstance(part, Standardization):
-            z, log_det = (z - part.shift.numpy()) / part.scale.numpy(), log_det - np.sum(np.log(part.scale.numpy()))
+            z, log_det = (z - part.loc.numpy()) / part.scale.numpy(), log_det - np.sum(np.log(part.scale.numpy()))
         elif isinstance(part, tfb.Permute):
             permuted, z = z, np.empty_like(z)
             z[..., np.asarray(part.permutation)] = permuted
@@ -791,8 +791,9 @@ def test_a_surrogate_with_stopped_gradients():
 def test_only_keras_3_networks_compute_with_other_tensors():
     for conditioner in (functional(tf_keras), Module()):
         coupling = nvp.AffineCoupling(conditioner, nvp.masks.half(2))
-        with pytest.raises(ValueError, match="no variable of a Keras 3 layer"):
-            tf.nest.map_structure(tf.stop_gradient, coupling, expand_composites=True)
+        for replace in (tf.stop_gradient, lambda value: tf.Variable(tf.zeros_like(value))):
+            with pytest.raises(ValueError, match="no variable of a Keras 3 layer"):
+                tf.nest.map_structure(replace, coupling, expand_composites=True)
         passed = tf.function(lambda bijector, x: bijector.forward(x))(coupling, POINTS[:3])
         np.testing.assert_allclose(passed, coupling.forward(POINTS[:3]), rtol=1e-5)
 

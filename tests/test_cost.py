@@ -147,7 +147,8 @@ def test_dropped_flows_free_their_graphs():
         base = tfd.MultivariateNormalDiag(tf.Variable([0.0, 0.0]))
         for flow in (
             nvp.Flow(tfd.TransformedDistribution(base, made_of_stock_parts)),
-            nvp.RealNVP(2, num_couplings=2, hidden_units=(4,)),
+            nvp.RealNVP(2, num_couplings=2, hidden_units=(4,), permutation="random"),
+            nvp.RealNVP(2, num_couplings=2, hidden_units=(4,), permutation="lu", coupling="spline"),
         ):
             tf.function(lambda x, flow=flow: flow(x, training=True))(np.ones((4, 2)))
             flow.log_prob(np.ones((3, 2)))

@@ -64,6 +64,69 @@ def test_outside_its_range_a_density_is_zero_and_has_no_gradient(kind, mode):
     assert np.all(np.isnan(distribution.log_prob(np.concatenate([INSIDE, invalid]))[20:]))
 
 
+def positive(*parts, base=None):
+    """A flow of two features whose data are behind `parts`."""
+    base = base or tfd.MultivariateNormalDiag(tf.zeros(2))
+    return nvp.Flow(tfd.TransformedDistribution(base, tfb.Chain(list(parts))))
+
+
+@pytest.mark.parametrize(
+    ("parts", "outside"),
+    [
+        ([tfb.Softsign()], 2.0),  # whose inverse is finite outside, and whose log-determinant is not
+        ([tfb.Exp(), tfb.Reciprocal()], -1.0),  # the second cannot take a latent of 0
+    ],
+    ids=["log-determinant", "one after the other"],
+)
+def test_every_way_to_be_outside(parts, outside):
+    flow = positive(*parts)
+    log_prob = flow.log_prob([[0.5, 0.5], [outside, 0.5]])
+    assert np.isfinite(log_prob[0]) and np.isneginf(log_prob[1])
+
+
+def test_a_base_with_a_range_keeps_its_gradients():
+    concentration = tf.Variable([2.0, 3.0])
+    distribution = positive(tfb.Exp(), base=tfd.Independent(tfd.Gamma(concentration, 1.0), 1)).distribution()
+    gradients = []
+    for x in ([[2.0, 3.0]], [[2.0, 3.0], [-1.0, 1.0]]):
+        with tf.GradientTape() as tape:
+            log_prob = distribution.log_prob(x)
+            loss = tf.reduce_sum(tf.where(tf.math.is_finite(log_prob), log_prob, 0.0))
+        gradients.append(tape.gradient(loss, concentration))
+    np.testing.assert_allclose(gradients[1], gradients[0], rtol=1e-5)
+
+
+def test_a_nan_is_no_density_of_any_base():
+    """TFP's beta distribution gives NaN a density."""
+    flow = positive(tfb.Shift([0.0, 0.0]), base=tfd.Independent(tfd.Beta(tf.ones(2), tf.ones(2)), 1))
+    np.testing.assert_array_equal(flow.log_prob([[np.nan, 0.5], [0.3, 0.5]]), [np.nan, 0.0])
+
+
+def test_a_bijector_of_one_direction_has_a_density():
+    logarithm = tfb.Inline(
+        inverse_fn=tf.math.log,
+        inverse_log_det_jacobian_fn=lambda y: -tf.math.log(y),
+        forward_min_event_ndims=0,
+    )
+    x = [[0.5, 2.0]]
+    np.testing.assert_allclose(positive(logarithm).log_prob(x), positive(tfb.Exp()).log_prob(x), rtol=1e-5)
+
+
+def test_rows_within_the_range_that_their_context_gives_are_no_error():
+    def network(kept, context):
+        return 5.0 * context + tf.zeros_like(kept), tf.zeros_like(kept)
+
+    shifted = nvp.AffineCoupling(network, nvp.masks.half(2), context=tf.zeros([1]))
+    base = tfd.MultivariateNormalDiag(tf.Variable([0.0, 0.0]))
+    distribution = tfd.TransformedDistribution(base, tfb.Chain([shifted, tfb.Exp()]))
+    flow = nvp.Flow(distribution, context_shape=1)
+    context = -np.ones([20, 1], "float32")
+    x = flow.sample(context=context, seed=1).numpy()
+    assert np.any(x < 0.0)
+    flow.compile("sgd")
+    assert np.isfinite(flow.evaluate({"x": x, "context": context}, verbose=0))
+
+
 def test_what_has_no_latent_has_none():
     flow = flow_within(tfb.Sigmoid())
     latents = flow.bijector().inverse(np.concatenate([INSIDE, OUTSIDE]))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
-from tfp_realnvp.bijectors.base import forgotten_by_tfp
+from tfp_realnvp.bijectors.base import forgotten_by_tfp, nan_unless
 from tfp_realnvp.bijectors.chain import (
     OnePassChain,
     flat_bijectors,
@@ -44,7 +44,10 @@ class OnePassTransformedDistribution(tfd.TransformedDistribution):
         with forgotten_by_tfp():  # Bases such as a multivariate normal are made of stock bijectors.
             log_prob = self.distribution.log_prob(x, **distribution_kwargs)
         log_det = tf.cast(log_det, log_prob.dtype)
-        return tf.where(is_outside(log_det), tf.stop_gradient(log_det), log_prob + log_det)
+        log_prob = tf.where(is_outside(log_det), tf.stop_gradient(log_det), log_prob + log_det)
+        # Some bases, such as a beta distribution, give NaN a density.
+        latent_axes = list(range(-self.distribution.event_shape.rank, 0))
+        return nan_unless(~tf.reduce_any(tf.math.is_nan(x), axis=latent_axes), log_prob)
 
     def _sample_and_log_prob(self, sample_shape, seed, **kwargs):
         distribution_kwargs, bijector_kwargs = self._kwargs_split_fn(kwargs)

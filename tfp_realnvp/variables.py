@@ -83,11 +83,12 @@ def check_values(module: object, values: Sequence[tf.Variable | tf.Tensor], argu
         )
     of_keras = {id(raw_variable(variable)) for layer in keras_layers(module) for variable in layer.variables}
     for variable, value in zip(own, values, strict=True):
-        # Another variable comes from a `tf.function` whose argument the object was: it is the same variable.
-        if id(variable) not in of_keras and not isinstance(value, tf.Variable):
+        # In a `tf.function` that takes the object as an argument, a variable without a value stands for each variable.
+        is_same = value is variable or (isinstance(value, tf.Variable) and tf.is_symbolic_tensor(value.handle))
+        if id(variable) not in of_keras and not is_same:
             raise ValueError(
-                f"{argument} cannot be replaced by tensors: {variable.name} is no variable of a Keras 3 layer, and "
-                "only these compute with other values than their own"
+                f"{argument} cannot be replaced: {variable.name} is no variable of a Keras 3 layer, and only these "
+                "compute with other values than their own"
             )
 
 

@@ -149,7 +149,10 @@ def has_parts(bijector: tfb.Bijector) -> bool:
 
 
 def has_range(bijector: tfb.Bijector) -> bool:
-    """Whether an event may lie outside the range of a stock bijector without variables in `bijector`."""
+    """Whether an event may lie outside the range of a stock bijector without variables in `bijector`.
+
+    True for every map of TFP that is not affine, whether or not all numbers are in its range.
+    """
     if isinstance(bijector, OnePassBijector):
         return False
     if is_stock(bijector, tfb.Invert):
@@ -226,13 +229,16 @@ def _through_stock(
     with forgotten_by_tfp():
         if not (to_latent and has_range(bijector)):
             return run(event)
-        value = one_way(tf.stop_gradient(event), **kwargs)
+        value, log_det = run(tf.stop_gradient(event))
         value_ndims = (bijector.inverse_event_ndims if backward else bijector.forward_event_ndims)(event_ndims)
-        inside = tf.stop_gradient(other_way(tf.zeros_like(value), **kwargs))
+        try:
+            inside = tf.stop_gradient(other_way(tf.fill(tf.shape(value), tf.constant(0.5, value.dtype)), **kwargs))
+        except NotImplementedError:  # by a `tfb.Inline` of one direction
+            return run(event)
+        computed = all_finite(value, value_ndims) & ~tf.math.is_nan(log_det)
         # Where the parameters of the bijector are NaN, nothing is inside.
-        outside = all_finite(event, event_ndims) & ~all_finite(value, value_ndims) & all_finite(inside, event_ndims)
-        # An event inside takes the place of one outside, so that no gradient is NaN.
+        outside = all_finite(event, event_ndims) & ~computed & all_finite(inside, event_ndims)
+        # An event inside takes the place of one outside, so that no gradient is NaN here or further on.
         value, log_det = run(tf.where(with_dimensions(outside, event_ndims), inside, event))
-        value = tf.where(with_dimensions(outside, value_ndims), tf.zeros([], value.dtype), value)
         minus_infinity = tf.math.log(tf.where(outside, tf.zeros([], log_det.dtype), tf.ones([], log_det.dtype)))
         return value, tf.where(outside, minus_infinity, log_det)

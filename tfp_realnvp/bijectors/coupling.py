@@ -103,7 +103,8 @@ class Coupling(OnePassBijector):
     def __deepcopy__(self, memo: dict) -> "Coupling":
         # Built anew: copied one by one, the network and the tuple of its variables would no longer be the same.
         parameters = {name: copy.deepcopy(value, memo) for name, value in self.parameters.items()}
-        memo[id(self)] = copied = type(self)(**parameters | {"conditioner_variables": None})
+        parameters["conditioner_variables"] = copy.deepcopy(self._values, memo)
+        memo[id(self)] = copied = type(self)(**parameters)
         return copied
 
     @property

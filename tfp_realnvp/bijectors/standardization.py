@@ -12,10 +12,10 @@ __all__ = ["Standardization"]
 class Standardization(OnePassBijector):
     """Shift and positive scale of each component of an event, between data y and what a flow learns, x.
 
-        y = shift + scale * x,        log|det dy/dx| = sum(log(scale))
+        y = loc + scale * x,        log|det dy/dx| = sum(log(scale))
 
     Args:
-        shift: tensor or `tf.Variable` of the shape of an event.
+        loc: tensor or `tf.Variable` of the shape of an event.
         scale: likewise, above 0.
         validate_args: as in every `tfb.Bijector`.
         name: name of the ops.
@@ -26,15 +26,16 @@ class Standardization(OnePassBijector):
     array([[2., 6.]], dtype=float32)
     """
 
-    def __init__(self, shift: Any, scale: Any, *, validate_args: bool = False, name: str = "standardization"):
+    def __init__(self, loc: Any, scale: Any, *, validate_args: bool = False, name: str = "standardization"):
         parameters = dict(locals())
         with tf.name_scope(name) as name:
-            self._shift, self._scale = shift, scale
+            # TensorFlow lists the variables in the order of these names, and so do files.
+            self._loc, self._scale = loc, scale
             super().__init__(
-                forward_min_event_ndims=len(shift.shape),
+                forward_min_event_ndims=len(loc.shape),
                 is_constant_jacobian=True,
                 validate_args=validate_args,
-                dtype=shift.dtype,
+                dtype=loc.dtype,
                 parameters=parameters,
                 name=name,
             )
@@ -48,18 +49,18 @@ class Standardization(OnePassBijector):
         return True
 
     @property
-    def shift(self) -> tf.Tensor | tf.Variable:
-        return self._shift
+    def loc(self) -> tf.Tensor | tf.Variable:
+        return self._loc
 
     @property
     def scale(self) -> tf.Tensor | tf.Variable:
         return self._scale
 
     def _forward_and_log_det(self, x):
-        return self._shift + self._scale * x, self._log_det()
+        return self._loc + self._scale * x, self._log_det()
 
     def _inverse_and_log_det(self, y):
-        return (y - self._shift) / self._scale, -self._log_det()
+        return (y - self._loc) / self._scale, -self._log_det()
 
     def _log_det(self) -> tf.Tensor:
         scale = tf.convert_to_tensor(self._scale)

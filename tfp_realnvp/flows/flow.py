@@ -1,5 +1,6 @@
 """The Keras model around a distribution: training, densities, samples, files."""
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,9 +11,10 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
-from tfp_realnvp.bijectors import OnePassChain, Standardization
+from tfp_realnvp.bijectors import Coupling, OnePassChain, Standardization
 from tfp_realnvp.bijectors.chain import has_range, inverse_and_log_det, is_outside
 from tfp_realnvp.bijectors.coupling import broadcast_batch_shape, with_context
+from tfp_realnvp.bijectors.rebuild import parts_of
 from tfp_realnvp.checks import check_flag, check_option, floating_policy
 from tfp_realnvp.distributions import OnePassTransformedDistribution, one_pass, with_inference
 from tfp_realnvp.flows.arguments import (
@@ -115,9 +117,7 @@ class Flow(LikelihoodModel):
         chain = OnePassChain(bijectors, self._event_shape, inference=True, name="flow")
         self._distribution = OnePassTransformedDistribution(base, chain)
         self._training_distribution = with_inference(self._distribution, False)
-        # In the order of files: shift and scale, then the others.
-        own = (self._shift, self._scale, *all_variables(self._distribution))
-        variables = list({id(variable): variable for variable in own}.values())
+        variables = list(all_variables(self._distribution))
         check_contexts(distribution, bijectors, self._context_shape)
         if self._context_shape is not None:
             standardization = _identity_standardization(self._context_shape, self.variable_dtype)
@@ -341,11 +341,10 @@ class Flow(LikelihoodModel):
 
     def _checked_data(self, x, y, sample_weight, argument):
         x, targets = super()._checked_data(x, y, sample_weight, argument)
-        chain = self._distribution.bijector
-        if has_range(chain):
-            # The maps from data up to the last one with a range: nothing after it can leave one.
-            last = max(index for index, part in enumerate(chain.bijectors) if has_range(part))
-            bounds = OnePassChain(chain.bijectors[: last + 1], inference=True)
+        # The maps next to the data that neither training nor a context changes.
+        fixed = list(itertools.takewhile(_is_fixed, self._distribution.bijector.bijectors))
+        if any(map(has_range, fixed)):
+            bounds = OnePassChain(fixed, inference=True)
 
             def outside(rows: np.ndarray) -> np.ndarray:
                 rows = tf.cast(rows, self.variable_dtype)
@@ -472,6 +471,10 @@ class Flow(LikelihoodModel):
             signatures = self._rows.export(new_path, [raw_variable(variable) for variable in self.variables])
         if verbose:
             print(f"{path} has the signatures {', '.join(signatures)}")
+
+
+def _is_fixed(bijector: tfb.Bijector) -> bool:
+    return not bijector.trainable_variables and not any(isinstance(part, Coupling) for part in parts_of(bijector))
 
 
 def _identity_standardization(shape: tuple[int, ...], dtype: str) -> tuple[tf.Variable, tf.Variable]:

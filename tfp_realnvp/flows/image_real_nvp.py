@@ -48,9 +48,10 @@ class ImageRealNVP(Flow):
 
     an upper bound, in expectation, on the code length of the integer images. Callbacks want to be told that less is
     better: `EarlyStopping("val_bits_per_dim", mode="min")`. `log_prob(images, dequantize=n)` adds noise, too. All other
-    densities, samples and exports are of continuous pixels: arrays of floats, without noise; arrays of integers are a
-    ValueError there. The range of y's image is a little wider than the range of pixels, so `sample` clips to
-    [0, num_levels); `sample_and_log_prob` and `bijector()` do not.
+    densities, samples and exports are of continuous pixels, without noise. `log_prob`, `predict` and calls refuse
+    integers with a ValueError; `distribution()`, `bijector()` and exports take them for floats, as TFP and TensorFlow
+    do. The range of y's image is a little wider than the range of pixels, so `sample` clips to [0, num_levels);
+    `sample_and_log_prob` and `bijector()` do not.
 
     Each scale but the last: 3 couplings of alternating checkerboards, a squeeze of 2 x 2 pixels, 3 couplings of
     channels, then half of the channels, a checkerboard again, is latent, and the rest goes on to the next scale. The
