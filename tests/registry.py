@@ -96,8 +96,8 @@ def multiscale(context_shape=None):
 
 
 def standardization(dtype):
-    shift, scale = np.array([[1.0, -2.0, 0.5], [3.0, 0.5, 2.0]], dtype)
-    return Standardization(tf.Variable(shift), tf.Variable(scale))
+    loc, scale = np.array([[1.0, -2.0, 0.5], [3.0, 1.5, 2.0]], dtype)
+    return Standardization(tf.Variable(loc), tf.Variable(scale))
 
 
 def squeeze(bijector, image_shape, squeezed_shape):
