@@ -210,6 +210,6 @@ def test_no_code_of_a_file_runs(saved, tmp_path):
     with zipfile.ZipFile(folder / "flow.keras") as old, zipfile.ZipFile(pickled, "w") as new:
         new.writestr("config.json", old.read("config.json"))
         new.write(tmp_path / "model.weights.npz", "model.weights.npz")
-    with pytest.raises(ValueError, match="allow_pickle=False"):
+    with pytest.raises(ValueError, match=r"allow_pickle=False|not readable"):
         keras.models.load_model(pickled)
     assert not (tmp_path / "mark").exists()
