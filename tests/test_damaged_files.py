@@ -190,7 +190,7 @@ class Attack:
 
 
 def test_no_code_of_a_file_runs(saved, tmp_path):
-    _, folder = saved
+    flow, folder = saved
     mark = str(tmp_path / "mark")
     # The path is a constant of the function, so that it would run if the file were trusted.
     code = keras.layers.Lambda(eval(f"lambda kept: (__import__('os').mkdir({mark!r}), kept, kept)[1:]"))
@@ -210,6 +210,8 @@ def test_no_code_of_a_file_runs(saved, tmp_path):
     with zipfile.ZipFile(folder / "flow.keras") as old, zipfile.ZipFile(pickled, "w") as new:
         new.writestr("config.json", old.read("config.json"))
         new.write(tmp_path / "model.weights.npz", "model.weights.npz")
-    with pytest.raises(ValueError, match=r"allow_pickle=False|not readable"):
+    # Newer Keras passes on what NumPy says of a pickle.
+    message = "allow_pickle=False" if hasattr(flow, "unrolled_steps_per_execution") else "not readable"
+    with pytest.raises(ValueError, match=message):
         keras.models.load_model(pickled)
     assert not (tmp_path / "mark").exists()

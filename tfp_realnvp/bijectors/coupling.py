@@ -19,7 +19,7 @@ from tfp_realnvp.bijectors.rebuild import rebuild
 from tfp_realnvp.checks import check_shape
 from tfp_realnvp.variables import all_variables, check_values, keras_layers, tf_keras_layers, with_values
 
-__all__ = ["Coupling", "broadcast_batch_shape", "with_context"]
+__all__ = ["Coupling", "broadcast_batch_shape", "broadcast_batches", "with_context"]
 
 
 class Coupling(OnePassBijector):

@@ -10,7 +10,15 @@ from keras import ops
 
 from tfp_realnvp.checks import check_positive, check_seed, check_size, floating_policy
 
-__all__ = ["Conditioner", "Constant", "activation_config", "as_activation", "batch_normalization", "dropout_layer"]
+__all__ = [
+    "Conditioner",
+    "Constant",
+    "activation_config",
+    "as_activation",
+    "batch_normalization",
+    "dropout_layer",
+    "freeze_parts_of_frozen",
+]
 
 
 class Conditioner(keras.layers.Layer, abc.ABC):
@@ -64,9 +72,7 @@ class Conditioner(keras.layers.Layer, abc.ABC):
             raise ValueError(f"kept must have a feature where there is no context, got shape {list(kept_shape)}")
         self.output_layer.build((None, self._build_hidden(size, context_size)))
         self._sizes = kept_shape[-1], context_size
-        if not self.trainable:
-            for layer in self._flatten_layers(include_self=False):
-                layer.trainable = False  # Reaches the variables, which is where an outer model looks.
+        freeze_parts_of_frozen(self)
         self.built = True
 
     def compute_output_shape(self, kept_shape: tuple, context_shape: tuple | None = None) -> tuple:
@@ -106,6 +112,13 @@ class Conditioner(keras.layers.Layer, abc.ABC):
             "log_scale_bound": self.log_scale_bound,
             "seed": self.seed,
         }
+
+
+def freeze_parts_of_frozen(network: keras.layers.Layer) -> None:
+    """Freezes the layers within a network that is frozen. Layers made after the network was frozen do not know it."""
+    if not network.trainable:
+        for layer in network._flatten_layers(include_self=False):
+            layer.trainable = False  # Reaches the variables, which is where an outer model looks.
 
 
 def _differ(size: int | None, other: int | None) -> bool:

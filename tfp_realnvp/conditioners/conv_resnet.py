@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras import ops
 
 from tfp_realnvp.checks import check_non_negative, check_seed, check_size, floating_policy
-from tfp_realnvp.conditioners.conditioner import batch_normalization
+from tfp_realnvp.conditioners.conditioner import batch_normalization, freeze_parts_of_frozen
 
 __all__ = ["ConvResNet", "WeightNormConv"]
 
@@ -126,9 +126,7 @@ class ConvResNet(keras.layers.Layer):
             self.log_scale_bound = self.add_weight(
                 shape=(self.output_size,), initializer="ones", name="log_scale_bound", dtype=self.variable_dtype
             )
-        if not self.trainable:
-            for layer in self._flatten_layers(include_self=False):
-                layer.trainable = False  # Reaches the variables, which is where an outer model looks.
+        freeze_parts_of_frozen(self)
         self.built = True
 
     def compute_output_shape(self, kept_shape: tuple, context_shape: tuple | None = None) -> tuple:

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-__all__ = ["ExecutionsModel"]
+__all__ = ["ExecutionsModel", "each_callback"]
 
 MAX_STEPS_PER_EXECUTION = 32  # Keras's own work for an execution is that of several small steps.
 
@@ -131,6 +131,11 @@ def _without_retracing_warnings() -> Iterator[None]:
         logger.removeFilter(keep)
 
 
+def each_callback(callbacks: Any) -> list[keras.callbacks.Callback]:
+    """The callbacks that `fit` was given: None, one, a nested list, or a `keras.callbacks.CallbackList`."""
+    return tf.nest.flatten(getattr(callbacks, "callbacks", callbacks) or [])
+
+
 def _needs_every_batch(callbacks: Any, modes: Sequence[str]) -> bool:
     """Whether a callback looks at each batch of one of the modes ("train", "test", "predict").
 
@@ -149,5 +154,4 @@ def _needs_every_batch(callbacks: Any, modes: Sequence[str]) -> bool:
             return any(getattr(callback, name, "epoch") != "epoch" for name in ("save_freq", "update_freq"))
         return True
 
-    callbacks = tf.nest.flatten(getattr(callbacks, "callbacks", callbacks) or [])
-    return any(looks(callback, method) for callback in callbacks for method in methods)
+    return any(looks(callback, method) for callback in each_callback(callbacks) for method in methods)

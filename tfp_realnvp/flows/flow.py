@@ -13,7 +13,7 @@ from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp.bijectors import Coupling, OnePassChain, Standardization
 from tfp_realnvp.bijectors.chain import has_range, inverse_and_log_det, is_outside
-from tfp_realnvp.bijectors.coupling import broadcast_batch_shape, with_context
+from tfp_realnvp.bijectors.coupling import broadcast_batches, with_context
 from tfp_realnvp.bijectors.rebuild import parts_of
 from tfp_realnvp.checks import check_flag, check_option, floating_policy
 from tfp_realnvp.distributions import OnePassTransformedDistribution, one_pass, with_inference
@@ -203,13 +203,10 @@ class Flow(LikelihoodModel):
         x = self._as_x(x)
         if context is None and x.shape.rank == 1 + len(self._event_shape):  # Rows already: 0.5 ms less, eagerly.
             return self._rows.log_prob(x)
-        batch_shape = tf.shape(x)[: x.shape.rank - len(self._event_shape)]
         if context is not None:
-            context = self._as_context(context)
-            batch_shape = broadcast_batch_shape(x, len(self._event_shape), context)
-            x = tf.broadcast_to(x, tf.concat([batch_shape, self._event_shape], axis=0))
-            context = tf.broadcast_to(context, tf.concat([batch_shape, self._context_shape], axis=0))
+            x, context = broadcast_batches(x, len(self._event_shape), self._as_context(context))
             context = tf.reshape(context, [-1, *self._context_shape])
+        batch_shape = tf.shape(x)[: x.shape.rank - len(self._event_shape)]
         log_prob = self._rows.log_prob(tf.reshape(x, [-1, *self._event_shape]), context)
         return tf.reshape(log_prob, batch_shape)
 
@@ -340,7 +337,7 @@ class Flow(LikelihoodModel):
         return super().losses + [loss for layer in self._tf_keras_layers for loss in layer.losses]
 
     def _checked_data(self, x, y, sample_weight, argument):
-        x, targets = super()._checked_data(x, y, sample_weight, argument)
+        x, sample_weight = super()._checked_data(x, y, sample_weight, argument)
         # The maps next to the data that neither training nor a context changes.
         fixed = list(itertools.takewhile(_is_fixed, self._distribution.bijector.bijectors))
         if any(map(has_range, fixed)):
@@ -352,7 +349,7 @@ class Flow(LikelihoodModel):
                 return np.broadcast_to(is_outside(log_det), len(rows))
 
             check_range(x, outside, argument)
-        return x, targets
+        return x, sample_weight
 
     def _check_variables(self) -> None:
         """Raises if the density reads variables that the model does not hold, or if there is nothing to train."""

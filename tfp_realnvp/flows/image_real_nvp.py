@@ -226,11 +226,11 @@ class ImageRealNVP(Flow):
         return loss
 
     def _checked_data(self, x, y, sample_weight, argument):
-        x, targets = super()._checked_data(x, y, sample_weight, argument)
+        x, sample_weight = super()._checked_data(x, y, sample_weight, argument)
         check_pixels(x, lambda images: is_pixel(images, self.num_levels), whole_numbers(self.num_levels), argument)
         if isinstance(x, tf.data.Dataset):
             x = pixels_checked(x, self.num_levels, whole_numbers(self.num_levels), argument)
-        return x, targets
+        return x, sample_weight
 
     @contextlib.contextmanager
     def _executing(self, steps, checked=None):

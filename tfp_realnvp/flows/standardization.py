@@ -98,7 +98,7 @@ class Moments:
 
 
 def _moments(data: Any, event_shape: Shape, context_shape: Shape | None, dtype: str) -> tuple[Moments, Moments]:
-    """Those of x and of the context, which are empty where there is none."""
+    """The moments of x and of the context; without a context, its moments stay empty."""
     check_ends(data, "data")
     check_rows(data, event_shape, context_shape, "data")
     of_x, of_context = Moments(), Moments()

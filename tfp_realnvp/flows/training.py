@@ -14,7 +14,7 @@ from tfp_realnvp.checks import check_size
 from tfp_realnvp.flows.arguments import as_path
 from tfp_realnvp.flows.batches import are_arrays, array_batches, split_rows
 from tfp_realnvp.flows.data import check_ends, check_no_context_argument, check_rows, check_weights
-from tfp_realnvp.flows.executions import ExecutionsModel
+from tfp_realnvp.flows.executions import ExecutionsModel, each_callback
 from tfp_realnvp.flows.files import CountEpochs, may_write, mend_backup, random_states, replaced
 from tfp_realnvp.flows.fused_adam import fuse
 from tfp_realnvp.flows.non_finite import FiniteSteps, StopOnNonFiniteLoss
@@ -210,7 +210,7 @@ class LikelihoodModel(ExecutionsModel):
             steps = self._steps([steps_per_epoch, validation_steps], callbacks, "train", "test")
         stop = StopOnNonFiniteLoss(self._finite_steps)
         own = stop, CountEpochs(initial_epoch)
-        for callback in tf.nest.flatten(getattr(callbacks, "callbacks", callbacks) or []):
+        for callback in each_callback(callbacks):
             if isinstance(callback, keras.callbacks.BackupAndRestore):
                 mend_backup(callback)
         if isinstance(callbacks, keras.callbacks.CallbackList):
