@@ -30,7 +30,8 @@ class FiniteSteps:
 
     def add(self, loss: tf.Tensor) -> None:
         """Counts a step, unless the loss of an earlier step was not finite."""
-        self._steps.assign_add(self._goes_on)
+        with tf.control_dependencies([loss]):  # Older Keras learns by a step without a loss that the data have ended.
+            self._steps.assign_add(self._goes_on)
         self._goes_on.assign(self._goes_on * tf.cast(tf.math.is_finite(loss), tf.int64))
 
     def count(self) -> int:
