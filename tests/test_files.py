@@ -14,7 +14,7 @@ from tensorflow_probability import distributions as tfd
 import tfp_realnvp as nvp
 from conftest import run
 from test_flow import UserNet, everything
-from tfp_realnvp.serialization import from_config, to_config
+from tfp_realnvp.flows.serialization import from_config, to_config
 
 LOAD_MODELS = """
 import sys, numpy as np, keras, tfp_realnvp

@@ -11,10 +11,10 @@ import tensorflow as tf
 
 __all__ = [
     "check_flag",
+    "check_fraction",
     "check_non_negative",
     "check_option",
     "check_positive",
-    "check_rate",
     "check_seed",
     "check_shape",
     "check_size",
@@ -79,7 +79,7 @@ def check_non_negative(argument: str, value: Any) -> None:
         raise ValueError(f"{argument} must be at least 0 and finite, got {value!r:.100}")
 
 
-def check_rate(argument: str, value: Any) -> None:
+def check_fraction(argument: str, value: Any) -> None:
     """Raises a ValueError unless `value` is a number from 0 to below 1."""
     if not _is_number(value) or not 0 <= value < 1:
         raise ValueError(f"{argument} must be from 0 to below 1, got {value!r:.100}")

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 
 import tensorflow as tf
+from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
-from tfp_realnvp.bijectors.base import forgotten_by_tfp, nan_unless
+from tfp_realnvp.bijectors.base import nan_unless
 from tfp_realnvp.bijectors.chain import (
     OnePassChain,
     flat_bijectors,
@@ -13,14 +14,22 @@ from tfp_realnvp.bijectors.chain import (
     has_parts,
     inverse_and_log_det,
     is_outside,
-    is_stock,
 )
 from tfp_realnvp.bijectors.rebuild import rebuild
+from tfp_realnvp.tfp_internals import (
+    ForgottenSamples,
+    broadcast_base,
+    forgotten_by_tfp,
+    is_increasing,
+    is_injective,
+    is_stock,
+    split_kwargs,
+)
 
-__all__ = ["OnePassTransformedDistribution", "one_pass", "with_inference"]
+__all__ = ["OnePassTransformedDistribution", "base_and_bijectors", "one_pass", "with_inference"]
 
 
-class OnePassTransformedDistribution(tfd.TransformedDistribution):
+class OnePassTransformedDistribution(ForgottenSamples, tfd.TransformedDistribution):
     """A `tfd.TransformedDistribution` that takes value and log-determinant from one pass over its bijector.
 
         log p(y) = log p_base(x) + log|det dx/dy|,        x = bijector.inverse(y),
@@ -37,9 +46,9 @@ class OnePassTransformedDistribution(tfd.TransformedDistribution):
     """
 
     def _log_prob(self, y, **kwargs):
-        if not self.bijector._is_injective:  # TFP adds up what each of the inverses contributes.
+        if not is_injective(self.bijector):  # TFP adds up what each of the inverses contributes.
             return super()._log_prob(y, **kwargs)
-        distribution_kwargs, bijector_kwargs = self._kwargs_split_fn(kwargs)
+        distribution_kwargs, bijector_kwargs = split_kwargs(self, kwargs)
         x, log_det = inverse_and_log_det(self.bijector, y, self.event_shape.rank, **bijector_kwargs)
         with forgotten_by_tfp():  # Bases such as a multivariate normal are made of stock bijectors.
             log_prob = self.distribution.log_prob(x, **distribution_kwargs)
@@ -50,16 +59,12 @@ class OnePassTransformedDistribution(tfd.TransformedDistribution):
         return nan_unless(~tf.reduce_any(tf.math.is_nan(x), axis=latent_axes), log_prob)
 
     def _sample_and_log_prob(self, sample_shape, seed, **kwargs):
-        distribution_kwargs, bijector_kwargs = self._kwargs_split_fn(kwargs)
-        base = self._maybe_broadcast_distribution_batch_shape()
+        distribution_kwargs, bijector_kwargs = split_kwargs(self, kwargs)
+        base = broadcast_base(self)
         with forgotten_by_tfp():
             x, log_prob = base.experimental_sample_and_log_prob(sample_shape, seed, **distribution_kwargs)
         y, log_det = forward_and_log_det(self.bijector, x, base.event_shape.rank, **bijector_kwargs)
         return y, log_prob - tf.cast(log_det, log_prob.dtype)
-
-    def _call_sample_n(self, sample_shape, seed, **kwargs):
-        with forgotten_by_tfp():
-            return super()._call_sample_n(sample_shape, seed, **kwargs)
 
     # An event of one component [1] has the functions of a number, which TFP has for events of shape [] only.
 
@@ -79,8 +84,8 @@ class OnePassTransformedDistribution(tfd.TransformedDistribution):
         base = self._base_of_one_component()
         if base is None:
             return super()._quantile(value, **kwargs)
-        distribution_kwargs, bijector_kwargs = self._kwargs_split_fn(kwargs)
-        increasing = self.bijector._internal_is_increasing(**bijector_kwargs)
+        distribution_kwargs, bijector_kwargs = split_kwargs(self, kwargs)
+        increasing = is_increasing(self.bijector, **bijector_kwargs)
         x = base.quantile(tf.where(increasing, value, 1 - value)[..., tf.newaxis], **distribution_kwargs)
         return _with_limits(lambda x: self.bijector.forward(x, **bijector_kwargs), x, increasing)
 
@@ -88,8 +93,8 @@ class OnePassTransformedDistribution(tfd.TransformedDistribution):
         base = self._base_of_one_component()
         if base is None:
             return getattr(super(), f"_{name}")(y, **kwargs)
-        distribution_kwargs, bijector_kwargs = self._kwargs_split_fn(kwargs)
-        increasing = self.bijector._internal_is_increasing(**bijector_kwargs)
+        distribution_kwargs, bijector_kwargs = split_kwargs(self, kwargs)
+        increasing = is_increasing(self.bijector, **bijector_kwargs)
         x = _with_limits(lambda y: self.bijector.inverse(y, **bijector_kwargs), y, increasing)
         values = (getattr(base, each)(x, **distribution_kwargs) for each in (name, name_if_decreasing))
         return tf.where(increasing, *values)[..., 0]
@@ -118,13 +123,21 @@ def one_pass(distribution: tfd.Distribution) -> tfd.Distribution:
 
     def replace(part):
         is_transformed = is_stock(part, tfd.TransformedDistribution)
-        if not is_transformed or not part.bijector._is_injective or has_parts(part.bijector):
+        if not is_transformed or not is_injective(part.bijector) or has_parts(part.bijector):
             return part
         parameters = part.parameters | {"bijector": OnePassChain(flat_bijectors(part.bijector))}
         parameters.pop("parameters", None)
         return OnePassTransformedDistribution(**parameters)
 
     return rebuild(distribution, replace)
+
+
+def base_and_bijectors(distribution: tfd.Distribution) -> tuple[tfd.Distribution, list[tfb.Bijector]]:
+    """The innermost base of transformed distributions, and the bijectors from data to latent, in inference mode."""
+    base, bijectors = with_inference(one_pass(distribution), True), []
+    while isinstance(base, OnePassTransformedDistribution):
+        base, bijectors = base.distribution, [*bijectors, *base.bijector.bijectors]
+    return base, bijectors
 
 
 def with_inference(distribution: tfd.Distribution, inference: bool) -> tfd.Distribution:

@@ -7,38 +7,26 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src.backend.common import global_state
 
-from tfp_realnvp.versions import hold
+from tfp_realnvp.keras_internals import parts_within, raw_variable, wrap_variable
 
 __all__ = [
     "all_variables",
     "check_values",
     "frozen_variables",
-    "in_keras_training",
-    "keras_inference",
     "keras_layers",
     "keras_variable",
-    "raw_variable",
     "tf_keras_layers",
-    "tf_keras_training",
     "with_values",
 ]
 
 
-def raw_variable(variable: keras.Variable) -> tf.Variable:
-    """The `tf.Variable` under a Keras 3 variable: `tf.Module`s, tapes and checkpoints know only that one."""
-    # Not `variable.value`: inside a Keras call under a mixed precision policy, that is a cast tensor.
-    return variable._value
-
-
 def keras_variable(variable: tf.Variable, trainable: bool) -> keras.Variable:
     """A Keras 3 variable around `variable` itself, so that a Keras model can hold, train and save it."""
-    name = variable.name.split(":")[0].replace("/", "_")
-    wrapper = keras.Variable(variable, dtype=variable.dtype.name, trainable=trainable, name=name)
+    wrapper = wrap_variable(variable, trainable, name=variable.name.split(":")[0].replace("/", "_"))
     if variable.constraint is not None:  # Keras's optimizers apply it after each step. TensorFlow promises it a tensor.
         wrapper.constraint = lambda held: variable.constraint(tf.convert_to_tensor(held))
-    return hold(wrapper, variable)
+    return wrapper
 
 
 def keras_layers(module: object) -> tuple[keras.layers.Layer, ...]:
@@ -87,43 +75,14 @@ def check_values(module: object, values: Sequence[tf.Variable | tf.Tensor], argu
         is_same = value is variable or (isinstance(value, tf.Variable) and tf.is_symbolic_tensor(value.handle))
         if id(variable) not in of_keras and not is_same:
             raise ValueError(
-                f"{argument} cannot be replaced: {variable.name} is no variable of a Keras 3 layer, and only these "
-                "compute with other values than their own"
+                f"{argument} cannot be replaced: {variable.name} is not a variable of a Keras 3 layer, and only those "
+                "layers compute with other values than their own"
             )
 
 
 def frozen_variables(layers: Sequence[Any]) -> tuple[tf.Variable, ...]:
-    """The variables of tf_keras layers that these do not train; a frozen layer's say themselves that they train."""
+    """The variables that tf_keras layers do not train. Variables of a frozen layer still report trainable=True."""
     return tuple(variable for layer in layers for variable in layer.non_trainable_variables)
-
-
-def in_keras_training() -> bool:
-    """Whether a Keras 3 layer is being called in training mode, as the layers within it are then, too."""
-    call = global_state.get_global_attribute("current_call_ctx")
-    return bool(getattr(call, "training", None))
-
-
-@contextlib.contextmanager
-def keras_inference() -> Iterator[None]:
-    """Keras 3 layers called in here do not take the training mode over from a layer that is being called."""
-    outer = global_state.get_global_attribute("current_call_ctx")
-    global_state.set_global_attribute("current_call_ctx", None)
-    try:
-        yield
-    finally:
-        global_state.set_global_attribute("current_call_ctx", outer)
-
-
-@contextlib.contextmanager
-def tf_keras_training(layers: Sequence[Any]) -> Iterator[None]:
-    """Training mode for tf_keras layers: Keras 3 tells its own layers of it, and knows nothing of these."""
-    if not layers:
-        yield
-        return
-    from tf_keras.src import backend  # tf_keras's public name for this warns of its removal.
-
-    with backend.deprecated_internal_learning_phase_scope(1):
-        yield
 
 
 def _layers(module: object, layer_type: type) -> tuple[Any, ...]:
@@ -131,8 +90,7 @@ def _layers(module: object, layer_type: type) -> tuple[Any, ...]:
         return (module,)
     if not isinstance(module, tf.Module):
         return ()
-    # `tf.Module` documents `_flatten` for collecting one's own kind of part; it goes on into parts that are modules,
-    # as tf_keras layers are.
-    layers = tuple(module._flatten(predicate=lambda part: isinstance(part, layer_type)))
+    layers = parts_within(module, layer_type)
+    # tf_keras layers are modules themselves, so the layers within them are among `layers`, too.
     inner = {id(part) for layer in layers if isinstance(layer, tf.Module) for part in layer.submodules}
     return tuple(layer for layer in layers if id(layer) not in inner)

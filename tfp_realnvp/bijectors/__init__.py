@@ -1,14 +1,14 @@
 """Bijectors: the mathematics of a flow. They know nothing of training or files."""
 
-from tfp_realnvp.bijectors.affine import AffineCoupling, ElementwiseAffine
+from tfp_realnvp.bijectors.affine import AffineCoupling
 from tfp_realnvp.bijectors.base import OnePassBijector
 from tfp_realnvp.bijectors.chain import OnePassChain
 from tfp_realnvp.bijectors.coupling import Coupling
+from tfp_realnvp.bijectors.factor_out import FactorOut
 from tfp_realnvp.bijectors.linear import LULinear
-from tfp_realnvp.bijectors.multiscale import FactorOut
 from tfp_realnvp.bijectors.normalization import ActNorm, BatchNorm
-from tfp_realnvp.bijectors.preprocessing import Pixels
-from tfp_realnvp.bijectors.spline import ElementwiseSpline, SplineCoupling
+from tfp_realnvp.bijectors.pixels import Pixels
+from tfp_realnvp.bijectors.spline import SplineCoupling
 from tfp_realnvp.bijectors.squeeze import Squeeze
 from tfp_realnvp.bijectors.standardization import Standardization
 
@@ -17,8 +17,6 @@ __all__ = [
     "AffineCoupling",
     "BatchNorm",
     "Coupling",
-    "ElementwiseAffine",
-    "ElementwiseSpline",
     "FactorOut",
     "LULinear",
     "OnePassBijector",

@@ -6,9 +6,23 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfp_realnvp.bijectors.base import ValueAndLogDet
 from tfp_realnvp.bijectors.coupling import Coupling
 
-__all__ = ["AffineCoupling", "ElementwiseAffine"]
+__all__ = ["AffineCoupling"]
+
+
+class Affine:
+    """y = x * exp(log_scale) + shift, feature by feature."""
+
+    output_shapes = (), ()
+    outputs_in_words = "the pair (shift, log_scale), each {shape}"
+
+    def forward(self, x: tf.Tensor, shift: tf.Tensor, log_scale: tf.Tensor) -> ValueAndLogDet:
+        return x * tf.exp(log_scale) + shift, log_scale
+
+    def inverse(self, y: tf.Tensor, shift: tf.Tensor, log_scale: tf.Tensor) -> ValueAndLogDet:
+        return (y - shift) * tf.exp(-log_scale), -log_scale
 
 
 class AffineCoupling(Coupling):
@@ -68,7 +82,7 @@ class AffineCoupling(Coupling):
 
     def __init__(
         self,
-        conditioner: Callable,
+        conditioner: Callable[..., Any],
         mask: np.ndarray,
         context: Any = None,
         *,
@@ -76,39 +90,13 @@ class AffineCoupling(Coupling):
         validate_args: bool = False,
         name: str = "affine_coupling",
     ):
-        """The arguments are those that the class describes."""
         super().__init__(
             conditioner,
             mask,
             context,
+            Affine(),
             conditioner_variables=conditioner_variables,
             validate_args=validate_args,
             parameters=dict(locals()),
             name=name,
         )
-
-    def _expected_outputs(self, positions, moved_size):
-        return f"the pair (shift, log_scale), each [{positions}, {moved_size}]"
-
-    def _output_shapes(self, moved_size):
-        return 2 * [[moved_size]]
-
-    def _move(self, moved, shift, log_scale):
-        return moved * tf.exp(log_scale) + shift, log_scale
-
-    def _move_back(self, moved, shift, log_scale):
-        return (moved - shift) * tf.exp(-log_scale), -log_scale
-
-
-class ElementwiseAffine(AffineCoupling):
-    """Affine transform of every feature, y = x * exp(s(context)) + t(context): a coupling that keeps nothing.
-
-    For events of one feature, which no coupling can split. Arguments, shapes and errors are those of `AffineCoupling`,
-    but that `mask` is False everywhere, so that `kept` is `[N, 0]`.
-    """
-
-    _keeps_part = False
-
-    @classmethod
-    def _is_increasing(cls):
-        return True

@@ -6,21 +6,18 @@ TFP asks for follows from it.
 """
 
 import abc
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
-from tensorflow_probability.python.internal import cache_util
+
+from tfp_realnvp.tfp_internals import CachedInGraphs
 
 __all__ = [
-    "ForgetfulCache",
     "OnePass",
     "OnePassBijector",
     "ValueAndLogDet",
     "all_finite",
-    "forgotten_by_tfp",
     "log_det_dtype",
     "nan_unless",
     "sum_of_parts",
@@ -30,59 +27,8 @@ __all__ = [
 ValueAndLogDet = tuple[tf.Tensor, tf.Tensor]
 
 
-class ForgetfulCache(cache_util.BijectorCacheWithGreedyAttrs):
-    """TFP's cache with an empty memory at each call, so that no result is ever reused."""
-
-    def __get__(self, bijector, bijector_class=None):
-        bound = super().__get__(bijector, bijector_class)
-        bound.storage = self._memory()
-        return bound
-
-    def _memory(self) -> cache_util.EphemeralDict:
-        return cache_util.EphemeralDict()
-
-
-class GraphCache(ForgetfulCache):
-    """TFP's cache with one memory for each graph; in eager mode it remembers nothing.
-
-    In eager mode a memory would outlive the call: after a weight has changed, or within a `tf.GradientTape` opened
-    since, TFP would answer with stale values and without gradients. A graph holds its own memory, so both are freed
-    together, and no branch or loop sees the tensors of another.
-    """
-
-    def _memory(self):
-        if tf.executing_eagerly():
-            return super()._memory()
-        graph = tf.compat.v1.get_default_graph()
-        if not hasattr(graph, "_tfp_realnvp_cache"):
-            graph._tfp_realnvp_cache = super()._memory()
-        return graph._tfp_realnvp_cache
-
-
-@contextlib.contextmanager
-def forgotten_by_tfp() -> Iterator[None]:
-    """What stock bijectors compute in here, in a graph, leaves nothing in TFP's cache.
-
-    TFP has one cache for the whole process. A log-determinant in it keeps its graph, and the graph keeps the entry.
-    """
-    if tf.executing_eagerly():  # There, an entry is gone with its tensor.
-        yield
-        return
-    memory, graph = tfb.Bijector._cache.storage, tf.compat.v1.get_default_graph()
-    before = set(memory)
-    try:
-        yield
-    finally:
-        for entry in set(memory) - before:
-            if any(tensor.graph is graph for tensor in tf.nest.flatten(entry()) if tf.is_symbolic_tensor(tensor)):
-                entry.cancel()
-                memory.pop(entry, None)
-
-
-class OnePass:
+class OnePass(CachedInGraphs):
     """What TFP asks of a bijector, derived from `_forward_and_log_det` and `_inverse_and_log_det`."""
-
-    _cache = GraphCache(forward_name="_augmented_forward", inverse_name="_augmented_inverse")
 
     def _augmented_forward(self, x, **kwargs):
         y, log_det = self._forward_alone(x, **kwargs)

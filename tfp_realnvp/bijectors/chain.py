@@ -8,12 +8,10 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
 from tfp_realnvp.bijectors.base import (
-    ForgetfulCache,
     OnePass,
     OnePassBijector,
     ValueAndLogDet,
     all_finite,
-    forgotten_by_tfp,
     log_det_dtype,
     nan_unless,
     sum_of_parts,
@@ -26,7 +24,9 @@ from tfp_realnvp.bijectors.permutation import (
     without_batch,
 )
 from tfp_realnvp.checks import check_shape
-from tfp_realnvp.variables import all_variables, keras_inference
+from tfp_realnvp.keras_internals import inference_mode, untracked
+from tfp_realnvp.tfp_internals import NeverCached, forgotten_by_tfp, is_stock
+from tfp_realnvp.variables import all_variables
 
 __all__ = [
     "OnePassChain",
@@ -36,11 +36,10 @@ __all__ = [
     "has_range",
     "inverse_and_log_det",
     "is_outside",
-    "is_stock",
 ]
 
 
-class OnePassChain(OnePass, tfb.Chain):
+class OnePassChain(NeverCached, OnePass, tfb.Chain):
     """A `tfb.Chain` that walks its bijectors once for value and log-determinant, and remembers no result.
 
         y = b_1(b_2(... b_n(x))),        log|det dy/dx| = sum of the log|det| of each b_i at its own input.
@@ -63,8 +62,6 @@ class OnePassChain(OnePass, tfb.Chain):
     array([1., 4.], dtype=float32)
     """
 
-    _cache = ForgetfulCache(forward_name="_augmented_forward", inverse_name="_augmented_inverse")
-
     def __init__(
         self,
         bijectors: Sequence[tfb.Bijector],
@@ -76,16 +73,12 @@ class OnePassChain(OnePass, tfb.Chain):
         bijectors = [without_batch(bijector) for bijector in bijectors]
         parameters = dict(locals())
         self._inference = inference
-        self._event_shape = self._no_dependency(None if event_shape is None else tuple(event_shape))
+        self._event_shape = untracked(self, None if event_shape is None else tuple(event_shape))
         super().__init__(bijectors, validate_args=validate_args, parameters=parameters, name=name)
 
     @property
     def inference(self) -> bool:
         return self._inference
-
-    # Composition walks its parts for log-determinants; with the value at hand Bijector's own way serves.
-    _call_forward_log_det_jacobian = tfb.Bijector._call_forward_log_det_jacobian
-    _call_inverse_log_det_jacobian = tfb.Bijector._call_inverse_log_det_jacobian
 
     def _forward_and_log_det(self, x, event_ndims=None, **kwargs):
         event_ndims = self.forward_min_event_ndims if event_ndims is None else event_ndims
@@ -106,7 +99,7 @@ class OnePassChain(OnePass, tfb.Chain):
             check_shape(f"event of {self.name}", event, shape)
         log_det = tf.zeros([], log_det_dtype(event.dtype))
         event = nan_unless(with_dimensions(all_finite(event, event_ndims), event_ndims), event)
-        with keras_inference() if self._inference else contextlib.nullcontext():
+        with inference_mode() if self._inference else contextlib.nullcontext():
             for part in self.bijectors if backward else reversed(self.bijectors):
                 event, term = _transform(
                     part, event, event_ndims, backward=backward, to_latent=to_latent, kwargs=kwargs.get(part.name, {})
@@ -133,14 +126,6 @@ def inverse_and_log_det(bijector: tfb.Bijector, y: tf.Tensor, event_ndims: int, 
 def is_outside(log_det: tf.Tensor) -> tf.Tensor:
     """Whether a log-determinant of `inverse_and_log_det` says that its event lies outside a range."""
     return tf.math.is_inf(log_det) & (log_det < 0)
-
-
-def is_stock(part: Any, kind: type) -> bool:
-    """Whether `part` is of TFP's class `kind` itself, such as `tfb.Chain`, and not of a subclass.
-
-    TFP makes an instance of the base class of `kind` where a component is no composite tensor.
-    """
-    return type(part) in (kind, kind.__bases__[0])
 
 
 def has_parts(bijector: tfb.Bijector) -> bool:

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tfp_realnvp.bijectors.base import OnePassBijector, log_det_dtype
 from tfp_realnvp.bijectors.permutation import permute
 from tfp_realnvp.checks import check_shape, check_size, floating_dtype
+from tfp_realnvp.keras_internals import untracked
 
 __all__ = ["LULinear"]
 
@@ -67,7 +68,7 @@ class LULinear(OnePassBijector):
                     tf.Variable(permutation.astype(np.int32), trainable=False, name="permutation"),
                 ]
             # Under the names of the arguments, since a composite tensor is rebuilt from what it finds there.
-            self._size, self._permutation, self._own_variables = size, self._no_dependency(permutation), own_variables
+            self._size, self._permutation, self._own_variables = size, untracked(self, permutation), own_variables
             self._lower_upper, self._log_diagonal, self._shift, self._order = own_variables
             super().__init__(
                 forward_min_event_ndims=1,
@@ -83,7 +84,7 @@ class LULinear(OnePassBijector):
 
     def _is_increasing(self):
         if self._size > 1:
-            raise NotImplementedError(f"{self.name} has {self._size} features, so it is neither increasing nor not")
+            raise NotImplementedError(f"{self.name} has several features, so it neither increases nor decreases")
         return True
 
     def _forward_and_log_det(self, x):

@@ -7,9 +7,9 @@ from typing import Any
 import tensorflow as tf
 
 from tfp_realnvp.bijectors.base import OnePassBijector, log_det_dtype
-from tfp_realnvp.checks import check_positive, check_rate, check_shape, check_size, floating_dtype
+from tfp_realnvp.checks import check_fraction, check_positive, check_shape, check_size, floating_dtype
+from tfp_realnvp.keras_internals import is_training
 from tfp_realnvp.replicas import sum_of_replicas
-from tfp_realnvp.variables import in_keras_training
 
 __all__ = ["ActNorm", "BatchNorm"]
 
@@ -46,7 +46,7 @@ class _Normalization(OnePassBijector):
     def _inverse_and_log_det(self, y):
         self._check(y)
         # A copy rebuilt from tensors has nothing to update.
-        updates = in_keras_training() and all(isinstance(own, tf.Variable) for own in self._own_variables)
+        updates = is_training() and all(isinstance(own, tf.Variable) for own in self._own_variables)
         shift, log_scale = self._updated_shift_and_log_scale(y) if updates else self._shift_and_log_scale()
         return (y - shift) * tf.exp(-log_scale), -self._log_det(log_scale, y)
 
@@ -187,7 +187,7 @@ class BatchNorm(_Normalization):
         """The arguments are those that the class describes."""
         with tf.name_scope(name) as name:
             _check_arguments(size, event_ndims, epsilon, dtype)
-            check_rate("momentum", momentum)
+            check_fraction("momentum", momentum)
             if own_variables is None:
                 own_variables = [
                     _variable(tf.zeros([size], dtype), "mean"),
@@ -204,7 +204,7 @@ class BatchNorm(_Normalization):
             )
 
     def _shift_and_log_scale(self):
-        if in_keras_training():
+        if is_training():
             return self._of_moments(self._batch_mean, self._batch_variance)
         return self._of_moments(self._mean, self._variance)
 

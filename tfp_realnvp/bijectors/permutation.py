@@ -11,6 +11,7 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
 from tfp_realnvp.checks import check_shape
+from tfp_realnvp.tfp_internals import Unbatched
 
 __all__ = ["UnbatchedPermute", "is_permutation_of_features", "permutation_and_inverse", "permute", "without_batch"]
 
@@ -61,14 +62,11 @@ def permutation_and_inverse(bijector: tfb.Permute) -> tuple[Indices, Indices]:
     return permutation, tf.math.invert_permutation(permutation)
 
 
-class UnbatchedPermute(tfb.Permute):
+class UnbatchedPermute(Unbatched, tfb.Permute):
     """A `tfb.Permute` that has no batch: one that is sliced with its chain stays as it is.
 
     TFP's own makes a batch of permutations of itself, which it then refuses.
     """
-
-    def _broadcast_parameters_with_batch_shape(self, batch_shape, x_event_ndims=None):
-        return self
 
 
 def without_batch(bijector: tfb.Bijector) -> tfb.Bijector:

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp.bijectors.base import log_det_dtype
+from tfp_realnvp.bijectors.base import ValueAndLogDet, log_det_dtype
 from tfp_realnvp.bijectors.coupling import Coupling
 from tfp_realnvp.checks import check_positive, check_size
 
-__all__ = ["ElementwiseSpline", "SplineCoupling", "check_spline"]
+__all__ = ["SplineCoupling", "check_spline"]
 
 MIN_BIN = 1e-3  # least width and height of a bin, as a part of the interval
 MIN_SLOPE = 1e-3
@@ -60,7 +60,7 @@ class SplineCoupling(Coupling):
 
     def __init__(
         self,
-        conditioner: Callable,
+        conditioner: Callable[..., Any],
         mask: np.ndarray,
         context: Any = None,
         *,
@@ -70,7 +70,6 @@ class SplineCoupling(Coupling):
         validate_args: bool = False,
         name: str = "spline_coupling",
     ):
-        """The arguments are those that the class describes."""
         parameters = dict(locals())
         check_spline(num_bins, bound)
         self._num_bins, self._bound = int(num_bins), float(bound)
@@ -78,6 +77,7 @@ class SplineCoupling(Coupling):
             conditioner,
             mask,
             context,
+            RationalQuadraticSpline(self._num_bins, self._bound),
             conditioner_variables=conditioner_variables,
             validate_args=validate_args,
             parameters=parameters,
@@ -92,45 +92,33 @@ class SplineCoupling(Coupling):
     def bound(self) -> float:
         return self._bound
 
-    def _expected_outputs(self, positions, moved_size):
-        shape = f"[{positions}, {moved_size}, {3 * self._num_bins - 1}]"
-        return f"the parameters {shape} of splines of {self._num_bins} bins"
 
-    def _output_shapes(self, moved_size):
-        return [[moved_size, 3 * self._num_bins - 1]]
+class RationalQuadraticSpline:
+    """A monotone spline of each feature from [-bound, bound] to itself, and the identity outside."""
 
-    def _move(self, moved, parameters):
-        return self._through_spline(_inverse_spline, moved, parameters)
+    def __init__(self, num_bins: int, bound: float):
+        self._bound = bound
+        self.output_shapes = ((3 * num_bins - 1,),)
+        self.outputs_in_words = f"the parameters {{shape}} of splines of {num_bins} bins"
 
-    def _move_back(self, moved, parameters):
-        return self._through_spline(_spline, moved, parameters)
+    def forward(self, x: tf.Tensor, parameters: tf.Tensor) -> ValueAndLogDet:
+        return self._stretched(_inverse_spline, x, parameters)
 
-    def _through_spline(self, spline: Callable, moved: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """(new values, log-derivatives) of `spline`, a bijection of [0, 1], stretched to [-B, B]."""
-        dtype = log_det_dtype(moved.dtype)
-        moved = tf.broadcast_to(moved, tf.shape(parameters)[:-1])  # by the batch shape of a context
-        inside = tf.abs(moved) < self._bound
-        # What lies outside goes through the middle of the spline, so that no gradient of its tails is NaN.
-        position = tf.where(inside, tf.cast(moved, dtype), 0.0) / (2 * self._bound) + 0.5
+    def inverse(self, y: tf.Tensor, parameters: tf.Tensor) -> ValueAndLogDet:
+        return self._stretched(_spline, y, parameters)
+
+    def _stretched(self, spline: Callable[..., ValueAndLogDet], x: tf.Tensor, parameters: tf.Tensor) -> ValueAndLogDet:
+        """(new values, log-derivatives) of `spline`, a bijection of [0, 1], stretched to [-bound, bound]."""
+        dtype = log_det_dtype(x.dtype)
+        x = tf.broadcast_to(x, tf.shape(parameters)[:-1])  # to the batch shape of a context
+        inside = tf.abs(x) < self._bound
+        # Values outside go through the middle of the spline, so that no gradient of its tails is NaN.
+        position = tf.where(inside, tf.cast(x, dtype), 0.0) / (2 * self._bound) + 0.5
         # With bins first, TensorFlow's kernels run over contiguous features: half the time of bins last.
         parameters = tf.transpose(parameters, [parameters.shape.rank - 1, *range(parameters.shape.rank - 1)])
         value, log_derivative = spline(position, tf.cast(parameters, dtype))
-        value = tf.cast((2 * value - 1) * self._bound, moved.dtype)
-        return tf.where(inside, value, moved), tf.where(inside, log_derivative, 0.0)
-
-
-class ElementwiseSpline(SplineCoupling):
-    """Splines of every feature, conditioned on the context alone: a coupling that keeps nothing.
-
-    For events of one feature, which no coupling can split. Arguments, shapes and errors are those of `SplineCoupling`,
-    but that `mask` is False everywhere, so that `kept` is `[N, 0]`.
-    """
-
-    _keeps_part = False
-
-    @classmethod
-    def _is_increasing(cls):
-        return True
+        value = tf.cast((2 * value - 1) * self._bound, x.dtype)
+        return tf.where(inside, value, x), tf.where(inside, log_derivative, 0.0)
 
 
 def check_spline(num_bins: Any, bound: Any) -> None:
@@ -143,7 +131,7 @@ def check_spline(num_bins: Any, bound: Any) -> None:
         raise ValueError(f"bound must be from 1e-6 to 1e6, got {bound!r}")
 
 
-def _spline(x: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _spline(x: tf.Tensor, parameters: tf.Tensor) -> ValueAndLogDet:
     """(y, log dy/dx), each `[...]`, at x `[...]` in [0, 1] of the splines with `parameters [3 K - 1, ...]`."""
     widths, heights, slopes = _bins(parameters)
     below, within = _bin_of(x, widths)
@@ -155,7 +143,7 @@ def _spline(x: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return y_k + height * value, log_derivative
 
 
-def _inverse_spline(y: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _inverse_spline(y: tf.Tensor, parameters: tf.Tensor) -> ValueAndLogDet:
     """(x, log dx/dy) of the inverse of `_spline`, by the root t of a t^2 + b t + c = 0 that lies in [0, 1]:
 
     t = -2 c / (b + r), or the same as (r - b) / (2 a) where b < 0, with r = sqrt(b^2 - 4 a c): nothing cancels.

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tfp_realnvp.bijectors.base import OnePassBijector
 from tfp_realnvp.checks import check_option, check_size
+from tfp_realnvp.keras_internals import untracked
 
 __all__ = ["Squeeze"]
 
@@ -50,7 +51,7 @@ class Squeeze(OnePassBijector):
             positions = np.arange(factor**2)
             if order == "checkerboard":
                 positions = np.argsort(sum(np.divmod(positions, factor)) % 2, kind="stable")
-            self._positions = self._no_dependency(positions)
+            self._positions = untracked(self, positions)
             super().__init__(forward_min_event_ndims=3, validate_args=validate_args, parameters=parameters, name=name)
 
     @classmethod

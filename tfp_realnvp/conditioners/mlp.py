@@ -5,8 +5,8 @@ from typing import Any
 
 import keras
 
-from tfp_realnvp.checks import check_rate, check_sizes
-from tfp_realnvp.conditioners.conditioner import Conditioner, activation_config, as_activation, dropout_layer
+from tfp_realnvp.checks import check_fraction, check_sizes
+from tfp_realnvp.conditioners.base import Conditioner, activation_config, as_activation, dropout_layer
 
 __all__ = ["MLP"]
 
@@ -70,7 +70,7 @@ class MLP(Conditioner):
         )
         check_sizes("hidden_units", hidden_units)
         self.hidden_units = tuple(int(units) for units in hidden_units)
-        check_rate("dropout", dropout)
+        check_fraction("dropout", dropout)
         self.activation, self.dropout = as_activation(activation), float(dropout)
         self.hidden_layers = [
             self.dense(units, depth, activation=self.activation) for depth, units in enumerate(self.hidden_units)

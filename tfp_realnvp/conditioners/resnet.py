@@ -6,8 +6,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfp_realnvp.checks import check_flag, check_option, check_rate, check_sizes
-from tfp_realnvp.conditioners.conditioner import (
+from tfp_realnvp.checks import check_flag, check_fraction, check_option, check_sizes
+from tfp_realnvp.conditioners.base import (
     Conditioner,
     activation_config,
     as_activation,
@@ -79,7 +79,7 @@ class ResNet(Conditioner):
             check_option("normalization", normalization, tuple(_NORMALIZATIONS))
         check_flag("gate_context", gate_context)
         self.hidden_units = tuple(int(units) for units in hidden_units)
-        check_rate("dropout", dropout)
+        check_fraction("dropout", dropout)
         self.activation, self.dropout = as_activation(activation), float(dropout)
         self.normalization, self.gate_context = normalization, bool(gate_context)
         self.input_layer = self.dense(self.hidden_units[0])

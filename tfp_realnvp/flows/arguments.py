@@ -1,40 +1,31 @@
 """Arguments of flows, checked and brought into one form."""
 
 import math
-import os
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp.bijectors import Coupling
+from tfp_realnvp.bijectors.context import is_reference
 from tfp_realnvp.bijectors.rebuild import parts_of
-from tfp_realnvp.checks import check_shape, is_integer, is_size
-from tfp_realnvp.flows.frames import column_names, listed, non_numeric_columns
+from tfp_realnvp.checks import check_size, is_integer, is_size
 
 __all__ = [
-    "as_path",
     "as_sample_shape",
-    "as_tensor",
     "as_vector_shape",
     "check_contexts",
+    "check_counts",
     "check_distribution",
-    "check_input_shape",
+    "check_fit_options",
+    "drawn_seed",
     "stateless_seed",
 ]
-
-
-def as_path(filepath: Any) -> str:
-    """`filepath` as a string; a ValueError unless it is one, or a `os.PathLike` of one."""
-    path = os.fspath(filepath) if isinstance(filepath, str | os.PathLike) else None
-    if not isinstance(path, str):
-        raise ValueError(f"filepath must be a path, got {filepath!r}")
-    return path
 
 
 def as_vector_shape(shape: Sequence[int] | int, argument: str) -> tuple[int]:
@@ -43,51 +34,6 @@ def as_vector_shape(shape: Sequence[int] | int, argument: str) -> tuple[int]:
     if len(sizes) != 1 or not is_size(sizes[0]):
         raise ValueError(f"{argument} must be one integer of at least 1, or a tuple of one, got {shape!r}")
     return (int(sizes[0]),)
-
-
-def as_tensor(
-    argument: str, value: Any, shape: Sequence[int], dtype: str, leading: str = "...", *, is_context: bool = False
-) -> tf.Tensor:
-    """`value` as a tensor of numbers of the given dtype and of shape `[..., *shape]`, or `[N, *shape]`.
-
-    What a graph does not know of the shape yet is checked when it runs.
-    """
-    if np.ma.is_masked(value):
-        raise ValueError(f"{argument} must be an array of numbers, got masked values")
-    try:
-        tensor = tf.convert_to_tensor(value)
-    except (TypeError, ValueError) as error:
-        got = non_numeric_columns(value) or f", got {value!r:.100}"
-        raise ValueError(f"{argument} must be an array of numbers{got}") from error
-    if not (tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool):
-        raise ValueError(f"{argument} must be an array of numbers, got dtype {tensor.dtype.name}")
-    check_input_shape(argument, tensor if column_names(value) is None else value, shape, leading, is_context=is_context)
-    ndims = len(shape) + 1 if leading == "N" else tensor.shape.rank
-    if ndims is None:
-        raise ValueError(f"{argument} must have a known number of dimensions, got shape {tensor.shape}")
-    if not tensor.shape.is_fully_defined():
-        tensor = tf.ensure_shape(tensor, [None] * (ndims - len(shape)) + list(shape))
-    return tf.cast(tensor, dtype)
-
-
-def check_input_shape(argument: str, array: Any, shape: Sequence[int], leading: str, *, is_context: bool) -> None:
-    """`check_shape`, whose error names the columns of a DataFrame, and has a hint for labels given as a context."""
-    try:
-        check_shape(argument, array, shape, leading)
-    except ValueError as error:
-        names, hint = column_names(array), ""
-        if names is not None:
-            hint = f" with the columns {listed(map(repr, names))}"
-        if is_context and shape[0] > 1 and tuple(array.shape)[1:] in ((), (1,)) and _has_integers(array):
-            hint += f"; labels must be one-hot, as from keras.utils.to_categorical(labels, {shape[0]})"
-        raise ValueError(f"{error}{hint}") from None
-
-
-def _has_integers(array: Any) -> bool:
-    try:
-        return tf.as_dtype(getattr(array, "dtype", None) or np.asarray(array[:0]).dtype).is_integer
-    except TypeError:  # dtypes of pandas and others
-        return False
 
 
 def as_sample_shape(sample_shape: Any) -> np.ndarray | tf.Tensor:
@@ -114,7 +60,7 @@ def check_contexts(
         raise ValueError(f"context_shape is {list(context_shape)}, but no coupling of distribution has a context")
     for coupling in conditional:
         shape = coupling.context.shape[-1:]
-        if isinstance(coupling.context, tf.Variable | tfp.util.DeferredTensor):
+        if is_reference(coupling.context):
             raise ValueError(
                 f"context_shape is {list(context_shape)}, but the context of {coupling.name} is a variable, which each "
                 f"call would replace: give it a placeholder, such as tf.zeros({list(context_shape)})"
@@ -146,6 +92,15 @@ def check_distribution(distribution: Any) -> None:
                 )
 
 
+def drawn_seed(seed: int | None) -> int:
+    """The seed of a flow, an integer from 0 to 2**32 - 1; drawn from `numpy.random` for None."""
+    if seed is None:
+        return int(np.random.randint(2**31))  # noqa: NPY002
+    if not is_integer(seed) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be None or an integer from 0 to 2**32 - 1, got {seed!r}")
+    return int(seed)
+
+
 def stateless_seed(seed: Any) -> tf.Tensor:
     """An int32 tensor `[2]`: a fresh one from None, the two halves of a 64-bit integer, or the given pair."""
     if seed is None:
@@ -171,3 +126,22 @@ def _as_integers(argument: str, value: Any, expected: str) -> np.ndarray:
     if array.size and array.dtype.kind not in "iu":
         raise ValueError(f"{argument} must be {expected}, got {value!r:.100}")
     return array.astype(np.int64) if array.dtype.kind != "u" else array
+
+
+def check_fit_options(batch_size: Any, epochs: Any, validation_split: Any, options: dict[str, Any]) -> None:
+    """Raises a ValueError if an argument of `fit` is out of range; `options` are its other keyword arguments."""
+    counts = ("steps_per_epoch", "validation_steps", "validation_batch_size")
+    check_counts(batch_size=batch_size, **{name: options.get(name) for name in counts})
+    for name, count in {"epochs": epochs, "initial_epoch": options.get("initial_epoch", 0)}.items():
+        check_size(name, count, least=0)
+    if not isinstance(validation_split, numbers.Real) or not 0 <= validation_split < 1:
+        raise ValueError(f"validation_split must be from 0 to below 1, got {validation_split!r}")
+    if options.get("class_weight") is not None:
+        raise ValueError("a flow has no classes, so class_weight must be None; see sample_weight")
+
+
+def check_counts(**counts: int | None) -> None:
+    """Raises a ValueError unless each number of batches or rows is None or an integer of at least 1."""
+    for name, count in counts.items():
+        if count is not None:
+            check_size(name, count)

@@ -1,98 +1,202 @@
-"""Noise that makes integer images continuous."""
+"""Events that are whole numbers, made continuous by noise.
 
-from collections.abc import Callable, Mapping
+A flow calls its `Dequantization` wherever events come in or samples go out. The base class is for continuous events and
+changes nothing.
+"""
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp.bijectors.coupling import broadcast_batch_shape
+from tfp_realnvp.bijectors.context import broadcast_batch_shape
 from tfp_realnvp.flows.arguments import stateless_seed
-from tfp_realnvp.flows.data import check_pixels, is_pixel
+from tfp_realnvp.flows.frames import listed
+from tfp_realnvp.flows.inputs import chunks, events_of, is_array, wrong_rows
 from tfp_realnvp.replicas import rows_of_replicas
 
-__all__ = ["check_floating", "mean_over_noise", "uniform_noise", "whole_numbers", "with_noise"]
+__all__ = ["Dequantization", "PixelDequantization"]
 
 _IMAGES_AT_ONCE = 64  # as in a usual batch of training
+_SCALED_HINT = "; images in [0, 1] must be scaled: np.round((num_levels - 1) * images)"
 
 
-def check_floating(data: Any) -> None:
-    """Raises a ValueError if images hold integers, be it an array, a dictionary with "x" or a dataset of either."""
-    data = data.element_spec if isinstance(data, tf.data.Dataset) else data
-    data = data[0] if isinstance(data, tuple) and data else data
-    images = data.get("x") if isinstance(data, Mapping) else data
-    if not hasattr(images, "dtype"):
-        return
-    dtype = np.dtype(getattr(images.dtype, "as_numpy_dtype", images.dtype))
-    if dtype.kind in "biu":
-        raise ValueError(
-            f"x must hold continuous pixels as floating-point numbers, got dtype {dtype.name}: for integer images, "
-            "call log_prob(images, dequantize=n), or add 0.5 or noise U(0, 1) to them"
-        )
+class Dequantization:
+    """What a flow of continuous events does with them: nothing. Subclasses say what is different."""
+
+    def checked(self, data: Any, argument: str) -> Any:
+        """`data` of `fit` and `evaluate`. A ValueError that names `argument` if they hold wrong values."""
+        return data
+
+    @contextlib.contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turns what a batch of a dataset of `checked` raises into a ValueError."""
+        yield
+
+    def noisy(self, x: tf.Tensor) -> tf.Tensor:
+        """Events `[N, *event_shape]` of a step of `fit` or `evaluate`, made continuous."""
+        return x
+
+    def check_continuous(self, data: Any, events: tf.Tensor | None = None) -> None:
+        """Raises a ValueError if `data` of `log_prob`, `predict` or a call are not continuous events.
+
+        `events [..., *event_shape]` are the same as a tensor of the dtype of the flow, where there is one.
+        """
+
+    def as_sample(self, x: tf.Tensor) -> tf.Tensor:
+        """What `sample` returns for a sample of the distribution."""
+        return x
 
 
-def whole_numbers(num_levels: int) -> str:
-    """What integer images hold, for errors."""
-    return f"whole numbers from 0 to num_levels - 1 = {num_levels - 1}"
-
-
-def uniform_noise(shape: tf.Tensor, dtype: str, seed: keras.random.SeedGenerator) -> tf.Tensor:
-    """U(0, 1) noise `[N, ...]` for a replica's rows; a batch gets the same noise on any number of replicas."""
-    replica = tf.distribute.get_replica_context()
-    if replica.num_replicas_in_sync == 1:
-        return keras.random.uniform(shape, dtype=dtype, seed=seed)
-    rows = tf.cast(rows_of_replicas(shape[0]), shape.dtype)
-    whole = tf.concat([[tf.reduce_sum(rows)], shape[1:]], axis=0)
-    start = tf.reduce_sum(rows[: replica.replica_id_in_sync_group])
-    return keras.random.uniform(whole, dtype=dtype, seed=seed)[start : start + shape[0]]
-
-
-def with_noise(images: tf.Tensor, noise: tf.Tensor, num_levels: int) -> tf.Tensor:
-    """The sum of both, with NaN for each value that is no pixel."""
-    # Only a wrong value computes a NaN here. A constant NaN, chosen by `tf.where`, would be in every graph, and
-    # `tf.debugging.enable_check_numerics` would report it.
-    return images + noise + tf.sqrt(tf.cast(is_pixel(images, num_levels), images.dtype) - 1)
-
-
-def mean_over_noise(
-    log_prob: Callable[[tf.Tensor], tf.Tensor],
-    images: tf.Tensor,
-    context: tf.Tensor | None,
-    num_levels: int,
-    num_draws: int,
-    seed: Any,
-) -> tf.Tensor:
-    """Mean of `log_prob(images + noise)` over `num_draws` draws of U(0, 1) noise.
+class PixelDequantization(Dequantization):
+    """U(0, 1) noise on images of whole numbers from 0 to `num_levels - 1`; samples are clipped to [0, num_levels).
 
     Args:
-        log_prob: from images `[S, B..., H, W, C]`, with noise, to log-densities `[S, B...]`.
-        images: `[..., H, W, C]`, whole numbers.
-        context: None, or `[..., K]`, the context of `log_prob`, for its shape; `[B...]` is what both broadcast to.
         num_levels: number of values of a pixel.
-        num_draws: number of draws for each image, at least 1.
-        seed: None, an integer or a pair of int32.
-
-    Returns:
-        Tensor `[B...]`.
-
-    Raises:
-        ValueError: if images hold other values, NaN aside (in a graph, the result is NaN).
+        margin: how far beyond [0, num_levels] the flow has a density.
+        dtype: of the flow.
+        seed: gives the noise in training.
     """
-    if hasattr(images, "numpy"):  # not in a graph
-        rows = tf.reshape(images, [-1, *images.shape[-3:]])
-        expected = whole_numbers(num_levels)
-        check_pixels(rows, lambda pixels: is_pixel(pixels, num_levels) | np.isnan(pixels), expected, "x")
-    if context is not None:
-        batch_shape = broadcast_batch_shape(images, 3, context)
-        images = tf.broadcast_to(images, tf.concat([batch_shape, images.shape[-3:]], axis=0))
-    # One call takes several draws of few images, but one draw of many images or of a number unknown in a graph.
-    num_images = images.shape[:-3].num_elements() or _IMAGES_AT_ONCE
-    draws_of_a_call = max(1, _IMAGES_AT_ONCE // num_images)
-    draws = [min(draws_of_a_call, num_draws - start) for start in range(0, num_draws, draws_of_a_call)]
-    total = 0.0
-    for count, seed_of_call in zip(draws, tf.unstack(tf.random.split(stateless_seed(seed), len(draws))), strict=True):
-        shape = tf.concat([[count], tf.shape(images)], axis=0)
-        noise = tf.random.stateless_uniform(shape, seed_of_call, dtype=images.dtype)
-        total += tf.reduce_sum(log_prob(with_noise(images, noise, num_levels)), axis=0)
-    return total / num_draws
+
+    def __init__(self, num_levels: int, margin: float, dtype: str, seed: keras.random.SeedGenerator):
+        self._num_levels, self._margin, self._dtype, self._seed = num_levels, margin, dtype, seed
+        self._whole_numbers = f"whole numbers from 0 to num_levels - 1 = {num_levels - 1}"
+
+    def checked(self, data: Any, argument: str) -> Any:
+        if not isinstance(data, tf.data.Dataset):
+            self._check_pixels(data, self._is_pixel, self._whole_numbers, argument)
+            return data
+        message = f"{argument} must hold {self._whole_numbers}; a batch of the dataset does not"
+
+        def checked_batch(*batch: Any) -> Any:
+            images = events_of(batch)
+            values = tf.cast(images, tf.float64)
+            is_scaled = tf.reduce_all((values >= 0) & (values <= 1))
+            message_of_batch = tf.where(is_scaled, message + _SCALED_HINT, message)
+            right = tf.reduce_all(self._is_pixel(values))
+            with tf.control_dependencies([tf.debugging.Assert(right, [message_of_batch])]):
+                images = tf.identity(images)
+            x = batch[0] | {"x": images} if isinstance(batch[0], Mapping) else images
+            return (x, *batch[1:]) if len(batch) > 1 else x
+
+        return data.map(checked_batch)
+
+    @contextlib.contextmanager
+    def errors(self) -> Iterator[None]:
+        try:
+            yield
+        except tf.errors.InvalidArgumentError as error:
+            found = re.search(rf"\w+ must hold .* dataset does not({re.escape(_SCALED_HINT)})?", error.message)
+            if found is None:
+                raise
+            raise ValueError(found[0]) from error
+
+    def noisy(self, x: tf.Tensor) -> tf.Tensor:
+        images = tf.cast(x, self._dtype)
+        return self._with_noise(images, self.noise(tf.shape(images)))
+
+    def noise(self, shape: tf.Tensor) -> tf.Tensor:
+        """U(0, 1) noise `[N, ...]` for the rows of a replica; a batch gets the same noise on any number of replicas."""
+        replica = tf.distribute.get_replica_context()
+        if replica.num_replicas_in_sync == 1:
+            return keras.random.uniform(shape, dtype=self._dtype, seed=self._seed)
+        rows = tf.cast(rows_of_replicas(shape[0]), shape.dtype)
+        whole = tf.concat([[tf.reduce_sum(rows)], shape[1:]], axis=0)
+        start = tf.reduce_sum(rows[: replica.replica_id_in_sync_group])
+        return keras.random.uniform(whole, dtype=self._dtype, seed=self._seed)[start : start + shape[0]]
+
+    def check_continuous(self, data: Any, events: tf.Tensor | None = None) -> None:
+        """Raises a ValueError if images hold integers, or numbers that not even `sample_and_log_prob` gives."""
+        images = events_of(data.element_spec if isinstance(data, tf.data.Dataset) else data)
+        if events is not None and not hasattr(images, "dtype"):
+            images = tf.convert_to_tensor(images)
+        if hasattr(images, "dtype"):
+            dtype = np.dtype(getattr(images.dtype, "as_numpy_dtype", images.dtype))
+            if dtype.kind in "biu":
+                raise ValueError(
+                    f"x must hold continuous pixels as floating-point numbers, got dtype {dtype.name}: for integer "
+                    "images, call log_prob(images, dequantize=n), or add 0.5 or noise U(0, 1) to them"
+                )
+        if events is not None:
+            if tf.is_symbolic_tensor(events):
+                return
+            data = tf.reshape(events, [-1, *events.shape[-3:]])
+        least, greatest = -self._margin, self._num_levels + self._margin
+        # A NaN pixel makes only the density of its own image NaN.
+        expected = f"pixels from 0 to num_levels = {self._num_levels}"
+        self._check_pixels(data, lambda pixels: ~((pixels < least) | (pixels > greatest)), expected, "x")
+
+    def as_sample(self, x: tf.Tensor) -> tf.Tensor:
+        greatest = np.nextafter(np.array(self._num_levels, self._dtype), 0, dtype=self._dtype)
+        return tf.clip_by_value(x, 0, greatest)
+
+    def mean_log_prob(
+        self,
+        log_prob: Callable[[tf.Tensor], tf.Tensor],
+        images: tf.Tensor,
+        context: tf.Tensor | None,
+        num_draws: int,
+        seed: Any,
+    ) -> tf.Tensor:
+        """Mean of `log_prob(images + noise)` over `num_draws` draws of U(0, 1) noise.
+
+        Args:
+            log_prob: from images `[S, B..., H, W, C]`, with noise, to log-densities `[S, B...]`.
+            images: whole numbers `[..., H, W, C]`.
+            context: None, or the context `[..., K]` of `log_prob`; `[B...]` is what its batch shape and that of the
+                images broadcast to.
+            num_draws: number of draws for each image, at least 1.
+            seed: None, an integer or a pair of int32.
+
+        Returns:
+            Tensor `[B...]`.
+
+        Raises:
+            ValueError: if images hold other values, NaN aside (in a graph, the result is NaN).
+        """
+        if hasattr(images, "numpy"):  # not in a graph
+            rows = tf.reshape(images, [-1, *images.shape[-3:]])
+            self._check_pixels(rows, lambda pixels: self._is_pixel(pixels) | np.isnan(pixels), self._whole_numbers, "x")
+        if context is not None:
+            batch_shape = broadcast_batch_shape(images, 3, context)
+            images = tf.broadcast_to(images, tf.concat([batch_shape, images.shape[-3:]], axis=0))
+        # One call takes several draws of few images, but one draw of many images or of a number unknown in a graph.
+        num_images = images.shape[:-3].num_elements() or _IMAGES_AT_ONCE
+        draws_of_a_call = max(1, _IMAGES_AT_ONCE // num_images)
+        draws = [min(draws_of_a_call, num_draws - start) for start in range(0, num_draws, draws_of_a_call)]
+        seeds, total = tf.unstack(tf.random.split(stateless_seed(seed), len(draws))), 0.0
+        for count, seed_of_call in zip(draws, seeds, strict=True):
+            shape = tf.concat([[count], tf.shape(images)], axis=0)
+            noise = tf.random.stateless_uniform(shape, seed_of_call, dtype=images.dtype)
+            total += tf.reduce_sum(log_prob(self._with_noise(images, noise)), axis=0)
+        return total / num_draws
+
+    def _is_pixel(self, images: Any) -> Any:
+        """Where images hold whole numbers from 0 to `num_levels - 1`, as an array or tensor of their shape."""
+        floor = tf.floor if tf.is_tensor(images) else np.floor
+        return (images >= 0) & (images < self._num_levels) & (images == floor(images))
+
+    def _with_noise(self, images: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
+        """The sum of both, with NaN for each value that is not a pixel, which stops `fit`."""
+        # Only a wrong value computes a NaN here. A constant NaN, chosen by `tf.where`, would be in every graph, and
+        # `tf.debugging.enable_check_numerics` would report it.
+        return images + noise + tf.sqrt(tf.cast(self._is_pixel(images), images.dtype) - 1)
+
+    def _check_pixels(
+        self, data: Any, are_right: Callable[[np.ndarray], np.ndarray], expected: str, argument: str
+    ) -> None:
+        """Raises a ValueError unless `are_right` is true of all pixels of arrays of images."""
+        images = events_of(data)
+        if not is_array(images):
+            return
+        bad, example, _ = wrong_rows(images, are_right)
+        if bad:
+            is_scaled = all(np.all((chunk >= 0) & (chunk <= 1)) for _, chunk in chunks(images))
+            hint = _SCALED_HINT if is_scaled else ""
+            raise ValueError(
+                f"{argument} must hold {expected}; the images {listed(bad)} do not: {example!r} is none{hint}"
+            )

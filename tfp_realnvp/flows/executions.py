@@ -7,10 +7,12 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import keras
 import tensorflow as tf
 
-__all__ = ["ExecutionsModel", "each_callback"]
+from tfp_realnvp.flows.callbacks import needs_every_batch
+from tfp_realnvp.flows.saving import SavingModel
+
+__all__ = ["ExecutionsModel"]
 
 MAX_STEPS_PER_EXECUTION = 32  # Keras's own work for an execution is that of several small steps.
 
@@ -27,8 +29,8 @@ def _by_steps(name: str) -> property:
     return property(get, keep)
 
 
-class ExecutionsModel(keras.Model):
-    """A Keras model that chooses a number of steps in one execution for each `fit`, `evaluate` and `predict`.
+class ExecutionsModel(SavingModel):
+    """A model that chooses a number of steps in one execution for each `fit`, `evaluate` and `predict`.
 
     The choice holds for the thread that makes the call. A callback may call `evaluate` or `predict` while `fit` runs,
     and so may another thread or a generator of data.
@@ -81,7 +83,7 @@ class ExecutionsModel(keras.Model):
             return 1
         if self._asked_steps is not None:
             return self._asked_steps
-        if _needs_every_batch(callbacks, modes):
+        if needs_every_batch(callbacks, modes):
             return 1
         # The validation of a `fit` has to run as many steps as the `fit`, which has looked at both counts.
         outer = getattr(self._running, "steps", None) or MAX_STEPS_PER_EXECUTION
@@ -129,29 +131,3 @@ def _without_retracing_warnings() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(keep)
-
-
-def each_callback(callbacks: Any) -> list[keras.callbacks.Callback]:
-    """The callbacks that `fit` was given: None, one, a nested list, or a `keras.callbacks.CallbackList`."""
-    return tf.nest.flatten(getattr(callbacks, "callbacks", callbacks) or [])
-
-
-def _needs_every_batch(callbacks: Any, modes: Sequence[str]) -> bool:
-    """Whether a callback looks at each batch of one of the modes ("train", "test", "predict").
-
-    Keras's own callbacks do if their `save_freq` or `update_freq` counts batches, others if they define a method for
-    batches.
-    """
-    methods = [f"on_{mode}_batch_{when}" for mode in modes for when in ("begin", "end")]
-    if "train" in modes:
-        methods += ["on_batch_begin", "on_batch_end"]
-
-    def looks(callback: keras.callbacks.Callback, method: str) -> bool:
-        module = getattr(callback, method).__module__ or ""
-        if module == keras.callbacks.Callback.__module__:  # The method does nothing.
-            return False
-        if module.startswith("keras."):
-            return any(getattr(callback, name, "epoch") != "epoch" for name in ("save_freq", "update_freq"))
-        return True
-
-    return any(looks(callback, method) for callback in each_callback(callbacks) for method in methods)

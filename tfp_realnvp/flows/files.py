@@ -1,7 +1,6 @@
-"""Files that are whole or not there at all, and what they hold besides weights."""
+"""Files and folders that are written whole or not at all."""
 
 import contextlib
-import json
 import math
 import os
 import shutil
@@ -9,13 +8,9 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import h5py
-import keras
-import numpy as np
 import tensorflow as tf
-from keras.src.utils import io_utils
 
-__all__ = ["CountEpochs", "may_write", "mend_backup", "random_states", "replaced", "replaced_folder"]
+__all__ = ["as_path", "atomic_file", "atomic_folder", "confirm_overwrite"]
 
 TENSORFLOW_FILE_ERRORS = (
     tf.errors.FailedPreconditionError,
@@ -24,15 +19,32 @@ TENSORFLOW_FILE_ERRORS = (
     tf.errors.PermissionDeniedError,
     tf.errors.ResourceExhaustedError,
 )
-BACKUP_FILES = "latest.weights.h5", "training_metadata.json"  # of keras.callbacks.BackupAndRestore
+
+
+def as_path(filepath: Any) -> str:
+    """`filepath` as a string; a ValueError unless it is one, or an `os.PathLike` of one."""
+    path = os.fspath(filepath) if isinstance(filepath, str | os.PathLike) else None
+    if not isinstance(path, str):
+        raise ValueError(f"filepath must be a path, got {filepath!r}")
+    return path
+
+
+def confirm_overwrite(path: str, overwrite: bool) -> bool:
+    """Whether a file may be written: nothing is at `path` yet, `overwrite` is true, or the user says yes."""
+    if overwrite or not os.path.exists(path):
+        return True
+    answer = ""
+    while answer not in ("y", "n"):
+        answer = input(f"{path} exists already. Overwrite it? [y/n] ").strip().lower()
+    return answer == "y"
 
 
 @contextlib.contextmanager
-def replaced(path: str, variables: Sequence[Any] = ()) -> Iterator[str]:
-    """A path to write a new file to, next to `path` and with its name's endings, which then takes the place of `path`.
+def atomic_file(path: str, variables: Sequence[Any] = ()) -> Iterator[str]:
+    """A path to write a new file to, in the folder of `path` and with the same endings. It then replaces `path`.
 
-    Until then, and where writing fails, the older file stays as it was; the new one is protected as it is. An OSError
-    names `path`; where there is no room for `variables`, it comes before anything is written.
+    Until then, and if writing fails, the older file stays as it was. The new file gets the permissions of the older
+    one. An OSError names `path`. If there is no room for `variables`, it is raised before anything is written.
     """
     if "://" in path:  # No folder of this machine, and what is there now is replaced at once by Keras.
         yield path
@@ -51,8 +63,8 @@ def replaced(path: str, variables: Sequence[Any] = ()) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def replaced_folder(path: str) -> Iterator[str]:
-    """The same for a SavedModel; what else is in the folder stays there."""
+def atomic_folder(path: str) -> Iterator[str]:
+    """As `atomic_file`, for the folder of a SavedModel. Other files in it stay there."""
     if "://" in path:
         yield path
         return
@@ -98,57 +110,3 @@ def _named(path: str) -> Iterator[None]:
         yield
     except (OSError, *TENSORFLOW_FILE_ERRORS) as error:
         raise OSError(getattr(error, "errno", None), f"filepath {path!r} could not be written: {error}") from error
-
-
-def may_write(path: str, overwrite: bool) -> bool:
-    """Whether there is nothing at `path` yet, or it may be replaced; Keras asks, if need be."""
-    return overwrite or not os.path.exists(path) or io_utils.ask_to_proceed_with_overwrite(path)
-
-
-def random_states(model: keras.Model) -> list[keras.Variable]:
-    """The state of each generator of noise and dropout in the model, which Keras leaves out of files."""
-    return [generator.state for layer in model._flatten_layers() for generator in layer._seed_generators]
-
-
-class CountEpochs(keras.callbacks.Callback):
-    """Has the model know how many epochs of its fit are done, and so each file that another callback then writes.
-
-    Args:
-        initial_epoch: how many are, before it begins.
-    """
-
-    def __init__(self, initial_epoch: int):
-        super().__init__()
-        self._initial_epoch = initial_epoch
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        self.model.num_epochs_done = self._initial_epoch
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self.model.num_epochs_done = epoch + 1
-
-
-def mend_backup(backup: keras.callbacks.BackupAndRestore) -> None:
-    """Makes whole what a process left that was killed between the two files which Keras writes, or within one.
-
-    The weights, written in one go and with the number of their epoch, tell what the other file ought to say.
-    """
-    weights, metadata = (os.path.join(backup.backup_dir, name) for name in BACKUP_FILES)
-    if "://" in metadata or not (os.path.isfile(weights) or os.path.isfile(metadata)):
-        return
-    if not os.path.isfile(weights):
-        os.remove(metadata)
-        return
-    try:
-        with h5py.File(weights) as file:
-            epoch = int(np.asarray(file["vars"]["num_epochs_done"]))
-    except (OSError, KeyError):  # no file of ours: let Keras say what is wrong with it
-        return
-    try:
-        with open(metadata, encoding="utf-8") as file:
-            is_right = json.load(file)["epoch"] == epoch
-    except (OSError, ValueError):
-        is_right = False
-    if not is_right:
-        with replaced(metadata) as path, open(path, "w", encoding="utf-8") as file:
-            json.dump({"epoch": epoch, "batch": 0}, file)

@@ -1,9 +1,8 @@
 """Real NVP for images: couplings of checkerboards and channels, at several scales."""
 
-import contextlib
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -14,21 +13,12 @@ from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp import masks
 from tfp_realnvp.bijectors import AffineCoupling, BatchNorm, FactorOut, Pixels, Squeeze
-from tfp_realnvp.checks import check_size, check_sizes, floating_policy, is_integer
+from tfp_realnvp.checks import check_size, check_sizes, floating_policy
 from tfp_realnvp.conditioners import ConvResNet
-from tfp_realnvp.flows.arguments import as_vector_shape
-from tfp_realnvp.flows.data import (
-    check_context,
-    check_no_context_argument,
-    check_pixels,
-    is_pixel,
-    pixel_errors,
-    pixels_checked,
-    split_inputs,
-)
-from tfp_realnvp.flows.dequantization import check_floating, mean_over_noise, uniform_noise, whole_numbers, with_noise
+from tfp_realnvp.flows.arguments import as_vector_shape, drawn_seed
+from tfp_realnvp.flows.dequantization import PixelDequantization
 from tfp_realnvp.flows.flow import Flow
-from tfp_realnvp.flows.standardization import context_moments
+from tfp_realnvp.flows.inputs import as_tensor, check_context, check_no_context_argument
 
 __all__ = ["ImageRealNVP"]
 
@@ -106,33 +96,15 @@ class ImageRealNVP(Flow):
         dtype: Any = None,
         **kwargs: Any,
     ):
-        check_sizes("event_shape", event_shape)
-        if len(event_shape) != 3:
-            raise ValueError(f"event_shape must be (H, W, C), got {event_shape!r}")
-        event_shape = tuple(int(size) for size in event_shape)
         sizes = {"num_scales": num_scales, "num_blocks": num_blocks, "num_channels": num_channels}
-        for name, size in sizes.items():
-            check_size(name, size)
-        smallest = 2 ** (num_scales - 1)
-        height, width, _ = event_shape
-        if height % smallest or width % smallest:
-            raise ValueError(
-                "event_shape must have a height and a width that are multiples of 2 ** (num_scales - 1), "
-                f"got {event_shape} for num_scales = {num_scales}"
-            )
-        if height * width == smallest**2:
-            raise ValueError(f"event_shape must leave at least two pixels to the last scale, got {event_shape}")
+        for name, value in sizes.items():
+            check_size(name, value)
+        event_shape = _checked_image_shape(event_shape, num_scales)
         context_shape = None if context_shape is None else as_vector_shape(context_shape, "context_shape")
-        policy = floating_policy(dtype)
+        policy, seed = floating_policy(dtype), drawn_seed(seed)
         dtype = policy.variable_dtype
         pixels = Pixels(num_levels, alpha=alpha, dtype=dtype)
-        if seed is None:
-            seed = int(np.random.randint(2**31))  # noqa: NPY002
-        if not is_integer(seed) or not 0 <= seed < 2**32:
-            raise ValueError(f"seed must be None or an integer from 0 to 2**32 - 1, got {seed!r}")
-
-        context = None if context_shape is None else tf.zeros(context_shape, dtype)
-        seeds = np.random.default_rng(seed)
+        context, seeds = None if context_shape is None else tf.zeros(context_shape, dtype), np.random.default_rng(seed)
 
         def coupling(mask: np.ndarray, output_size: int, num_channels: int) -> AffineCoupling:
             board = None if mask.shape[:2] == (1, 1) else mask[..., :1]
@@ -141,34 +113,10 @@ class ImageRealNVP(Flow):
             )
             return AffineCoupling(network, mask, context)
 
-        def norm(channels: int) -> BatchNorm:
-            # A batch of images has many positions, hence sure moments, which averages may follow closely.
-            return BatchNorm(channels, event_ndims=3, momentum=0.9, dtype=dtype)
-
-        def scale(shape: Shape, index: int) -> Iterator[tfb.Bijector]:
-            """The bijectors between an image, seen first, and its flat latent."""
-            height, width, channels = shape
-            is_last = index == num_scales - 1
-            for count in range(4 if is_last else 3):
-                board = masks.checkerboard(height, width, flip=count % 2 == 1)
-                yield coupling(np.repeat(board, channels, axis=-1), channels, num_channels * 2**index)
-                yield norm(channels)
-            if is_last:
-                yield tfb.Reshape(list(shape), [math.prod(shape)])
-                return
-            yield tfb.Invert(Squeeze())
-            for count in range(3):
-                mask = masks.channelwise(4 * channels, flip=count % 2 == 1)
-                yield coupling(mask, 2 * channels, 2 * num_channels * 2**index)
-                yield norm(4 * channels)
-            yield Squeeze()
-            yield tfb.Invert(Squeeze(order="checkerboard"))
-            squeezed, rest = ((height // 2, width // 2, factor * channels) for factor in (4, 2))
-            yield FactorOut(squeezed, tfb.Chain(list(scale(rest, index + 1))))
-
+        bijectors = [pixels, *_bijectors(event_shape, num_scales, num_channels, coupling, dtype)]
         size = math.prod(event_shape)
         base = tfd.Independent(tfd.Normal(*np.array([[0.0] * size, [1.0] * size], dtype)), 1)
-        distribution = tfd.TransformedDistribution(base, tfb.Chain([pixels, *scale(event_shape, 0)]))
+        distribution = tfd.TransformedDistribution(base, tfb.Chain(bijectors))
         super().__init__(distribution, context_shape=context_shape, dtype=policy, **kwargs)
         self._options = {name: int(value) for name, value in sizes.items()} | {
             "event_shape": list(event_shape),
@@ -177,7 +125,9 @@ class ImageRealNVP(Flow):
             "context_shape": context_shape,
             "seed": int(seed),
         }
-        self._noise_seed = keras.random.SeedGenerator(seed)
+        self._noise_seed = keras.random.SeedGenerator(seed)  # an attribute, so that Keras tracks its state
+        margin = alpha * num_levels / (1 - 2 * alpha) + 1e-6 * num_levels  # of Pixels' range, and for rounding
+        self._dequantization = PixelDequantization(num_levels, margin, dtype, self._noise_seed)
         self._bits_per_dim = keras.metrics.Mean("bits_per_dim")
 
     @property
@@ -199,43 +149,15 @@ class ImageRealNVP(Flow):
         check_no_context_argument(context)
         if self.context_shape is None:
             raise ValueError("data: there is nothing to adapt; num_levels says what the scale of pixels is")
-        mean, stddev = context_moments(data, self.event_shape, self.context_shape, self.variable_dtype)
-        self._context_shift.assign(mean)
-        self._context_scale.assign(stddev)
+        self._standardizer.adapt_context(data)
 
-    def train_step(self, data: Any) -> dict[str, Any]:
-        return super().train_step(self._dequantized(data))
-
-    def test_step(self, data: Any) -> dict[str, Any]:
-        return super().test_step(self._dequantized(data))
-
-    def _dequantized(self, data: Any) -> tuple:
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        images, _ = split_inputs(x, self.context_shape)
-        images = tf.cast(images, self.variable_dtype)
-        images = with_noise(images, self._noise(tf.shape(images)), self.num_levels)  # NaN stops `fit`.
-        return (x | {"x": images} if isinstance(x, dict) else images), y, sample_weight
-
-    def _noise(self, shape: tf.Tensor) -> tf.Tensor:
-        return uniform_noise(shape, self.variable_dtype, self._noise_seed)
-
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> tf.Tensor:
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
-        nll = -y_pred if sample_weight is None else -y_pred * tf.cast(tf.reshape(sample_weight, [-1]), y_pred.dtype)
+        nll = self._weighted_nll(y_pred, sample_weight)
         self._bits_per_dim.update_state(nll / (math.prod(self.event_shape) * math.log(2)))
         return loss
-
-    def _checked_data(self, x, y, sample_weight, argument):
-        x, sample_weight = super()._checked_data(x, y, sample_weight, argument)
-        check_pixels(x, lambda images: is_pixel(images, self.num_levels), whole_numbers(self.num_levels), argument)
-        if isinstance(x, tf.data.Dataset):
-            x = pixels_checked(x, self.num_levels, whole_numbers(self.num_levels), argument)
-        return x, sample_weight
-
-    @contextlib.contextmanager
-    def _executing(self, steps, checked=None):
-        with super()._executing(steps, checked), pixel_errors():
-            yield
 
     def log_prob(self, x: Any, context: Any = None, *, dequantize: int | None = None, seed: Any = None) -> tf.Tensor:
         """Log-density in nats, of continuous pixels or, with `dequantize`, of integer images.
@@ -264,39 +186,61 @@ class ImageRealNVP(Flow):
         check_size("dequantize", dequantize)
         check_context(context, self.context_shape)
         context = None if context is None else self._as_context(context)
+        images = as_tensor("x", x, self.event_shape, self.variable_dtype)
         log_prob = functools.partial(super().log_prob, context=context)
-        return mean_over_noise(log_prob, super()._as_x(x), context, self.num_levels, dequantize, seed)
-
-    def predict(self, x: Any, *arguments: Any, **options: Any) -> np.ndarray:
-        """Log-densities `[N]` in nats of continuous pixels, batch by batch, as `Flow.predict`.
-
-        Raises:
-            ValueError: if x holds integers, for which there is `log_prob(images, dequantize=n)`; as `Flow.predict`.
-        """
-        check_floating(x)
-        self._check_range(x)
-        return super().predict(x, *arguments, **options)
-
-    def _as_x(self, x, leading="..."):
-        tensor = super()._as_x(x, leading)
-        check_floating(x if hasattr(x, "dtype") else tf.convert_to_tensor(x))
-        if hasattr(tensor, "numpy"):  # not in a graph
-            self._check_range(tf.reshape(tensor, [-1, *self.event_shape]))
-        return tensor
-
-    def _check_range(self, x: Any) -> None:
-        """Raises a ValueError if arrays hold numbers that not even `sample_and_log_prob` gives, up to rounding.
-
-        A NaN pixel makes only the density of its own image NaN.
-        """
-        alpha = self._options["alpha"]
-        margin = 1e-6 * self.num_levels + alpha * self.num_levels / (1 - 2 * alpha)
-        expected = f"pixels from 0 to num_levels = {self.num_levels}"
-        check_pixels(x, lambda pixels: ~((pixels < -margin) | (pixels > self.num_levels + margin)), expected, "x")
-
-    def _as_sample(self, x: tf.Tensor) -> tf.Tensor:
-        largest = np.nextafter(np.array(self.num_levels, self.variable_dtype), 0, dtype=self.variable_dtype)
-        return tf.clip_by_value(x, 0, largest)
+        return self._dequantization.mean_log_prob(log_prob, images, context, dequantize, seed)
 
     def _constructor_config(self) -> dict[str, Any]:
         return self._options
+
+
+def _checked_image_shape(event_shape: Any, num_scales: int) -> Shape:
+    check_sizes("event_shape", event_shape)
+    if len(event_shape) != 3:
+        raise ValueError(f"event_shape must be (H, W, C), got {event_shape!r}")
+    height, width, channels = event_shape = tuple(int(size) for size in event_shape)
+    smallest = 2 ** (num_scales - 1)
+    if height % smallest or width % smallest:
+        raise ValueError(
+            "event_shape must have a height and a width that are multiples of 2 ** (num_scales - 1), "
+            f"got {event_shape} for num_scales = {num_scales}"
+        )
+    if height * width == smallest**2:
+        raise ValueError(f"event_shape must leave at least two pixels to the last scale, got {event_shape}")
+    return height, width, channels
+
+
+def _bijectors(
+    shape: Shape,
+    num_scales: int,
+    num_channels: int,
+    coupling: Callable[[np.ndarray, int, int], AffineCoupling],
+    dtype: str,
+) -> Iterator[tfb.Bijector]:
+    """The bijectors of `num_scales` scales, from an image of the given shape to its flat latent.
+
+    `coupling` makes one from a mask, the number of moved channels at each position, and the width of its network.
+    """
+
+    def norm(channels: int) -> BatchNorm:
+        # A batch of images has many positions, and so reliable moments, which the averages may follow closely.
+        return BatchNorm(channels, event_ndims=3, momentum=0.9, dtype=dtype)
+
+    height, width, channels = shape
+    is_last = num_scales == 1
+    for count in range(4 if is_last else 3):
+        board = masks.checkerboard(height, width, flip=count % 2 == 1)
+        yield coupling(np.repeat(board, channels, axis=-1), channels, num_channels)
+        yield norm(channels)
+    if is_last:
+        yield tfb.Reshape(list(shape), [math.prod(shape)])
+        return
+    yield tfb.Invert(Squeeze())
+    for count in range(3):
+        mask = masks.channelwise(4 * channels, flip=count % 2 == 1)
+        yield coupling(mask, 2 * channels, 2 * num_channels)
+        yield norm(4 * channels)
+    yield Squeeze()
+    yield tfb.Invert(Squeeze(order="checkerboard"))
+    squeezed, rest = ((height // 2, width // 2, factor * channels) for factor in (4, 2))
+    yield FactorOut(squeezed, tfb.Chain(list(_bijectors(rest, num_scales - 1, 2 * num_channels, coupling, dtype))))

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp.variables import raw_variable
+from tfp_realnvp.keras_internals import raw_variable
 
 __all__ = ["FiniteSteps", "StopOnNonFiniteLoss"]
 

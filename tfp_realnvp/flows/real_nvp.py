@@ -17,33 +17,27 @@ from tfp_realnvp.bijectors import (
     AffineCoupling,
     BatchNorm,
     Coupling,
-    ElementwiseAffine,
-    ElementwiseSpline,
     LULinear,
     SplineCoupling,
 )
 from tfp_realnvp.bijectors.spline import check_spline
 from tfp_realnvp.checks import (
+    check_fraction,
     check_option,
     check_positive,
-    check_rate,
     check_size,
     check_sizes,
     floating_policy,
-    is_integer,
 )
-from tfp_realnvp.conditioners import MLP, Constant, ResNet, activation_config, as_activation
-from tfp_realnvp.flows.arguments import as_vector_shape
+from tfp_realnvp.conditioners import MLP, ConstantParameters, ResNet, activation_config, as_activation
+from tfp_realnvp.flows.arguments import as_vector_shape, drawn_seed
 from tfp_realnvp.flows.flow import Flow
-from tfp_realnvp.serialization import to_config
+from tfp_realnvp.flows.serialization import to_config
 
 __all__ = ["RealNVP"]
 
 _CONDITIONERS = {"mlp": MLP, "resnet": ResNet}
-_COUPLINGS = {  # and what stands in for each where there is one feature
-    "affine": (AffineCoupling, ElementwiseAffine),
-    "spline": (SplineCoupling, ElementwiseSpline),
-}
+_COUPLINGS = {"affine": AffineCoupling, "spline": SplineCoupling}
 _PERMUTATIONS = ("reverse", "random", "lu")
 _NORMALIZATIONS = {"actnorm": ActNorm, "batchnorm": BatchNorm}
 
@@ -130,18 +124,14 @@ class RealNVP(Flow):
         check_sizes("hidden_units", hidden_units)
         as_activation(activation)
         check_option("conditioner", conditioner, tuple(_CONDITIONERS))
-        check_rate("dropout", dropout)
+        check_fraction("dropout", dropout)
         check_option("coupling", coupling, tuple(_COUPLINGS))
         check_positive("log_scale_bound", log_scale_bound)
         check_spline(num_bins, bound)
         check_option("permutation", permutation, _PERMUTATIONS)
         if normalization is not None:
             check_option("normalization", normalization, tuple(_NORMALIZATIONS))
-        policy = floating_policy(dtype)
-        if seed is None:
-            seed = int(np.random.randint(2**31))  # noqa: NPY002
-        if not is_integer(seed) or not 0 <= seed < 2**32:
-            raise ValueError(f"seed must be None or an integer from 0 to 2**32 - 1, got {seed!r}")
+        policy, seed = floating_policy(dtype), drawn_seed(seed)
 
         base = base_distribution
         if base is None:
@@ -157,7 +147,7 @@ class RealNVP(Flow):
         )
         is_constant = size == 1 and context is None
         if is_constant:
-            network = Constant
+            network = ConstantParameters
         is_spline = coupling == "spline"
         make_network = functools.partial(
             network,
@@ -165,7 +155,7 @@ class RealNVP(Flow):
             log_scale_bound=log_scale_bound,
             dtype=policy,
         )
-        kind = _COUPLINGS[coupling][size == 1]
+        kind = _COUPLINGS[coupling]
         if is_spline:
             kind = functools.partial(kind, num_bins=num_bins, bound=bound)
 
@@ -197,14 +187,14 @@ class RealNVP(Flow):
             "bound": float(bound),
             "permutation": permutation,
             "normalization": normalization,
-            "seed": int(seed),
+            "seed": seed,
         }
         self._base_distribution = base_distribution
 
     def _wants_adapt(self) -> bool:
         # A user's own base may lie where the data are; a flow that has trained fits the data as they are.
         has_own_base = isinstance(self._base_distribution, tfd.Distribution)
-        return not (has_own_base or self.num_epochs_done or self._is_adapted())
+        return not (has_own_base or self.num_epochs_done or self._standardizer.is_adapted())
 
     def _constructor_config(self) -> dict[str, Any]:
         options = self._options | {"activation": activation_config(self._options["activation"])}

@@ -1,26 +1,24 @@
-"""Maximum likelihood through plain Keras `fit`, `evaluate` and `predict`."""
+"""Maximum likelihood through Keras: what `compile`, `fit`, `evaluate` and `predict` add to those of Keras."""
 
-import abc
-import numbers
-import os
 import warnings
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tfp_realnvp.checks import check_size
-from tfp_realnvp.flows.arguments import as_path
+from tfp_realnvp.flows.arguments import check_counts, check_fit_options
 from tfp_realnvp.flows.batches import are_arrays, array_batches, split_rows
-from tfp_realnvp.flows.data import check_ends, check_no_context_argument, check_rows, check_weights
-from tfp_realnvp.flows.executions import ExecutionsModel, each_callback
-from tfp_realnvp.flows.files import CountEpochs, may_write, mend_backup, random_states, replaced
-from tfp_realnvp.flows.fused_adam import fuse
+from tfp_realnvp.flows.callbacks import with_callbacks
+from tfp_realnvp.flows.dequantization import Dequantization
+from tfp_realnvp.flows.executions import ExecutionsModel
+from tfp_realnvp.flows.inputs import check_ends, check_no_context_argument, check_rows, check_weights
+from tfp_realnvp.flows.moments import warn_unless_standardized
 from tfp_realnvp.flows.non_finite import FiniteSteps, StopOnNonFiniteLoss
-from tfp_realnvp.flows.standardization import warn_unless_standardized
-from tfp_realnvp.replicas import mend_for_replicas, share_of_mean
-from tfp_realnvp.serialization import reading
+from tfp_realnvp.flows.optimizers import clip_across_replicas, use_fused_adam
+from tfp_realnvp.flows.resume import CountEpochs
+from tfp_realnvp.replicas import replica_loss
 
 __all__ = ["LikelihoodModel"]
 
@@ -29,33 +27,23 @@ _NO_TARGETS = (
     "sample_weight or, in a dataset, as (x, x, sample_weight)"
 )
 _EMPTY = "x must have at least one batch, got an empty dataset"
-_COUNTS_OF_FIT = ("steps_per_epoch", "validation_steps", "validation_batch_size")
+
+Data = tuple[Any, Any]  # x and sample_weight, as a user gives them
 
 
 class LikelihoodModel(ExecutionsModel):
     """A Keras model whose call returns log-densities, and whose loss is their negative mean.
 
-    Subclasses give `call`, `event_shape`, `context_shape` and `_check_variables`.
+    Subclasses define `call`, `event_shape`, `context_shape`, `_check_variables` and `_check_range`.
     """
+
+    event_shape: tuple[int, ...]
+    context_shape: tuple[int, ...] | None
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         self._finite_steps = FiniteSteps()
-        self.num_epochs_done = 0  # of the fit that runs, or ran last
-
-    @property
-    @abc.abstractmethod
-    def event_shape(self) -> tuple[int, ...]:
-        """Shape of one event."""
-
-    @property
-    @abc.abstractmethod
-    def context_shape(self) -> tuple[int, ...] | None:
-        """Shape of one context, or None."""
-
-    @abc.abstractmethod
-    def _check_variables(self) -> None:
-        """Raises a ValueError if training would miss variables, or has none."""
+        self._dequantization = Dequantization()
 
     def compile(
         self,
@@ -63,7 +51,7 @@ class LikelihoodModel(ExecutionsModel):
         loss: None = None,
         *,
         steps_per_execution: int | None = None,
-        jit_compile: bool | str = "auto",
+        jit_compile: bool | Literal["auto"] = "auto",
         **kwargs: Any,
     ) -> None:
         """Sets the optimizer; arguments are those of `keras.Model.compile`, without losses and metrics.
@@ -95,15 +83,9 @@ class LikelihoodModel(ExecutionsModel):
             raise ValueError(f"optimizer must be a Keras optimizer or the name of one, got {optimizer!r}") from error
         super().compile(optimizer, steps_per_execution=steps_per_execution, jit_compile=jit_compile, **kwargs)
         if self.optimizer is not None:
-            fuse(getattr(self.optimizer, "inner_optimizer", self.optimizer))
+            use_fused_adam(getattr(self.optimizer, "inner_optimizer", self.optimizer))
             if self.distribute_strategy.num_replicas_in_sync > 1:
-                mend_for_replicas(self.optimizer)
-
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        with reading("compile_config"):
-            self.compile(**keras.saving.deserialize_keras_object(config))
-        if self.optimizer is not None:
-            self.optimizer.build(self.trainable_variables)
+                clip_across_replicas(self.optimizer)
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
@@ -111,23 +93,34 @@ class LikelihoodModel(ExecutionsModel):
         """Mean negative log-likelihood in nats, each row times its weight; in training, plus the layers' losses."""
         if y is not None and sample_weight is None:
             raise ValueError(_NO_TARGETS)
-        nll = -y_pred
-        if sample_weight is not None:
-            nll *= tf.cast(tf.reshape(sample_weight, [-1]), nll.dtype)
-        regularization = self.losses if training else ()
-        extra = [tf.cast(loss, nll.dtype) for loss in regularization]
+        nll = self._weighted_nll(y_pred, sample_weight)
+        regularization = [tf.cast(loss, nll.dtype) for loss in self.losses] if training else []
         if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            return share_of_mean(nll, extra)
-        loss = tf.add_n([tf.reduce_mean(nll), *extra])
+            return replica_loss(nll, regularization)
+        loss = tf.add_n([tf.reduce_mean(nll), *regularization])
         if training:
             self._finite_steps.add(loss)
         return loss
 
+    @staticmethod
+    def _weighted_nll(log_prob: tf.Tensor, sample_weight: Any) -> tf.Tensor:
+        """The negative log-densities `[N]`, each times the weight of its row."""
+        if sample_weight is None:
+            return -log_prob
+        return -log_prob * tf.cast(tf.reshape(sample_weight, [-1]), log_prob.dtype)
+
     def train_step(self, data: Any) -> dict[str, Any]:
-        return self._as_logs(super().train_step(data))
+        return self._as_logs(super().train_step(self._noisy(data)))
 
     def test_step(self, data: Any) -> dict[str, Any]:
-        return self._as_logs(super().test_step(data))
+        return self._as_logs(super().test_step(self._noisy(data)))
+
+    def _noisy(self, data: Any) -> Any:
+        """A batch of Keras's, with the noise of the dequantization."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        if isinstance(x, dict) and "x" in x:
+            return x | {"x": self._dequantization.noisy(x["x"])}, y, sample_weight
+        return (x if isinstance(x, dict) else self._dequantization.noisy(x)), y, sample_weight
 
     def _as_logs(self, logs: dict[str, Any]) -> dict[str, Any]:
         if isinstance(self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
@@ -145,6 +138,7 @@ class LikelihoodModel(ExecutionsModel):
         callbacks: Any = None,
         validation_split: float = 0.0,
         validation_data: Any = None,
+        shuffle: bool | str = True,
         **kwargs: Any,
     ) -> keras.callbacks.History:
         """Trains by maximum likelihood; arguments are those of `keras.Model.fit`, without targets.
@@ -153,7 +147,7 @@ class LikelihoodModel(ExecutionsModel):
             x: `x [N, *event_shape]`, `{"x": x, "context": context [N, K]}`, or a `tf.data.Dataset` of batches of
                 either (`(x, x, sample_weight)` to have weights).
             validation_data: like x, or `(x, None, sample_weight)`.
-            **kwargs: `sample_weight [N]`, `shuffle`, `initial_epoch`, `steps_per_epoch`, ...
+            **kwargs: `sample_weight [N]`, `initial_epoch`, `steps_per_epoch`, ...
 
         Returns:
             The history; "loss" is the mean negative log-likelihood in nats plus the regularisation losses of the
@@ -170,55 +164,25 @@ class LikelihoodModel(ExecutionsModel):
                 trained, and the history is empty.
         """
         check_no_context_argument(kwargs.pop("context", None))
-        _check_counts(batch_size=batch_size, **{name: kwargs.get(name) for name in _COUNTS_OF_FIT})
-        initial_epoch = kwargs.get("initial_epoch", 0)
-        for name, count in {"epochs": epochs, "initial_epoch": initial_epoch}.items():
-            check_size(name, count, least=0)
-        if not isinstance(validation_split, numbers.Real) or not 0 <= validation_split < 1:
-            raise ValueError(f"validation_split must be from 0 to below 1, got {validation_split!r}")
-        if kwargs.get("class_weight") is not None:
-            raise ValueError("a flow has no classes, so class_weight must be None; see sample_weight")
-        sample_weight, shuffle = kwargs.pop("sample_weight", None), kwargs.pop("shuffle", True)
-        x, sample_weight = self._checked_data(x, y, sample_weight, "x")
-        check_ends(x, "x", "steps_per_epoch", kwargs.get("steps_per_epoch"))
+        check_fit_options(batch_size, epochs, validation_split, kwargs)
+        num_steps, num_validation_steps = kwargs.get("steps_per_epoch"), kwargs.get("validation_steps")
+        train = self._checked_data(x, y, kwargs.pop("sample_weight", None), "x", "steps_per_epoch", num_steps)
         validation = None
         if validation_data is not None:
-            if isinstance(validation_data, list):  # of which Keras would take the first for x
-                check_rows(validation_data, self.event_shape, self.context_shape, "validation_data")
-            x_val, y_val, weight_val = keras.utils.unpack_x_y_sample_weight(validation_data)
-            validation = self._checked_data(x_val, y_val, weight_val, "validation_data")
-            check_ends(x_val, "validation_data", "validation_steps", kwargs.get("validation_steps"))
+            validation = self._checked_validation(validation_data, num_validation_steps)
         elif validation_split:
-            (x, sample_weight), validation = split_rows(x, sample_weight, validation_split)
-        self._check_variables()
-        if self.compiled and self.optimizer is None:
-            raise ValueError("optimizer must be given to compile() before fit(), got None")
-        if self._wants_adapt():
-            warn_unless_standardized(x, self.name)
-        if self.compiled and not self.optimizer.built:
-            # Variables made while Keras traces its step would have it traced twice.
-            with self.distribute_strategy.scope():
-                self._build_layers()
-                self.optimizer.build(self.trainable_variables)
-        steps_per_epoch, validation_steps = kwargs.get("steps_per_epoch"), kwargs.get("validation_steps")
-        inputs, targets, weights = self._for_keras(x, sample_weight, batch_size, steps_per_epoch, shuffle)
-        if validation is None:
-            steps = self._steps([steps_per_epoch], callbacks, "train")
-        else:
+            train, validation = split_rows(*train, validation_split)
+        self._prepare_fit(train[0])
+
+        inputs, targets, weights = self._for_keras(*train, batch_size, num_steps, shuffle)
+        steps = self._steps([num_steps], callbacks, "train")
+        if validation is not None:
             validation_batch_size = kwargs.get("validation_batch_size") or batch_size
-            validation = self._for_keras(*validation, validation_batch_size, validation_steps)
-            steps = self._steps([steps_per_epoch, validation_steps], callbacks, "train", "test")
+            validation = self._for_keras(*validation, validation_batch_size, num_validation_steps)
+            steps = self._steps([num_steps, num_validation_steps], callbacks, "train", "test")
         stop = StopOnNonFiniteLoss(self._finite_steps)
-        own = stop, CountEpochs(initial_epoch)
-        for callback in each_callback(callbacks):
-            if isinstance(callback, keras.callbacks.BackupAndRestore):
-                mend_backup(callback)
-        if isinstance(callbacks, keras.callbacks.CallbackList):
-            params = callbacks.params or {}
-            callbacks = keras.callbacks.CallbackList([*own, *callbacks.callbacks], model=self, **params)
-        else:
-            callbacks = [*own, *tf.nest.flatten(callbacks or [])]
-        with self._executing(steps, checked=validation and validation[0]):
+        callbacks = with_callbacks([stop, CountEpochs(kwargs.get("initial_epoch", 0))], callbacks, self)
+        with self._executing(steps, checked=validation and validation[0]), self._dequantization.errors():
             history = super().fit(
                 inputs,
                 targets,
@@ -252,12 +216,13 @@ class LikelihoodModel(ExecutionsModel):
             ValueError: as `fit`.
         """
         check_no_context_argument(kwargs.pop("context", None))
+        num_steps = kwargs.get("steps")
         if x is None or x is not self._checked:
-            _check_counts(batch_size=batch_size, steps=kwargs.get("steps"))
-            x, sample_weight = self._checked_data(x, y, sample_weight, "x")
-            check_ends(x, "x", "steps", kwargs.get("steps"))
-        x, y, sample_weight = self._for_keras(x, sample_weight, batch_size, kwargs.get("steps"))
-        with self._executing(self._steps([kwargs.get("steps")], kwargs.get("callbacks"), "test")):
+            check_counts(batch_size=batch_size, steps=num_steps)
+            x, sample_weight = self._checked_data(x, y, sample_weight, "x", "steps", num_steps)
+        x, y, sample_weight = self._for_keras(x, sample_weight, batch_size, num_steps)
+        steps = self._steps([num_steps], kwargs.get("callbacks"), "test")
+        with self._executing(steps), self._dequantization.errors():
             results = super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
         if isinstance(results, list | dict) and not results:
             raise ValueError(_EMPTY)
@@ -268,10 +233,11 @@ class LikelihoodModel(ExecutionsModel):
 
         Raises:
             ValueError: if a shape is wrong, the context missing or unexpected, or a dataset empty, or infinite without
-                steps.
+                steps; in an `ImageRealNVP`, if x holds integers, or pixels out of range.
         """
         check_no_context_argument(kwargs.pop("context", None))
-        _check_counts(batch_size=batch_size, steps=kwargs.get("steps"))
+        check_counts(batch_size=batch_size, steps=kwargs.get("steps"))
+        self._dequantization.check_continuous(x)
         check_rows(x, self.event_shape, self.context_shape, "x")
         check_ends(x, "x", "steps", kwargs.get("steps"))
         x, *_ = self._for_keras(x, None, batch_size, kwargs.get("steps"))
@@ -282,77 +248,53 @@ class LikelihoodModel(ExecutionsModel):
             except UnboundLocalError as error:  # Keras's own, of the outputs of no batch
                 raise ValueError(_EMPTY) from error
 
-    # Files
-
-    def save_weights(self, filepath: str | os.PathLike, overwrite: bool = True, **kwargs: Any) -> None:
-        """Writes weights, optimizer and random states; arguments are those of `keras.Model.save_weights`.
-
-        Raises:
-            ValueError: if the path does not end in ".weights.h5".
-            OSError: if the file cannot be written; an older one is still whole, as it is until the new one is.
-        """
-        path = as_path(filepath)
-        if kwargs.get("max_shard_size") is not None:  # Keras writes several files.
-            super().save_weights(path, overwrite, **kwargs)
-            return
-        if not path.endswith(".weights.h5"):
-            raise ValueError(f"filepath must end in .weights.h5, got {path!r}")
-        if may_write(path, overwrite):
-            optimizer = getattr(self, "optimizer", None)
-            with replaced(path, [*self.variables, *(optimizer.variables if optimizer else ())]) as new_path:
-                super().save_weights(new_path, **kwargs)
-
-    def load_weights(self, filepath: str | os.PathLike, skip_mismatch: bool = False, **kwargs: Any) -> None:
-        """Reads what `save_weights` or `save` wrote; arguments are those of `keras.Model.load_weights`.
-
-        Raises:
-            ValueError: if the file is damaged, or of another model; the flow then is as before.
-            OSError: if there is no such file, or it cannot be opened.
-        """
-        path = as_path(filepath)
-        optimizer = getattr(self, "optimizer", None)
-        variables = [*self.variables, *(optimizer.variables if optimizer else ())]
-        former, num_epochs_done = [keras.ops.convert_to_numpy(v) for v in variables], self.num_epochs_done
-        try:
-            with reading(f"filepath {path!r}"):
-                super().load_weights(path, skip_mismatch, **kwargs)
-        except Exception:
-            self.num_epochs_done = num_epochs_done
-            for variable, value in zip(variables, former, strict=True):
-                variable.assign(value)
-            raise
-
-    def save_own_variables(self, store: Any) -> None:
-        # Keras keeps no random states in files: training that goes on from one would see the first noise again.
-        super().save_own_variables(store)
-        store["num_weights"] = np.array(len(self.weights))
-        store["num_epochs_done"] = np.array(self.num_epochs_done)
-        for index, state in enumerate(random_states(self)):
-            store[f"random_state_{index}"] = np.asarray(state)
-
-    def load_own_variables(self, store: Any) -> None:
-        found = {name: store[name] for name in store.keys()}  # noqa: SIM118
-        # Keras passes over what a file has beyond the weights of the model, such as further couplings.
-        num_weights = int(np.asarray(found.pop("num_weights", len(self.weights))))
-        if num_weights != len(self.weights):
-            raise ValueError(f"the file has {num_weights} weights, but {self.name} has {len(self.weights)}")
-        self.num_epochs_done = int(np.asarray(found.pop("num_epochs_done", 0)))
-        for index, state in enumerate(random_states(self)):
-            state.assign(found.pop(f"random_state_{index}", state))
-        super().load_own_variables(found)
-
-    def _checked_data(self, x: Any, y: Any, sample_weight: Any, argument: str) -> tuple[Any, Any]:
-        """(x, sample_weight), or a ValueError if arrays are not what the flow takes."""
+    def _checked_data(
+        self, x: Any, y: Any, sample_weight: Any, argument: str, steps_argument: str, steps: int | None
+    ) -> Data:
+        """(x, sample_weight), or a ValueError if they are not what the flow takes."""
         if y is not None and y is not x:
             raise ValueError(f"{argument}: {_NO_TARGETS}")
         check_rows(x, self.event_shape, self.context_shape, argument, self.variable_dtype)
         weights_argument = "sample_weight" if argument == "x" else f"{argument}: sample_weight"
         check_weights(sample_weight, x, weights_argument, self.variable_dtype)
-        return x, sample_weight
+        self._check_range(x, argument)
+        checked = self._dequantization.checked(x, argument)
+        check_ends(x, argument, steps_argument, steps)
+        return checked, sample_weight
+
+    def _checked_validation(self, validation_data: Any, validation_steps: int | None) -> Data:
+        if isinstance(validation_data, list):  # of which Keras would take the first for x
+            check_rows(validation_data, self.event_shape, self.context_shape, "validation_data")
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(validation_data)
+        return self._checked_data(x, y, sample_weight, "validation_data", "validation_steps", validation_steps)
+
+    def _check_range(self, x: Any, argument: str) -> None:
+        """Raises a ValueError if rows of arrays lie where the distribution has no density, whatever it learns."""
+
+    def _check_variables(self) -> None:
+        """Raises a ValueError if training would miss variables, or has none."""
+
+    def _prepare_fit(self, x: Any) -> None:
+        """Checks and builds what `fit` needs, so that Keras traces its step once."""
+        self._check_variables()
+        if self.compiled and self.optimizer is None:
+            raise ValueError("optimizer must be given to compile() before fit(), got None")
+        if self._wants_adapt():
+            warn_unless_standardized(x, self.name)
+        if self.compiled and not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self._build_layers()
+                self.optimizer.build(self.trainable_variables)
 
     def _wants_adapt(self) -> bool:
         """Whether data that are not standardised want `adapt` before the fit that begins."""
         return False
+
+    def _build_layers(self) -> None:
+        if not all(layer.built for layer in self.layers):
+            x = tf.zeros([1, *self.event_shape], self.variable_dtype)
+            context = self.context_shape and tf.zeros([1, *self.context_shape], self.variable_dtype)
+            self(x if context is None else {"x": x, "context": context})
 
     def _for_keras(
         self, x: Any, sample_weight: Any, batch_size: int | None, steps: int | None, shuffle: bool | str = False
@@ -361,19 +303,3 @@ class LikelihoodModel(ExecutionsModel):
         if not are_arrays(x) or keras.config.floatx() == self.variable_dtype:
             return x, sample_weight, sample_weight
         return array_batches(x, sample_weight, batch_size, steps, shuffle), None, None
-
-    def _build_layers(self) -> None:
-        """Calls a flow of a subclass that has layers which their first call builds."""
-        if not all(layer.built for layer in self.layers):
-            x = tf.zeros([1, *self.event_shape], self.variable_dtype)
-            context = self.context_shape and tf.zeros([1, *self.context_shape], self.variable_dtype)
-            self(x if context is None else {"x": x, "context": context})
-
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Does nothing: `fit` has built the flow, and Keras's own method fails where replicas differ in rows."""
-
-
-def _check_counts(**counts: int | None) -> None:
-    for name, count in counts.items():
-        if count is not None:
-            check_size(name, count)

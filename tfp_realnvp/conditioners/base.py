@@ -12,7 +12,7 @@ from tfp_realnvp.checks import check_positive, check_seed, check_size, floating_
 
 __all__ = [
     "Conditioner",
-    "Constant",
+    "ConstantParameters",
     "activation_config",
     "as_activation",
     "batch_normalization",
@@ -115,34 +115,32 @@ class Conditioner(keras.layers.Layer, abc.ABC):
 
 
 def freeze_parts_of_frozen(network: keras.layers.Layer) -> None:
-    """Freezes the layers within a network that is frozen. Layers made after the network was frozen do not know it."""
+    """Freezes the layers within a frozen network. Layers that were made after it was frozen still train."""
     if not network.trainable:
-        for layer in network._flatten_layers(include_self=False):
-            layer.trainable = False  # Reaches the variables, which is where an outer model looks.
+        network.trainable = False  # Keras passes it on to all layers and variables within, where an outer model looks.
 
 
 def _differ(size: int | None, other: int | None) -> bool:
     return None not in (size, other) and size != other
 
 
-@keras.saving.register_keras_serializable(package="tfp_realnvp")
-class Constant(Conditioner):
+@keras.saving.register_keras_serializable(package="tfp_realnvp", name="Constant")  # its name in files of version 0.1
+class ConstantParameters(Conditioner):
     """Outputs that are the same for every row, and learned: for events of one feature, where there is no context.
 
     Arguments, shapes and errors are those of `MLP`, without its hidden layers.
 
-    >>> Constant(1, num_parameters=11)(keras.ops.ones((5, 0))).shape
+    >>> ConstantParameters(1, num_parameters=11)(keras.ops.ones((5, 0))).shape
     TensorShape([5, 1, 11])
     """
 
     def build(self, kept_shape: tuple, context_shape: tuple | None = None) -> None:
         self.output_layer.build((None, 1))
-        if not self.trainable:
-            self.output_layer.trainable = False
+        freeze_parts_of_frozen(self)
         self.built = True
 
     def _build_hidden(self, size, context_size):
-        raise NotImplementedError("there is none")
+        raise NotImplementedError("a ConstantParameters has no hidden layers")
 
     def _call_hidden(self, inputs, context, training):
         return ops.ones([ops.shape(inputs)[0], 1], self.compute_dtype)

@@ -1,36 +1,30 @@
-"""Checks of the data that users hand to a flow."""
+"""The data that users hand to a flow: split into events and contexts, checked, made tensors."""
 
-import contextlib
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp.flows.arguments import check_input_shape
+from tfp_realnvp.checks import check_shape
 from tfp_realnvp.flows.frames import column_names, in_features, listed, non_numeric_columns
 
 __all__ = [
+    "as_tensor",
     "check_context",
     "check_ends",
     "check_no_context_argument",
-    "check_pixels",
-    "check_range",
     "check_rows",
     "check_weights",
     "chunks",
+    "events_of",
     "is_array",
-    "is_pixel",
-    "pixel_errors",
-    "pixels_checked",
     "split_inputs",
+    "wrong_rows",
 ]
 
 _CHUNK = 1 << 22  # values looked at in one go, so that a memory map larger than memory can be checked
-
-_SCALED_HINT = "; images in [0, 1] must be scaled: np.round((num_levels - 1) * images)"
 
 Shape = tuple[int, ...]
 
@@ -56,6 +50,12 @@ def split_inputs(data: Any, context_shape: Shape | None, argument: str = "x") ->
         )
     check_context(data.get("context"), context_shape, argument, 'pass it with x, as {"x": x, "context": context}')
     return data["x"], data.get("context")
+
+
+def events_of(data: Any) -> Any:
+    """x of arrays, of a dictionary of arrays, or of the first of several parts of a batch."""
+    data = data[0] if isinstance(data, tuple) and data else data
+    return data.get("x") if isinstance(data, Mapping) else data
 
 
 def check_no_context_argument(context: Any) -> None:
@@ -107,65 +107,49 @@ def check_rows(
             raise ValueError(f"{argument}: x and context must have as many rows, got {len(x)} and {len(context)}")
 
 
-def is_pixel(images: Any, num_levels: int) -> Any:
-    """Where images hold whole numbers from 0 to `num_levels - 1`, as an array or tensor of their shape."""
-    floor = tf.floor if tf.is_tensor(images) else np.floor
-    return (images >= 0) & (images < num_levels) & (images == floor(images))
+def as_tensor(
+    argument: str, value: Any, shape: Sequence[int], dtype: str, leading: str = "...", *, is_context: bool = False
+) -> tf.Tensor:
+    """`value` as a tensor of numbers of the given dtype and of shape `[..., *shape]`, or `[N, *shape]`.
 
-
-def check_pixels(data: Any, are_right: Callable[[np.ndarray], np.ndarray], expected: str, argument: str) -> None:
-    """Raises a ValueError unless `are_right` is true of all pixels of arrays of images."""
-    images = data.get("x") if isinstance(data, Mapping) else data
-    if not is_array(images):
-        return
-    bad, example, _ = _wrong_rows(images, are_right)
-    if bad:
-        is_scaled = all(np.all((chunk >= 0) & (chunk <= 1)) for _, chunk in chunks(images))
-        hint = _SCALED_HINT if is_scaled else ""
-        raise ValueError(f"{argument} must hold {expected}; the images {listed(bad)} do not: {example!r} is none{hint}")
-
-
-def check_range(data: Any, is_outside: Callable[[np.ndarray], np.ndarray], argument: str) -> None:
-    """Raises a ValueError if `is_outside` is true of any row `[N]` of arrays."""
-    x = data.get("x") if isinstance(data, Mapping) else data
-    if not is_array(x):
-        return
-    bad = [start + row for start, chunk in chunks(x) for row in np.flatnonzero(is_outside(chunk)).tolist()]
-    if bad:
-        raise ValueError(
-            f"{argument} must lie within the range of the distribution, where it has a density; {len(bad)} of the "
-            f"{len(x)} rows do not: {listed(bad)}"
-        )
-
-
-def pixels_checked(data: tf.data.Dataset, num_levels: int, expected: str, argument: str) -> tf.data.Dataset:
-    """The dataset, whose batches raise, within `pixel_errors`, a ValueError unless `is_pixel` is true of all values."""
-    message = f"{argument} must hold {expected}; a batch of the dataset does not"
-
-    def checked(*batch: Any) -> Any:
-        images = batch[0]["x"] if isinstance(batch[0], Mapping) else batch[0]
-        values = tf.cast(images, tf.float64)
-        right = tf.reduce_all(is_pixel(values, num_levels))
-        is_scaled = tf.reduce_all((values >= 0) & (values <= 1))
-        message_of_batch = tf.where(is_scaled, message + _SCALED_HINT, message)
-        with tf.control_dependencies([tf.debugging.Assert(right, [message_of_batch])]):
-            images = tf.identity(images)
-        x = batch[0] | {"x": images} if isinstance(batch[0], Mapping) else images
-        return (x, *batch[1:]) if len(batch) > 1 else x
-
-    return data.map(checked)
-
-
-@contextlib.contextmanager
-def pixel_errors() -> Iterator[None]:
-    """Turns the error of a dataset of `pixels_checked` into a ValueError."""
+    What a graph does not know of the shape yet is checked when it runs.
+    """
+    if np.ma.is_masked(value):
+        raise ValueError(f"{argument} must be an array of numbers, got masked values")
     try:
-        yield
-    except tf.errors.InvalidArgumentError as error:
-        found = re.search(rf"\w+ must hold .* dataset does not({re.escape(_SCALED_HINT)})?", error.message)
-        if found is None:
-            raise
-        raise ValueError(found[0]) from error
+        tensor = tf.convert_to_tensor(value)
+    except (TypeError, ValueError) as error:
+        got = non_numeric_columns(value) or f", got {value!r:.100}"
+        raise ValueError(f"{argument} must be an array of numbers{got}") from error
+    if not (tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool):
+        raise ValueError(f"{argument} must be an array of numbers, got dtype {tensor.dtype.name}")
+    check_input_shape(argument, tensor if column_names(value) is None else value, shape, leading, is_context=is_context)
+    ndims = len(shape) + 1 if leading == "N" else tensor.shape.rank
+    if ndims is None:
+        raise ValueError(f"{argument} must have a known number of dimensions, got shape {tensor.shape}")
+    if not tensor.shape.is_fully_defined():
+        tensor = tf.ensure_shape(tensor, [None] * (ndims - len(shape)) + list(shape))
+    return tf.cast(tensor, dtype)
+
+
+def check_input_shape(argument: str, array: Any, shape: Sequence[int], leading: str, *, is_context: bool) -> None:
+    """`check_shape`, whose error names the columns of a DataFrame, and has a hint for labels given as a context."""
+    try:
+        check_shape(argument, array, shape, leading)
+    except ValueError as error:
+        names, hint = column_names(array), ""
+        if names is not None:
+            hint = f" with the columns {listed(map(repr, names))}"
+        if is_context and shape[0] > 1 and tuple(array.shape)[1:] in ((), (1,)) and _has_integers(array):
+            hint += f"; labels must be one-hot, as from keras.utils.to_categorical(labels, {shape[0]})"
+        raise ValueError(f"{error}{hint}") from None
+
+
+def _has_integers(array: Any) -> bool:
+    try:
+        return tf.as_dtype(getattr(array, "dtype", None) or np.asarray(array[:0]).dtype).is_integer
+    except TypeError:  # dtypes of pandas and others
+        return False
 
 
 def check_weights(sample_weight: Any, data: Any, argument: str, dtype: str) -> None:
@@ -214,7 +198,7 @@ def _check_finite(array: Any, name: str, dtype: str) -> None:
         with np.errstate(over="ignore"):
             return np.isfinite(chunk.astype(dtype, copy=False))
 
-    bad, _, features = _wrong_rows(array, are_finite)
+    bad, _, features = wrong_rows(array, are_finite)
     if bad:
         where = f",{in_features(array, features)}" if column_names(array) is not None else ""
         raise ValueError(
@@ -222,7 +206,7 @@ def _check_finite(array: Any, name: str, dtype: str) -> None:
         )
 
 
-def _wrong_rows(array: Any, are_right: Callable[[np.ndarray], np.ndarray]) -> tuple[list[int], Any, np.ndarray]:
+def wrong_rows(array: Any, are_right: Callable[[np.ndarray], np.ndarray]) -> tuple[list[int], Any, np.ndarray]:
     """The rows of which not all values are right; the first wrong value, or None; which features have wrong values."""
     rows: list[int] = []
     example, features = None, np.zeros(tuple(array.shape[1:]), bool)

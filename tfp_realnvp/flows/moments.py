@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp.flows.data import check_ends, check_rows, chunks, is_array, split_inputs
+from tfp_realnvp.flows.inputs import check_ends, check_rows, chunks, is_array, split_inputs
 from tfp_realnvp.flows.frames import in_features
 
 __all__ = ["context_moments", "standardization_moments", "warn_unless_standardized"]

@@ -5,20 +5,22 @@ import tensorflow as tf
 
 from tfp_realnvp.bijectors.permutation import permute
 
-__all__ = ["Features", "Pixels"]
+__all__ = ["FeatureSplit", "PixelSplit", "split_by"]
 
 
-class Features:
+class FeatureSplit:
     """Parts of the last dimension, by a mask `[D]`: of a vector `[D]`, or of an image `[H, W, D]` its channels.
 
     Attributes:
-        event_shape: of an event; None where any size will do.
-        kept_size: number d of features in `kept [..., d]`.
+        event_shape: shape of an event; None where any size will do.
+        kept_shape: shape of its kept part, likewise.
     """
 
     def __init__(self, mask: np.ndarray, event_ndims: int):
-        self.event_shape = (None,) * (event_ndims - 1) + mask.shape
-        self.kept_size, self._moved_size = int(mask.sum()), int((~mask).sum())
+        self._kept_size, self._moved_size = int(mask.sum()), int((~mask).sum())
+        positions = (None,) * (event_ndims - 1)
+        self.event_shape: tuple[int | None, ...] = (*positions, mask.size)
+        self.kept_shape: tuple[int | None, ...] = (*positions, self._kept_size)
         # Two contiguous parts are slices of the event; another mask costs one gather each way.
         self._kept_first, self._order = bool(mask[0]), None
         if np.count_nonzero(np.diff(mask)) > 1:
@@ -29,7 +31,7 @@ class Features:
         """(kept `[..., d]`, moved `[..., D - d]`) of `event [..., D]`."""
         if self._order is not None:
             event = permute(event, self._order, self._inverse_order)
-        sizes = [self.kept_size, self._moved_size]
+        sizes = [self._kept_size, self._moved_size]
         if self._kept_first:
             kept, moved = tf.split(event, sizes, axis=-1)
         else:
@@ -50,20 +52,20 @@ class Features:
         return values
 
 
-class Pixels:
+class PixelSplit:
     """Parts of an image `[H, W, C]` by a mask `[H, W, 1]` or `[H, W, C]`: both are whole images.
 
-    Of the kept part, the moved pixels are zero; of the moved one, nothing is said of the kept pixels.
+    In the kept image, moved pixels are zero. In the moved image, the values of kept pixels have no meaning.
 
     Attributes:
-        event_shape: of an event; None where any size will do.
-        kept_size: number of channels of the kept part; None where any number will do.
+        event_shape: shape of an event; None where any size will do.
+        kept_shape: the same.
     """
 
     def __init__(self, mask: np.ndarray):
         self._mask = mask
-        self.kept_size = None if mask.shape[-1] == 1 else mask.shape[-1]
-        self.event_shape = (*mask.shape[:-1], self.kept_size)
+        self.event_shape: tuple[int | None, ...] = (*mask.shape[:-1], None if mask.shape[-1] == 1 else mask.shape[-1])
+        self.kept_shape = self.event_shape
 
     def split(self, event: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """(kept, moved), both `[..., H, W, C]` like `event`."""
@@ -75,9 +77,16 @@ class Pixels:
 
     def moved_size(self, kept: tf.Tensor) -> int:
         """Number of channels of the moved part that belongs to `kept`."""
-        return kept.shape[-1]
+        return int(kept.shape[-1])
 
     def only_moved(self, values: tf.Tensor, extra_ndims: int = 0) -> tf.Tensor:
         """`values [..., H, W, C]` with `extra_ndims` further dimensions, and zeros at the kept pixels."""
         mask = self._mask.reshape(self._mask.shape + (1,) * extra_ndims)
         return tf.where(mask, tf.zeros([], values.dtype), values)
+
+
+def split_by(mask: np.ndarray) -> FeatureSplit | PixelSplit:
+    """The split of events by a mask `[D]`, `[1, 1, C]`, `[H, W, 1]` or `[H, W, C]`."""
+    if mask.ndim == 1 or mask.shape[:2] == (1, 1):
+        return FeatureSplit(mask.reshape(-1), mask.ndim)
+    return PixelSplit(mask)

@@ -4,15 +4,16 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
-from tfp_realnvp.variables import keras_inference
+from tfp_realnvp.keras_internals import inference_mode, raw_variable
 
-__all__ = ["RowFunctions"]
+__all__ = ["CompiledDensity"]
 
 
-class RowFunctions:
+class CompiledDensity:
     """`log_prob`, `sample`, `sample_and_log_prob`, `forward` and `inverse`, each traced once, for any number of rows.
 
     x is `[N, *event_shape]`, z `[N, *latent_shape]`, context `[N, K]`; log-densities and log-determinants are `[N]`, in
@@ -61,7 +62,7 @@ class RowFunctions:
             @functools.wraps(function)
             def traced(*args):
                 # Traced once and for all, so not in the mode of whatever Keras layer may be calling just now.
-                with keras_inference():
+                with inference_mode():
                     return function(*args)
 
             # A `partial`, since TensorFlow warns of a plain function that is traced often, here once for each flow.
@@ -74,6 +75,20 @@ class RowFunctions:
         self.sample_and_log_prob = compiled(sample_and_log_prob, **number_and_seed)
         self.forward = compiled(forward, z=tf.TensorSpec([None, *latent_shape], dtype))
         self.inverse = compiled(inverse, x=rows)
+
+    def check_variables(self, variables: Sequence[keras.Variable]) -> None:
+        """Raises a ValueError if the density reads variables that are not among `variables` of the model."""
+        held = [raw_variable(variable) for variable in variables]
+        # A distributed variable stands for one variable in each replica.
+        known = {id(part) for variable in held for part in (variable, *getattr(variable, "values", ()))}
+        used = self.log_prob.get_concrete_function().variables
+        hidden = [variable.name for variable in used if id(variable) not in known]
+        if hidden:
+            raise ValueError(
+                f"the density depends on variables that the model cannot see, so they would never train: {hidden}. "
+                "They are used inside a plain function or object: pass the Keras layer itself as the conditioner, or "
+                "make it a tf.Module that holds them"
+            )
 
     def export(self, directory: str, variables: Sequence[tf.Variable]) -> tuple[str, ...]:
         """Writes a SavedModel whose signatures return dictionaries, and returns the signatures' names.

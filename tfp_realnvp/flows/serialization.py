@@ -31,6 +31,9 @@ _WRITTEN_AS = {
     UnbatchedPermute: tfp.bijectors.Permute,
 }
 
+# Classes of version 0.1, and what reads their files now.
+_RENAMED = {"ElementwiseAffine": "AffineCoupling", "ElementwiseSpline": "SplineCoupling"}
+
 _REMEDY = "Use save_weights(), and load_weights() in a flow built anew by your own code; or export()"
 
 
@@ -224,7 +227,7 @@ class _Reader:
                 raise ValueError(f"its transform_fn is no bijector, but {transform!r:.100}")
             return tfp.util.DeferredTensor(pretransformed, transform)
         namespace, _, name = str(config.get("class")).rpartition(".")
-        found = getattr(_NAMESPACES.get(namespace), name, None)
+        found = getattr(_NAMESPACES.get(namespace), _RENAMED.get(name, name), None)
         if not (inspect.isclass(found) and issubclass(found, _NAMED_BY_CLASS)):
             raise ValueError(f"unknown class {config.get('class')!r:.100}")
         parameters = config.get("parameters")

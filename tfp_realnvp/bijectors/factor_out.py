@@ -9,6 +9,7 @@ from tensorflow_probability import bijectors as tfb
 from tfp_realnvp.bijectors.base import OnePassBijector
 from tfp_realnvp.bijectors.chain import forward_and_log_det, inverse_and_log_det
 from tfp_realnvp.checks import check_shape, check_sizes
+from tfp_realnvp.keras_internals import untracked
 
 __all__ = ["FactorOut"]
 
@@ -58,7 +59,7 @@ class FactorOut(OnePassBijector):
             given, made = tf.TensorShape([self._sizes[1]]), tf.TensorShape([height, width, self._channels[1]])
             if not isinstance(rest, tfb.Bijector) or rest.forward_event_shape(given) != made:
                 raise ValueError(f"rest must be a bijector from events {given} to {made}, got {rest!r}")
-            self._image_shape, self._rest = self._no_dependency(image_shape), rest
+            self._image_shape, self._rest = untracked(self, image_shape), rest
             super().__init__(
                 forward_min_event_ndims=1,
                 inverse_min_event_ndims=3,

@@ -1,0 +1,52 @@
+"""Contexts: what a density is conditioned on, with batch shapes that broadcast with those of events."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+__all__ = ["broadcast_batch_shape", "broadcast_batches", "checked_context", "is_reference"]
+
+
+def is_reference(context: Any) -> bool:
+    """Whether a context is a variable, of which a bijector keeps a reference so that it trains."""
+    return isinstance(context, tf.Variable | tfp.util.DeferredTensor)
+
+
+def checked_context(context: Any) -> Any:
+    """`context` as a tensor `[B..., K]`; a `tf.Variable` or `tfp.util.DeferredTensor` as it is."""
+    if isinstance(context, keras.Variable):
+        raise ValueError("context must not be a keras.Variable, which TFP takes for a constant: make it a tf.Variable")
+    if not is_reference(context):
+        try:
+            context = tf.convert_to_tensor(context)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"context must be numbers of shape [..., K], got {context!r:.100}") from error
+    if context.shape.rank == 0 or not (context.dtype.is_floating or context.dtype.is_integer):
+        raise ValueError(
+            f"context must be numbers of shape [..., K], got {context.dtype.name} of shape {context.shape}"
+        )
+    return context
+
+
+def broadcast_batches(event: tf.Tensor, event_ndims: int, context: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Events `[..., *event]` and contexts `[..., K]`, both with their common batch shape.
+
+    `event_ndims`, the number of dimensions of an event, is at least 1.
+    """
+    batch_shape = broadcast_batch_shape(event, event_ndims, context)
+    event = tf.broadcast_to(event, tf.concat([batch_shape, tf.shape(event)[-event_ndims:]], axis=0))
+    return event, tf.broadcast_to(context, tf.concat([batch_shape, tf.shape(context)[-1:]], axis=0))
+
+
+def broadcast_batch_shape(event: tf.Tensor, event_ndims: int, context: tf.Tensor) -> tf.Tensor:
+    """The common batch shape of events and contexts `[..., K]`; a ValueError if they are known not to broadcast."""
+    static = event.shape[: -event_ndims or None], context.shape[:-1]
+    try:
+        tf.broadcast_static_shape(*static)
+    except ValueError:
+        raise ValueError(
+            f"the batch shapes of context and events must broadcast, got {static[1]} and {static[0]}"
+        ) from None
+    return tf.broadcast_dynamic_shape(tf.shape(event)[: -event_ndims or None], tf.shape(context)[:-1])

@@ -1,0 +1,47 @@
+"""The callbacks that `fit` is given: which of them look at each batch, and our own before them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfp_realnvp.flows.resume import repair_backup
+
+__all__ = ["each_callback", "needs_every_batch", "with_callbacks"]
+
+
+def each_callback(callbacks: Any) -> list[keras.callbacks.Callback]:
+    """The callbacks that `fit` was given: None, one, a nested list, or a `keras.callbacks.CallbackList`."""
+    return tf.nest.flatten(getattr(callbacks, "callbacks", callbacks) or [])
+
+
+def needs_every_batch(callbacks: Any, modes: Sequence[str]) -> bool:
+    """Whether a callback looks at each batch of one of the modes ("train", "test", "predict").
+
+    Keras's own callbacks do if their `save_freq` or `update_freq` counts batches, others if they define a method for
+    batches.
+    """
+    methods = [f"on_{mode}_batch_{when}" for mode in modes for when in ("begin", "end")]
+    if "train" in modes:
+        methods += ["on_batch_begin", "on_batch_end"]
+
+    def looks(callback: keras.callbacks.Callback, method: str) -> bool:
+        module = getattr(callback, method).__module__ or ""
+        if module == keras.callbacks.Callback.__module__:  # The method does nothing.
+            return False
+        if module.startswith("keras."):
+            return any(getattr(callback, name, "epoch") != "epoch" for name in ("save_freq", "update_freq"))
+        return True
+
+    return any(looks(callback, method) for callback in each_callback(callbacks) for method in methods)
+
+
+def with_callbacks(own: Sequence[keras.callbacks.Callback], callbacks: Any, model: keras.Model) -> Any:
+    """Our own callbacks and then those of the user, whose backups are repaired."""
+    for callback in each_callback(callbacks):
+        if isinstance(callback, keras.callbacks.BackupAndRestore):
+            repair_backup(callback)
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        return keras.callbacks.CallbackList([*own, *callbacks.callbacks], model=model, **(callbacks.params or {}))
+    return [*own, *tf.nest.flatten(callbacks or [])]

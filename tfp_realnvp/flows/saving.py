@@ -1,0 +1,196 @@
+"""What a flow writes to files and reads from them."""
+
+import os
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfp_realnvp.checks import check_flag, check_option
+from tfp_realnvp.flows.files import as_path, atomic_file, atomic_folder, confirm_overwrite
+from tfp_realnvp.flows.serialization import from_config, reading
+from tfp_realnvp.keras_internals import BuiltModel, layers_within, random_states, raw_variable
+
+__all__ = ["SavingModel"]
+
+
+class SavingModel(BuiltModel):
+    """A Keras model whose files are written whole or not at all, and hold what Keras leaves out of files.
+
+    Subclasses define `_constructor_config` and `_compiled`, the functions that `export` writes.
+    """
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.num_epochs_done = 0  # of the fit that runs, or ran last
+
+    # The model
+
+    def save(self, filepath: str | os.PathLike[str], overwrite: bool = True, **kwargs: Any) -> None:
+        """Writes architecture, weights and optimizer to one file; arguments are those of `keras.Model.save`.
+
+        Args:
+            filepath: a path that ends in ".keras".
+            overwrite: whether to replace an existing file. If False, the user is asked.
+
+        Raises:
+            ValueError: if the path has another ending, or if a part of the distribution cannot be described; the
+                message names the part.
+            OSError: if the file cannot be written; an older file then stays as it was.
+        """
+        path = as_path(filepath)
+        if not path.endswith(".keras"):
+            raise ValueError(f"filepath must end in .keras, got {path!r}")
+        if confirm_overwrite(path, overwrite):
+            with atomic_file(path) as new_path:
+                super().save(new_path, **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        flags = {name: [part.trainable for part in parts] for name, parts in self._with_flags().items()}
+        return super().get_config() | flags | self._constructor_config()
+
+    def _constructor_config(self) -> dict[str, Any]:
+        """The constructor's own arguments, besides those of `keras.Model`."""
+        raise NotImplementedError
+
+    def _with_flags(self) -> dict[str, list[Any]]:
+        """Layers and variables, by the name of the list of their flags `trainable` in the configuration.
+
+        Outer layers come before inner ones, because a layer sets the flags of all that it holds.
+        """
+        return {"layers_train": layers_within(self), "variables_train": self.variables}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "SavingModel":
+        config = dict(config)
+        with reading(f"the config of {cls.__name__}"):
+            flags = {name: config.pop(name, None) for name in ("layers_train", "variables_train")}
+            for name in ("distribution", "base_distribution"):
+                if name in config:
+                    config[name] = from_config(config[name], name)
+            flow = cls(**config)
+            flow._build_layers()
+            for name, parts in flow._with_flags().items():
+                if flags[name] is None and name == "layers_train":  # a file of version 0.1
+                    continue
+                if not isinstance(flags[name], list) or len(flags[name]) != len(parts):
+                    raise ValueError(f"{name} must be a list of {len(parts)} flags, got {flags[name]!r:.100}")
+                for part, trainable in zip(parts, flags[name], strict=True):
+                    part.trainable = trainable
+        return flow
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        with reading("compile_config"):
+            self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None:
+            self.optimizer.build(self.trainable_variables)
+
+    def _build_layers(self) -> None:
+        """Builds layers of a subclass that are built by their first call."""
+
+    # Weights
+
+    def save_weights(self, filepath: str | os.PathLike[str], overwrite: bool = True, **kwargs: Any) -> None:
+        """Writes weights, optimizer and random states; arguments are those of `keras.Model.save_weights`.
+
+        Raises:
+            ValueError: if the path does not end in ".weights.h5".
+            OSError: if the file cannot be written; an older file then stays as it was.
+        """
+        path = as_path(filepath)
+        if kwargs.get("max_shard_size") is not None:  # Keras writes several files.
+            super().save_weights(path, overwrite, **kwargs)
+            return
+        if not path.endswith(".weights.h5"):
+            raise ValueError(f"filepath must end in .weights.h5, got {path!r}")
+        if confirm_overwrite(path, overwrite):
+            with atomic_file(path, self._saved_variables()) as new_path:
+                super().save_weights(new_path, **kwargs)
+
+    def load_weights(self, filepath: str | os.PathLike[str], skip_mismatch: bool = False, **kwargs: Any) -> None:
+        """Reads what `save_weights` or `save` wrote; arguments are those of `keras.Model.load_weights`.
+
+        Raises:
+            ValueError: if the file is damaged, or of another model; the flow then is as before.
+            OSError: if there is no such file, or it cannot be opened.
+        """
+        path, variables = as_path(filepath), self._saved_variables()
+        former, num_epochs_done = [keras.ops.convert_to_numpy(v) for v in variables], self.num_epochs_done
+        try:
+            with reading(f"filepath {path!r}"):
+                super().load_weights(path, skip_mismatch, **kwargs)
+        except Exception:
+            self.num_epochs_done = num_epochs_done
+            for variable, value in zip(variables, former, strict=True):
+                variable.assign(value)
+            raise
+
+    def _saved_variables(self) -> list[keras.Variable]:
+        optimizer = getattr(self, "optimizer", None)
+        return [*self.variables, *(optimizer.variables if optimizer else ())]
+
+    def save_own_variables(self, store: Any) -> None:
+        # Keras keeps no random states in files: training that goes on from one would see the first noise again.
+        super().save_own_variables(store)
+        store["num_weights"] = np.array(len(self.weights))
+        store["num_epochs_done"] = np.array(self.num_epochs_done)
+        for index, state in enumerate(random_states(self)):
+            store[f"random_state_{index}"] = np.asarray(state)
+
+    def load_own_variables(self, store: Any) -> None:
+        found = {name: store[name] for name in store.keys()}  # noqa: SIM118
+        # Keras ignores weights in a file beyond those of the model, such as those of further couplings.
+        num_weights = int(np.asarray(found.pop("num_weights", len(self.weights))))
+        if num_weights != len(self.weights):
+            raise ValueError(f"the file has {num_weights} weights, but {self.name} has {len(self.weights)}")
+        self.num_epochs_done = int(np.asarray(found.pop("num_epochs_done", 0)))
+        for index, state in enumerate(random_states(self)):
+            state.assign(found.pop(f"random_state_{index}", state))
+        super().load_own_variables(found)
+
+    # SavedModels
+
+    def export(
+        self,
+        filepath: str | os.PathLike[str],
+        format: str = "tf_saved_model",
+        verbose: bool | None = None,
+        input_signature: None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Writes a SavedModel that loads where only TensorFlow is installed.
+
+        Signatures, with rows `[N, *event_shape]`, in the dtype of the model; a conditional flow's take `context` too:
+
+            serving_default: x -> {"log_prob": [N]}
+            sample: num_samples (int32 scalar), seed (int32 [2]) -> {"x": [num_samples[, N], *event_shape]}
+            forward: z -> {"x", "log_det": [N]}
+            inverse: x -> {"z", "log_det": [N]}
+
+        An input of another shape is an error of TensorFlow's that names the input and both shapes.
+
+        Args:
+            filepath: the folder to write.
+            format: "tf_saved_model"; there is no other.
+            verbose: whether to print the signatures; None for no.
+            input_signature: must be None, since the shapes of the flow give the signatures.
+            **kwargs: the other arguments of `keras.Model.export`, which are for other formats and backends. Must be
+                None.
+
+        Raises:
+            ValueError: if the path is empty or that of a file, or another argument has a value that it cannot have.
+            OSError: if the folder cannot be written to; an older SavedModel in it is still whole.
+        """
+        check_option("format", format, ("tf_saved_model",))
+        if verbose is not None:
+            check_flag("verbose", verbose)
+        for name, value in {"input_signature": input_signature, **kwargs}.items():
+            if value is not None:
+                raise ValueError(f"{name} must be None, got {value!r:.100}: an exported flow has signatures of its own")
+        path = as_path(filepath)
+        if not path or os.path.isfile(path):
+            raise ValueError(f"filepath must be a folder, or one to make, got {path!r}")
+        with atomic_folder(path) as new_path:
+            signatures = self._compiled.export(new_path, [raw_variable(variable) for variable in self.variables])
+        if verbose:
+            print(f"{path} has the signatures {', '.join(signatures)}")

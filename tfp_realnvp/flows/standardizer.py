@@ -1,0 +1,80 @@
+"""The shifts and scales that `adapt` sets."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfp_realnvp.bijectors import Standardization
+from tfp_realnvp.flows.moments import context_moments, standardization_moments
+
+__all__ = ["Standardizer"]
+
+Shape = tuple[int, ...]
+
+
+class Standardizer:
+    """Shift and scale of the events of a flow, and of its context; the identity until `adapt` sets them.
+
+    Args:
+        event_shape: shape of one event.
+        context_shape: shape of one context, or None.
+        dtype: of both.
+    """
+
+    def __init__(self, event_shape: Shape, context_shape: Shape | None, dtype: str):
+        self._event_shape, self._context_shape, self._dtype = event_shape, context_shape, dtype
+        self._of_x = _identity(event_shape, dtype)
+        self.of_context = [] if context_shape is None else _identity(context_shape, dtype)
+
+    def bijector(self) -> Standardization:
+        """The map from standardised events to data."""
+        return Standardization(*self._of_x)
+
+    def standardized(self, context: tf.Tensor) -> tf.Tensor:
+        """A context `[..., K]` as the networks see it."""
+        shift, scale = self.of_context
+        return (context - shift) / scale
+
+    def is_adapted(self) -> bool:
+        """Whether `adapt` was called, on this flow or on the one whose weights it has."""
+        shift, scale = self._of_x
+        return bool(np.any(shift.numpy() != 0) or np.any(scale.numpy() != 1))
+
+    def adapt(self, data: Any, log_prob: Callable[[np.ndarray, np.ndarray | None], tf.Tensor]) -> None:
+        """Takes mean and standard deviation of `data`; errors are those of `Flow.adapt`.
+
+        `log_prob` is that of the flow. Nothing changes if the flow would lose a density that it had at the mean, or one
+        standard deviation from it.
+        """
+        of_x, of_context = standardization_moments(data, self._event_shape, self._context_shape, self._dtype)
+        mean, stddev = of_x
+        points = mean + np.array([-1.0, 0.0, 1.0]).reshape([3] + [1] * mean.ndim) * stddev
+        context = None if of_context is None else np.broadcast_to(of_context[0], (3, *of_context[0].shape))
+        variables = [*self._of_x, *self.of_context]
+        former = [variable.numpy() for variable in variables]
+        had_density = np.isfinite(log_prob(points, context))
+        _assign(variables, [*of_x, *(of_context or ())])
+        if np.any(had_density & ~np.isfinite(log_prob(points, context))):
+            _assign(variables, former)
+            raise ValueError(
+                "data: the distribution has bounds, which adapt would move away from the data; have the flow within "
+                "them adapt to the data as they are before the bounds, as in the README"
+            )
+
+    def adapt_context(self, data: Any) -> None:
+        """Takes mean and standard deviation of the context in `data` alone; errors are those of `Flow.adapt`."""
+        _assign(self.of_context, context_moments(data, self._event_shape, self._context_shape, self._dtype))
+
+
+def _identity(shape: Shape, dtype: str) -> list[tf.Variable]:
+    return [
+        tf.Variable(tf.zeros(shape, dtype), trainable=False, name="standardization_shift"),
+        tf.Variable(tf.ones(shape, dtype), trainable=False, name="standardization_scale"),
+    ]
+
+
+def _assign(variables: list[tf.Variable], values: Any) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
