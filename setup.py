@@ -1,12 +1,15 @@
 """Metadata of the package; build system and tool settings are in pyproject.toml."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+INIT = Path(__file__).with_name("tfp_realnvp") / "__init__.py"
+
 setup(
     name="tfp-realnvp",
-    version="0.1.0",
+    version=re.search(r'__version__ = "(.*)"', INIT.read_text(encoding="utf-8"))[1],
     description="Real NVP normalizing flows for TensorFlow Probability and Keras 3",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -41,6 +44,6 @@ setup(
         "gpu": ["tensorflow[and-cuda]"],
         "examples": ["matplotlib", "scikit-learn"],
         "bench": ["distrax", "dm-haiku", "optax", "flowjax", "FrEIA", "nflows", "normflows", "zuko"],
-        "test": ["pytest", "pytest-xdist", "hypothesis", "ruff", "scikit-learn", "matplotlib", "pandas"],
+        "test": ["pytest", "pytest-xdist", "hypothesis", "mypy", "ruff", "scikit-learn", "matplotlib", "pandas"],
     },
 )

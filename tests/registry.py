@@ -8,7 +8,7 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
 import tfp_realnvp as nvp
-from tfp_realnvp.bijectors import ElementwiseAffine, ElementwiseSpline, FactorOut, OnePassChain, Standardization
+from tfp_realnvp.bijectors import OnePassChain, Standardization
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def multiscale(context_shape=None):
         parts = [
             coupling(nvp.masks.checkerboard(4, 4), network=conv_net)(dtype),
             tfb.Invert(nvp.Squeeze(order="checkerboard")),
-            FactorOut([2, 2, 4], tfb.Chain(last)),
+            nvp.FactorOut([2, 2, 4], tfb.Chain(last)),
         ]
         return OnePassChain(parts)
 
@@ -112,13 +112,13 @@ REGISTRY = {
     "two_features": Case(coupling([1, 0]), (2,)),
     "context_vector": Case(coupling(nvp.masks.half(3), (2,)), (3,)),
     "context_batch": Case(coupling(nvp.masks.alternating(4), (6, 2)), (4,), (6,)),
-    "elementwise": Case(coupling([0, 0], (3,), ElementwiseAffine), (2,), constant_log_det=True),
-    "elementwise_context": Case(coupling([0, 0], (6, 3), ElementwiseAffine), (2,), (6,)),
+    "elementwise": Case(coupling([0], (3,)), (1,), constant_log_det=True),
+    "elementwise_context": Case(coupling([0], (6, 3)), (1,), (6,)),
     "resnet": Case(coupling(nvp.masks.half(3), (6, 2), network=nvp.ResNet, hidden_units=(6, 6)), (3,), (6,)),
     "spline": Case(spline(nvp.masks.half(5)), (5,)),
     "spline_context": Case(spline(nvp.masks.alternating(3, flip=True), (6, 2), num_bins=5, bound=2.0), (3,), (6,)),
     "spline_of_tails": Case(spline([1, 0, 0, 1], num_bins=2, bound=1.0), (4,)),
-    "elementwise_spline": Case(coupling([0, 0], (6, 3), ElementwiseSpline, num_bins=4), (2,), (6,)),
+    "elementwise_spline": Case(spline([0], (6, 3), num_bins=4), (1,), (6,)),
     "lu_linear": Case(of_size(nvp.LULinear, 4, [2, 0, 3, 1]), (4,), constant_log_det=True),
     "lu_linear_without_permutation": Case(of_size(nvp.LULinear, 3), (3,), constant_log_det=True),
     "act_norm": Case(of_size(nvp.ActNorm, 3), (3,), constant_log_det=True),

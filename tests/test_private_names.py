@@ -100,15 +100,6 @@ def layers_take_their_training_mode_from_the_call_around_them():
     assert seen == [True, True, False]
 
 
-def keras_asks_before_it_overwrites():
-    from keras.src.utils import io_utils
-
-    with pytest.MonkeyPatch.context() as patch:
-        for answer, is_yes in (("n", False), ("y", True)):
-            patch.setattr("builtins.input", lambda *_, answer=answer: answer)
-            assert io_utils.ask_to_proceed_with_overwrite("file") is is_yes
-
-
 def tf_keras_layers_take_their_training_mode_from_a_scope():
     from tf_keras.src import backend
 
@@ -250,15 +241,10 @@ def chains_know_whether_they_increase():
 def distributions_call_the_methods_of_a_subclass():
     class Constant(tfd.TransformedDistribution):
         def _log_prob(self, y, **kwargs):
-            assert self._kwargs_split_fn(kwargs) == ({}, {})
             return tf.constant(7.0)
 
         def _sample_and_log_prob(self, sample_shape, seed, **kwargs):
-            assert self._maybe_broadcast_distribution_batch_shape().batch_shape == [2]
             return tf.constant(8.0), tf.constant(9.0)
-
-        def _call_sample_n(self, sample_shape, seed, **kwargs):
-            return tf.constant(6.0)
 
         def _cdf(self, y, **kwargs):
             return tf.constant(1.0)
@@ -280,101 +266,113 @@ def distributions_call_the_methods_of_a_subclass():
     assert distribution.experimental_sample_and_log_prob() == (8.0, 9.0)
     tails = "cdf", "log_cdf", "survival_function", "log_survival_function", "quantile"
     assert [float(getattr(distribution, tail)(0.5)) for tail in tails] == [1.0, 2.0, 3.0, 4.0, 5.0]
+
+
+def distributions_split_arguments_and_sample_by_methods():
+    class Sampled(tfd.TransformedDistribution):
+        def _call_sample_n(self, sample_shape, seed, **kwargs):
+            return tf.constant(6.0)
+
+    distribution = Sampled(tfd.Normal(0.0, 1.0), tfb.Shift(tf.zeros([2])))
     assert distribution.sample() == 6.0
+    assert distribution._kwargs_split_fn({}) == ({}, {})
+    assert distribution._maybe_broadcast_distribution_batch_shape().batch_shape == [2]
 
 
 # A row: what must hold, what the package needs it for, the private names (with their modules, if they are imported).
-ROWS = [
-    (variables_hold_a_tf_variable, "the tf.Variable under a Keras variable", "_value"),
-    (layers_list_the_layers_within, "freezing; random states in files", "_flatten_layers"),
-    (layers_list_their_seed_generators, "random states in files", "_seed_generators"),
-    (
-        adam_lists_its_moments_by_the_index_of_the_variable,
-        "fused Adam",
-        "_get_variable_index",
-        "_momentums",
-        "_velocities",
-    ),
-    (optimizers_clip_by_a_method_of_the_instance, "clipping of sums over replicas", "_clip_gradients"),
-    (fit_calls_a_method_to_build, "replicas with unequal numbers of rows", "_maybe_symbolic_build"),
-    (
-        layers_take_their_training_mode_from_the_call_around_them,
-        "training mode within a flow, inference mode in its distribution",
-        "keras.src.backend.common.global_state.get_global_attribute",
-        "keras.src.backend.common.global_state.set_global_attribute",
-    ),
-    (
-        keras_asks_before_it_overwrites,
-        "the question before a file is replaced",
-        "keras.src.utils.io_utils.ask_to_proceed_with_overwrite",
-    ),
-    (
-        tf_keras_layers_take_their_training_mode_from_a_scope,
-        "training mode of tf_keras layers",
-        "tf_keras.src.backend.deprecated_internal_learning_phase_scope",
-    ),
-    (modules_list_their_parts, "layers and variables in bijectors", "_flatten"),
-    (modules_keep_attributes_as_they_are_given, "tuples and arrays as attributes of bijectors", "_no_dependency"),
-    (
-        bijectors_call_the_methods_of_a_subclass,
-        "our bijectors",
-        "_parameter_properties",
-        "_forward",
-        "_inverse",
-        "_forward_log_det_jacobian",
-        "_inverse_log_det_jacobian",
-        "_forward_event_shape",
-        "_forward_event_shape_tensor",
-        "_inverse_event_shape",
-        "_inverse_event_shape_tensor",
-    ),
-    (
-        classes_have_a_base_that_is_no_composite_tensor,
-        "stock chains and distributions, which get a one-pass form",
-    ),
-    (bijectors_know_whether_they_have_one_inverse, "what stays with TFP", "_is_injective"),
-    (
-        bijectors_compute_log_dets_by_methods_that_chains_override,
-        "one pass through a chain",
-        "_call_forward_log_det_jacobian",
-        "_call_inverse_log_det_jacobian",
-    ),
-    (
-        bijectors_broadcast_their_parameters_by_a_method,
-        "slices of batches with permutations",
-        "_broadcast_parameters_with_batch_shape",
-    ),
-    (
-        caches_make_value_and_log_det_one_computation,
-        "one pass through a coupling in a graph; graphs that are freed",
-        "_cache",
-        "tensorflow_probability.python.internal.cache_util.BijectorCacheWithGreedyAttrs",
-        "tensorflow_probability.python.internal.cache_util.EphemeralDict",
-    ),
-    (
-        chains_know_whether_they_increase,
-        "cumulative probabilities of one feature",
-        "_is_increasing",
-        "_internal_is_increasing",
-    ),
-    (
-        distributions_call_the_methods_of_a_subclass,
-        "one pass for a density, or a sample with its density",
-        "_log_prob",
-        "_sample_and_log_prob",
-        "_call_sample_n",
-        "_cdf",
-        "_log_cdf",
-        "_survival_function",
-        "_log_survival_function",
-        "_quantile",
-        "_kwargs_split_fn",
-        "_maybe_broadcast_distribution_batch_shape",
-    ),
-]
+# By the only file that may use them: the methods that TFP has subclasses define may be anywhere.
+ROWS = {
+    "tfp_realnvp.keras_internals": [
+        (variables_hold_a_tf_variable, "the tf.Variable under a Keras variable", "_value"),
+        (layers_list_the_layers_within, "flags and random states in files", "_flatten_layers"),
+        (layers_list_their_seed_generators, "random states in files", "_seed_generators"),
+        (
+            adam_lists_its_moments_by_the_index_of_the_variable,
+            "fused Adam",
+            "_get_variable_index",
+            "_momentums",
+            "_velocities",
+        ),
+        (optimizers_clip_by_a_method_of_the_instance, "clipping of sums over replicas", "_clip_gradients"),
+        (fit_calls_a_method_to_build, "replicas with unequal numbers of rows", "_maybe_symbolic_build"),
+        (
+            layers_take_their_training_mode_from_the_call_around_them,
+            "training mode within a flow, inference mode in its distribution",
+            "keras.src.backend.common.global_state.get_global_attribute",
+            "keras.src.backend.common.global_state.set_global_attribute",
+        ),
+        (
+            tf_keras_layers_take_their_training_mode_from_a_scope,
+            "training mode of tf_keras layers",
+            "tf_keras.src.backend.deprecated_internal_learning_phase_scope",
+        ),
+        (modules_list_their_parts, "layers and variables in bijectors", "_flatten"),
+        (modules_keep_attributes_as_they_are_given, "tuples and arrays as attributes of bijectors", "_no_dependency"),
+    ],
+    "tfp_realnvp.tfp_internals": [
+        (
+            classes_have_a_base_that_is_no_composite_tensor,
+            "stock chains and distributions, which get a one-pass form",
+        ),
+        (bijectors_know_whether_they_have_one_inverse, "what stays with TFP", "_is_injective"),
+        (
+            bijectors_compute_log_dets_by_methods_that_chains_override,
+            "one pass through a chain",
+            "_call_forward_log_det_jacobian",
+            "_call_inverse_log_det_jacobian",
+        ),
+        (
+            bijectors_broadcast_their_parameters_by_a_method,
+            "slices of batches with permutations",
+            "_broadcast_parameters_with_batch_shape",
+        ),
+        (
+            caches_make_value_and_log_det_one_computation,
+            "one pass through a coupling in a graph; graphs that are freed",
+            "_cache",
+            "tensorflow_probability.python.internal.cache_util.BijectorCacheWithGreedyAttrs",
+            "tensorflow_probability.python.internal.cache_util.EphemeralDict",
+        ),
+        (chains_know_whether_they_increase, "cumulative probabilities of one feature", "_internal_is_increasing"),
+        (
+            distributions_split_arguments_and_sample_by_methods,
+            "one pass for a sample with its density; graphs that are freed",
+            "_call_sample_n",
+            "_kwargs_split_fn",
+            "_maybe_broadcast_distribution_batch_shape",
+        ),
+    ],
+    "anywhere": [
+        (
+            bijectors_call_the_methods_of_a_subclass,
+            "our bijectors",
+            "_parameter_properties",
+            "_is_increasing",
+            "_forward",
+            "_inverse",
+            "_forward_log_det_jacobian",
+            "_inverse_log_det_jacobian",
+            "_forward_event_shape",
+            "_forward_event_shape_tensor",
+            "_inverse_event_shape",
+            "_inverse_event_shape_tensor",
+        ),
+        (
+            distributions_call_the_methods_of_a_subclass,
+            "one pass for a density, or a sample with its density",
+            "_log_prob",
+            "_sample_and_log_prob",
+            "_cdf",
+            "_log_cdf",
+            "_survival_function",
+            "_log_survival_function",
+            "_quantile",
+        ),
+    ],
+}
 
 
-@pytest.mark.parametrize("holds", [row[0] for row in ROWS], ids=lambda holds: holds.__name__)
+@pytest.mark.parametrize("holds", [row[0] for rows in ROWS.values() for row in rows], ids=lambda holds: holds.__name__)
 def test_private_names_do_what_the_package_needs(holds):
     holds()
 
@@ -428,23 +426,30 @@ def looked_up(tree):
 
 
 def overridden(module, tree, ours):
-    """Those of the names `ours` that a class of a file, or one that it inherits from, overrides in a foreign class."""
+    """(file, name) of those of the names `ours` by which a class of a file overrides a method of a foreign class."""
     for part in tree.body:
         if isinstance(part, ast.ClassDef):
             bases = getattr(module, part.name).__mro__
-            own = [base for base in bases if base.__module__.startswith(nvp.__name__)]
-            names = {name for base in own for name in vars(base)} & ours
-            yield from (name for name in names if any(name in vars(base) for base in bases if base not in own))
+            foreign = [base for base in bases if not base.__module__.startswith(nvp.__name__)]
+            for base in bases:
+                if base not in foreign:
+                    names = vars(base).keys() & ours
+                    yield from (
+                        (base.__module__, name) for name in names if any(name in vars(each) for each in foreign)
+                    )
 
 
-def test_all_private_names_that_the_package_uses_are_listed():
+def test_private_names_are_used_where_the_rows_say():
     files = list(sources())
     ours = {name for _, tree in files for name in defined(tree)}
     found = {}
     for module, tree in files:
-        for name in {*looked_up(tree)} - ours | {*overridden(module, tree, ours)}:
-            found.setdefault(name, set()).add(module.__name__)
-    listed = {name for _, _, *names in ROWS for name in names}
-    not_listed = {name: sorted(modules) for name, modules in found.items() if name not in listed}
+        used = {(module.__name__, name) for name in {*looked_up(tree)} - ours}
+        for file, name in {*used, *overridden(module, tree, ours)}:
+            found.setdefault(name, set()).add(file)
+    doors = {name: door for door, rows in ROWS.items() for _, _, *names in rows for name in names}
+    not_listed = {name: sorted(where) for name, where in found.items() if name not in doors}
     assert not not_listed, f"private names that ROWS lacks, and where they are used: {not_listed}"
-    assert listed <= found.keys(), f"ROWS lists names that are not used any more: {sorted(listed - found.keys())}"
+    assert doors.keys() <= found.keys(), f"ROWS lists names that are not used: {sorted(doors.keys() - found.keys())}"
+    elsewhere = {name: found[name] - {door} for name, door in doors.items() if door != "anywhere"}
+    assert not any(elsewhere.values()), f"private names used outside their file: {elsewhere}"

@@ -14,6 +14,8 @@ from tfp_realnvp.bijectors import (
 from tfp_realnvp.conditioners import MLP, ConvResNet, ResNet
 from tfp_realnvp.flows import Flow, ImageRealNVP, RealNVP
 
+__version__ = "0.2.0.dev0"
+
 __all__ = [
     "MLP",
     "ActNorm",
@@ -31,3 +33,8 @@ __all__ = [
     "Squeeze",
     "masks",
 ]
+
+
+def __dir__() -> list[str]:
+    """What completion shows: no modules that users have no use for."""
+    return [*__all__, "__version__"]

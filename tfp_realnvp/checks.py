@@ -119,7 +119,7 @@ def floating_policy(dtype: Any) -> keras.DTypePolicy:
     return policy
 
 
-def check_shape(argument: str, tensor: Any, shape: Sequence[int], leading: str = "...") -> None:
+def check_shape(argument: str, tensor: Any, shape: Sequence[int | None], leading: str = "...") -> None:
     """Raises a ValueError unless `tensor` has shape `[..., *shape]`, or `[N, *shape]` if `leading` is "N"."""
     if getattr(tensor.shape, "rank", 0) is None:  # a tensor in a graph, of which nothing is known yet
         return

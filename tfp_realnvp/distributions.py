@@ -1,6 +1,7 @@
 """Transformed distributions that evaluate each network once a density."""
 
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
@@ -29,7 +30,7 @@ from tfp_realnvp.tfp_internals import (
 __all__ = ["OnePassTransformedDistribution", "base_and_bijectors", "one_pass", "with_inference"]
 
 
-class OnePassTransformedDistribution(ForgottenSamples, tfd.TransformedDistribution):
+class OnePassTransformedDistribution(ForgottenSamples):
     """A `tfd.TransformedDistribution` that takes value and log-determinant from one pass over its bijector.
 
         log p(y) = log p_base(x) + log|det dx/dy|,        x = bijector.inverse(y),
@@ -45,7 +46,7 @@ class OnePassTransformedDistribution(ForgottenSamples, tfd.TransformedDistributi
     array([-0.9189,    -inf], dtype=float32)
     """
 
-    def _log_prob(self, y, **kwargs):
+    def _log_prob(self, y: tf.Tensor, **kwargs: Any) -> tf.Tensor:
         if not is_injective(self.bijector):  # TFP adds up what each of the inverses contributes.
             return super()._log_prob(y, **kwargs)
         distribution_kwargs, bijector_kwargs = split_kwargs(self, kwargs)
@@ -58,7 +59,7 @@ class OnePassTransformedDistribution(ForgottenSamples, tfd.TransformedDistributi
         latent_axes = list(range(-self.distribution.event_shape.rank, 0))
         return nan_unless(~tf.reduce_any(tf.math.is_nan(x), axis=latent_axes), log_prob)
 
-    def _sample_and_log_prob(self, sample_shape, seed, **kwargs):
+    def _sample_and_log_prob(self, sample_shape: Any, seed: Any, **kwargs: Any) -> tuple[tf.Tensor, tf.Tensor]:
         distribution_kwargs, bijector_kwargs = split_kwargs(self, kwargs)
         base = broadcast_base(self)
         with forgotten_by_tfp():
@@ -68,19 +69,19 @@ class OnePassTransformedDistribution(ForgottenSamples, tfd.TransformedDistributi
 
     # An event of one component [1] has the functions of a number, which TFP has for events of shape [] only.
 
-    def _cdf(self, y, **kwargs):
+    def _cdf(self, y: tf.Tensor, **kwargs: Any) -> tf.Tensor:
         return self._of_one_component("cdf", "survival_function", y, kwargs)
 
-    def _log_cdf(self, y, **kwargs):
+    def _log_cdf(self, y: tf.Tensor, **kwargs: Any) -> tf.Tensor:
         return self._of_one_component("log_cdf", "log_survival_function", y, kwargs)
 
-    def _survival_function(self, y, **kwargs):
+    def _survival_function(self, y: tf.Tensor, **kwargs: Any) -> tf.Tensor:
         return self._of_one_component("survival_function", "cdf", y, kwargs)
 
-    def _log_survival_function(self, y, **kwargs):
+    def _log_survival_function(self, y: tf.Tensor, **kwargs: Any) -> tf.Tensor:
         return self._of_one_component("log_survival_function", "log_cdf", y, kwargs)
 
-    def _quantile(self, value, **kwargs):
+    def _quantile(self, value: tf.Tensor, **kwargs: Any) -> tf.Tensor:
         base = self._base_of_one_component()
         if base is None:
             return super()._quantile(value, **kwargs)
@@ -89,7 +90,7 @@ class OnePassTransformedDistribution(ForgottenSamples, tfd.TransformedDistributi
         x = base.quantile(tf.where(increasing, value, 1 - value)[..., tf.newaxis], **distribution_kwargs)
         return _with_limits(lambda x: self.bijector.forward(x, **bijector_kwargs), x, increasing)
 
-    def _of_one_component(self, name: str, name_if_decreasing: str, y: tf.Tensor, kwargs: dict) -> tf.Tensor:
+    def _of_one_component(self, name: str, name_if_decreasing: str, y: tf.Tensor, kwargs: dict[str, Any]) -> tf.Tensor:
         base = self._base_of_one_component()
         if base is None:
             return getattr(super(), f"_{name}")(y, **kwargs)
@@ -121,7 +122,7 @@ def one_pass(distribution: tfd.Distribution) -> tfd.Distribution:
     tensors, such as `tfb.Split`, stays with TFP.
     """
 
-    def replace(part):
+    def replace(part: Any) -> Any:
         is_transformed = is_stock(part, tfd.TransformedDistribution)
         if not is_transformed or not is_injective(part.bijector) or has_parts(part.bijector):
             return part
@@ -134,7 +135,8 @@ def one_pass(distribution: tfd.Distribution) -> tfd.Distribution:
 
 def base_and_bijectors(distribution: tfd.Distribution) -> tuple[tfd.Distribution, list[tfb.Bijector]]:
     """The innermost base of transformed distributions, and the bijectors from data to latent, in inference mode."""
-    base, bijectors = with_inference(one_pass(distribution), True), []
+    bijectors: list[tfb.Bijector] = []
+    base = with_inference(one_pass(distribution), True)
     while isinstance(base, OnePassTransformedDistribution):
         base, bijectors = base.distribution, [*bijectors, *base.bijector.bijectors]
     return base, bijectors
@@ -143,7 +145,7 @@ def base_and_bijectors(distribution: tfd.Distribution) -> tuple[tfd.Distribution
 def with_inference(distribution: tfd.Distribution, inference: bool) -> tfd.Distribution:
     """The same distribution, with every one-pass chain in it in inference mode, or following the mode of Keras."""
 
-    def replace(part):
+    def replace(part: Any) -> Any:
         is_other = isinstance(part, OnePassChain) and part.inference != inference
         return part.copy(inference=inference) if is_other else part
 

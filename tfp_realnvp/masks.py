@@ -28,7 +28,7 @@ def half(size: int, flip: bool = False) -> np.ndarray:
     """
     check_size("size", size)
     check_flag("flip", flip)
-    return (np.arange(size) < (size + 1) // 2) != flip
+    return np.asarray((np.arange(size) < (size + 1) // 2) != flip)
 
 
 def alternating(size: int, flip: bool = False) -> np.ndarray:
@@ -49,7 +49,7 @@ def alternating(size: int, flip: bool = False) -> np.ndarray:
     """
     check_size("size", size)
     check_flag("flip", flip)
-    return (np.arange(size) % 2 == 0) != flip
+    return np.asarray((np.arange(size) % 2 == 0) != flip)
 
 
 def checkerboard(height: int, width: int, flip: bool = False) -> np.ndarray:
@@ -74,7 +74,7 @@ def checkerboard(height: int, width: int, flip: bool = False) -> np.ndarray:
     check_size("width", width)
     check_flag("flip", flip)
     rows, columns = np.indices((height, width))
-    return ((rows + columns) % 2 == 0)[..., np.newaxis] != flip
+    return np.asarray(((rows + columns) % 2 == 0)[..., np.newaxis] != flip)
 
 
 def channelwise(channels: int, flip: bool = False) -> np.ndarray:
@@ -95,3 +95,7 @@ def channelwise(channels: int, flip: bool = False) -> np.ndarray:
     """
     check_size("channels", channels)
     return half(channels, flip)[np.newaxis, np.newaxis]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -115,8 +115,8 @@ def is_increasing(bijector: tfb.Bijector, **kwargs: Any) -> bool | tf.Tensor:
     return bijector._internal_is_increasing(**kwargs)
 
 
-def split_kwargs(distribution: tfd.TransformedDistribution, kwargs: dict[str, Any]) -> tuple[dict, dict]:
-    """The keyword arguments of a method for the base distribution, and those for the bijector."""
+def split_kwargs(distribution: tfd.TransformedDistribution, kwargs: dict[str, Any]) -> Any:
+    """(keyword arguments for the base distribution, those for the bijector) of a method."""
     return distribution._kwargs_split_fn(kwargs)
 
 
@@ -125,8 +125,8 @@ def broadcast_base(distribution: tfd.TransformedDistribution) -> tfd.Distributio
     return distribution._maybe_broadcast_distribution_batch_shape()
 
 
-class ForgottenSamples:
-    """For a distribution whose samples leave nothing in TFP's cache."""
+class ForgottenSamples(tfd.TransformedDistribution):
+    """A transformed distribution whose samples leave nothing in TFP's cache."""
 
     def _call_sample_n(self, sample_shape: Any, seed: Any, **kwargs: Any) -> tf.Tensor:
         with forgotten_by_tfp():

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -21,11 +21,21 @@ __all__ = [
 ]
 
 
+class _ConstraintOfTensors(keras.constraints.Constraint):
+    """A constraint of a `tf.Variable` for Keras, whose optimizers pass a variable where TensorFlow passes a tensor."""
+
+    def __init__(self, constraint: Callable[[tf.Tensor], tf.Tensor]):
+        self._constraint = constraint
+
+    def __call__(self, held: Any) -> tf.Tensor:
+        return self._constraint(tf.convert_to_tensor(held))
+
+
 def keras_variable(variable: tf.Variable, trainable: bool) -> keras.Variable:
     """A Keras 3 variable around `variable` itself, so that a Keras model can hold, train and save it."""
     wrapper = wrap_variable(variable, trainable, name=variable.name.split(":")[0].replace("/", "_"))
-    if variable.constraint is not None:  # Keras's optimizers apply it after each step. TensorFlow promises it a tensor.
-        wrapper.constraint = lambda held: variable.constraint(tf.convert_to_tensor(held))
+    if variable.constraint is not None:  # Keras's optimizers apply it after each step.
+        wrapper.constraint = _ConstraintOfTensors(variable.constraint)
     return wrapper
 
 

@@ -57,8 +57,7 @@ class AffineCoupling(Coupling):
             `tfp.util.TransformedVariable` stays a reference, so it trains.
         conditioner_variables: for TFP, which rebuilds a bijector from other tensors, such as those with stopped
             gradients: the values that a Keras 3 network computes with in place of its variables.
-        validate_args: as in every `tfb.Bijector`; there is nothing more to validate here.
-        name: name of the ops.
+        validate_args, name: as in every `tfb.Bijector`.
 
     Events are `[..., D]`, or images `[..., H, W, C]`; log-determinants `[...]`, in nats, and in float32 at least.
 

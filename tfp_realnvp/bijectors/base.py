@@ -6,6 +6,7 @@ TFP asks for follows from it.
 """
 
 import abc
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -30,24 +31,27 @@ ValueAndLogDet = tuple[tf.Tensor, tf.Tensor]
 class OnePass(CachedInGraphs):
     """What TFP asks of a bijector, derived from `_forward_and_log_det` and `_inverse_and_log_det`."""
 
-    def _augmented_forward(self, x, **kwargs):
+    _forward_and_log_det: Callable[..., ValueAndLogDet]
+    _inverse_and_log_det: Callable[..., ValueAndLogDet]
+
+    def _augmented_forward(self, x: tf.Tensor, **kwargs: Any) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         y, log_det = self._forward_alone(x, **kwargs)
         return y, {"ildj": -log_det}
 
-    def _augmented_inverse(self, y, **kwargs):
+    def _augmented_inverse(self, y: tf.Tensor, **kwargs: Any) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         x, log_det = self._inverse_alone(y, **kwargs)
         return x, {"ildj": log_det}
 
-    def _forward(self, x, **kwargs):
+    def _forward(self, x: tf.Tensor, **kwargs: Any) -> tf.Tensor:
         return self._forward_alone(x, **kwargs)[0]
 
-    def _inverse(self, y, **kwargs):
+    def _inverse(self, y: tf.Tensor, **kwargs: Any) -> tf.Tensor:
         return self._inverse_alone(y, **kwargs)[0]
 
-    def _forward_log_det_jacobian(self, x, **kwargs):
+    def _forward_log_det_jacobian(self, x: tf.Tensor, **kwargs: Any) -> tf.Tensor:
         return self._forward_alone(x, **kwargs)[1]
 
-    def _inverse_log_det_jacobian(self, y, **kwargs):
+    def _inverse_log_det_jacobian(self, y: tf.Tensor, **kwargs: Any) -> tf.Tensor:
         return self._inverse_alone(y, **kwargs)[1]
 
     def _forward_alone(self, x: tf.Tensor, **kwargs: Any) -> ValueAndLogDet:
@@ -70,14 +74,14 @@ class OnePassBijector(OnePass, tfb.AutoCompositeTensorBijector):
     def _inverse_and_log_det(self, y: tf.Tensor) -> ValueAndLogDet:
         """(x, log|det dx/dy|) of events of `inverse_min_event_ndims` dimensions."""
 
-    # Our chain calls the methods above. It marks the events that are not finite at its beginning, once for all.
+    # Our chain calls the two methods above. It marks events that are not finite once, before its first bijector.
 
-    def _forward_alone(self, x):
-        y, log_det = self._forward_and_log_det(x)
+    def _forward_alone(self, x: tf.Tensor, **kwargs: Any) -> ValueAndLogDet:
+        y, log_det = self._forward_and_log_det(x, **kwargs)
         return self._marked(all_finite(x, self.forward_min_event_ndims), y, log_det, self.inverse_min_event_ndims)
 
-    def _inverse_alone(self, y):
-        x, log_det = self._inverse_and_log_det(y)
+    def _inverse_alone(self, y: tf.Tensor, **kwargs: Any) -> ValueAndLogDet:
+        x, log_det = self._inverse_and_log_det(y, **kwargs)
         return self._marked(all_finite(y, self.inverse_min_event_ndims), x, log_det, self.forward_min_event_ndims)
 
     def _marked(self, valid: tf.Tensor, value: tf.Tensor, log_det: tf.Tensor, event_ndims: int) -> ValueAndLogDet:

@@ -78,13 +78,13 @@ class OnePassChain(NeverCached, OnePass, tfb.Chain):
 
     @property
     def inference(self) -> bool:
-        return self._inference
+        return bool(self._inference)
 
-    def _forward_and_log_det(self, x, event_ndims=None, **kwargs):
+    def _forward_and_log_det(self, x: tf.Tensor, event_ndims: int | None = None, **kwargs: Any) -> ValueAndLogDet:
         event_ndims = self.forward_min_event_ndims if event_ndims is None else event_ndims
         return self.walk(x, event_ndims, backward=False, to_latent=False, **kwargs)
 
-    def _inverse_and_log_det(self, y, event_ndims=None, **kwargs):
+    def _inverse_and_log_det(self, y: tf.Tensor, event_ndims: int | None = None, **kwargs: Any) -> ValueAndLogDet:
         event_ndims = self.inverse_min_event_ndims if event_ndims is None else event_ndims
         x, log_det = self.walk(y, event_ndims, backward=True, to_latent=True, **kwargs)
         inside = with_dimensions(~is_outside(log_det), self.inverse_event_ndims(event_ndims))
@@ -130,7 +130,8 @@ def is_outside(log_det: tf.Tensor) -> tf.Tensor:
 
 def has_parts(bijector: tfb.Bijector) -> bool:
     """Whether its events are structures of several tensors."""
-    return tf.nest.is_nested(bijector.forward_min_event_ndims) or tf.nest.is_nested(bijector.inverse_min_event_ndims)
+    ndims = bijector.forward_min_event_ndims, bijector.inverse_min_event_ndims
+    return any(tf.nest.is_nested(each) for each in ndims)
 
 
 def has_range(bijector: tfb.Bijector) -> bool:
@@ -145,7 +146,7 @@ def has_range(bijector: tfb.Bijector) -> bool:
     if is_stock(bijector, tfb.Blockwise) or isinstance(bijector, OnePassChain) or _walks(bijector):
         return any(has_range(part) for part in bijector.bijectors)
     is_tfps_own = type(bijector).__module__.startswith("tensorflow_probability.")
-    return is_tfps_own and not (bijector.is_constant_jacobian or has_parts(bijector) or all_variables(bijector))
+    return is_tfps_own and not bool(bijector.is_constant_jacobian or has_parts(bijector) or all_variables(bijector))
 
 
 def flat_bijectors(bijector: tfb.Bijector) -> list[tfb.Bijector]:
@@ -163,7 +164,13 @@ def _walks(bijector: tfb.Bijector) -> bool:
 
 
 def _transform(
-    bijector: tfb.Bijector, event: tf.Tensor, event_ndims: int, *, backward: bool, to_latent: bool, kwargs: dict
+    bijector: tfb.Bijector,
+    event: tf.Tensor,
+    event_ndims: int,
+    *,
+    backward: bool,
+    to_latent: bool,
+    kwargs: dict[str, Any],
 ) -> ValueAndLogDet:
     """The value and log-determinant of `bijector`, or of its inverse if `backward`.
 
@@ -200,7 +207,7 @@ def _transform(
 
 
 def _through_stock(
-    bijector: tfb.Bijector, event: tf.Tensor, event_ndims: int, backward: bool, to_latent: bool, kwargs: dict
+    bijector: tfb.Bijector, event: tf.Tensor, event_ndims: int, backward: bool, to_latent: bool, kwargs: dict[str, Any]
 ) -> ValueAndLogDet:
     """`_transform` by a bijector of TFP or of a user."""
     one_way = bijector.inverse if backward else bijector.forward

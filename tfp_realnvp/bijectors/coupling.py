@@ -103,7 +103,9 @@ class Coupling(OnePassBijector):
 
     def _is_increasing(self) -> bool:
         if self._mask.size > 1:
-            raise NotImplementedError(f"{self.name} has several features, so it neither increases nor decreases")
+            raise NotImplementedError(
+                f"cdf, quantile and the like are of events of one feature; {self.name} has several"
+            )
         return True
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Coupling":
@@ -119,7 +121,8 @@ class Coupling(OnePassBijector):
 
     @property
     def mask(self) -> np.ndarray:
-        return self._mask
+        mask: np.ndarray = self._mask
+        return mask
 
     @property
     def context(self) -> Any:
@@ -143,7 +146,7 @@ class Coupling(OnePassBijector):
         shape = tf.shape(event)
         rows = tf.reshape(event, tf.concat([[-1], shape[-ndims:]], axis=0))
         rows = tf.ensure_shape(rows, [None, *self._split.event_shape])
-        context = None if context is None else tf.reshape(context, [-1, self._context.shape[-1]])
+        context = None if context is None else tf.reshape(context, [-1, context.shape[-1]])
         value, log_det = self._couple(rows, context, transform)
         return tf.reshape(value, shape), tf.reshape(log_det, shape[:-ndims])
 
@@ -206,4 +209,4 @@ def _checked_mask(mask: Any) -> np.ndarray:
     is_one_moved_feature = mask.shape == (1,) and not mask[0]
     if (mask.all() or not mask.any()) and not is_one_moved_feature:
         raise ValueError(f"mask must keep a part of the event and move a part, got {mask.tolist()!s:.100}")
-    return mask
+    return np.asarray(mask)

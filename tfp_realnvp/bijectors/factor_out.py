@@ -1,12 +1,13 @@
 """Factoring out: a part of an image goes straight to the latent."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 import tensorflow_probability as tfp
 from tensorflow_probability import bijectors as tfb
 
-from tfp_realnvp.bijectors.base import OnePassBijector
+from tfp_realnvp.bijectors.base import OnePassBijector, ValueAndLogDet
 from tfp_realnvp.bijectors.chain import forward_and_log_det, inverse_and_log_det
 from tfp_realnvp.checks import check_shape, check_sizes
 from tfp_realnvp.keras_internals import untracked
@@ -31,8 +32,7 @@ class FactorOut(OnePassBijector):
         image_shape: `(H, W, C)`, with at least 2 channels.
         rest: bijector from a flat latent `[H * W * floor(C / 2)]` to an image `[H, W, floor(C / 2)]`, such as
             `tfb.Chain([coupling, ..., tfb.Reshape([H, W, C // 2])])`.
-        validate_args: as in every `tfb.Bijector`; there is nothing more to validate here.
-        name: name of the ops.
+        validate_args, name: as in every `tfb.Bijector`.
 
     Latents are `[..., H * W * C]`, images `[..., H, W, C]`, log-determinants `[...]`, in nats.
 
@@ -47,19 +47,18 @@ class FactorOut(OnePassBijector):
     def __init__(
         self, image_shape: Sequence[int], rest: tfb.Bijector, *, validate_args: bool = False, name: str = "factor_out"
     ):
-        """The arguments are those that the class describes."""
         parameters = dict(locals())
         with tf.name_scope(name) as name:
             check_sizes("image_shape", image_shape)
             if len(image_shape) != 3 or image_shape[-1] < 2:
                 raise ValueError(f"image_shape must be (H, W, C) with at least 2 channels, got {image_shape!r}")
-            height, width, channels = image_shape = tuple(int(size) for size in image_shape)
+            height, width, channels = (int(size) for size in image_shape)
             self._channels = [(channels + 1) // 2, channels // 2]
             self._sizes = [height * width * part for part in self._channels]
             given, made = tf.TensorShape([self._sizes[1]]), tf.TensorShape([height, width, self._channels[1]])
             if not isinstance(rest, tfb.Bijector) or rest.forward_event_shape(given) != made:
                 raise ValueError(f"rest must be a bijector from events {given} to {made}, got {rest!r}")
-            self._image_shape, self._rest = untracked(self, image_shape), rest
+            self._image_shape, self._rest = untracked(self, (height, width, channels)), rest
             super().__init__(
                 forward_min_event_ndims=1,
                 inverse_min_event_ndims=3,
@@ -69,18 +68,19 @@ class FactorOut(OnePassBijector):
             )
 
     @classmethod
-    def _parameter_properties(cls, dtype):
+    def _parameter_properties(cls, dtype: Any) -> dict[str, Any]:
         return {"rest": tfp.util.BatchedComponentProperties(event_ndims=lambda self, event_ndims: event_ndims)}
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        return self._image_shape
+        height, width, channels = self._image_shape
+        return height, width, channels
 
     @property
     def rest(self) -> tfb.Bijector:
         return self._rest
 
-    def _forward_and_log_det(self, x):
+    def _forward_and_log_det(self, x: tf.Tensor) -> ValueAndLogDet:
         check_shape(f"event of {self.name}", x, [sum(self._sizes)])
         latent, rest = tf.split(x, self._sizes, axis=-1)
         rest, log_det = forward_and_log_det(self._rest, rest, 1)
@@ -90,7 +90,7 @@ class FactorOut(OnePassBijector):
         latent = tf.broadcast_to(latent, tf.concat([batch_shape, latent.shape[-3:]], axis=0))
         return tf.concat([latent, rest], axis=-1), log_det
 
-    def _inverse_and_log_det(self, y):
+    def _inverse_and_log_det(self, y: tf.Tensor) -> ValueAndLogDet:
         check_shape(f"event of {self.name}", y, self._image_shape)
         latent, rest = tf.split(y, self._channels, axis=-1)
         rest, log_det = inverse_and_log_det(self._rest, rest, 3)
@@ -99,14 +99,14 @@ class FactorOut(OnePassBijector):
         latent = tf.broadcast_to(latent, tf.concat([batch_shape, [self._sizes[0]]], axis=0))
         return tf.concat([latent, rest], axis=-1), log_det
 
-    def _forward_event_shape(self, shape):
+    def _forward_event_shape(self, shape: tf.TensorShape) -> tf.TensorShape:
         return shape[:-1].concatenate(self._image_shape)
 
-    def _inverse_event_shape(self, shape):
+    def _inverse_event_shape(self, shape: tf.TensorShape) -> tf.TensorShape:
         return shape[:-3].concatenate([sum(self._sizes)])
 
-    def _forward_event_shape_tensor(self, shape):
+    def _forward_event_shape_tensor(self, shape: tf.Tensor) -> tf.Tensor:
         return tf.concat([shape[:-1], self._image_shape], axis=0)
 
-    def _inverse_event_shape_tensor(self, shape):
+    def _inverse_event_shape_tensor(self, shape: tf.Tensor) -> tf.Tensor:
         return tf.concat([shape[:-3], [sum(self._sizes)]], axis=0)

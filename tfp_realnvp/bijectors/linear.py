@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp.bijectors.base import OnePassBijector, log_det_dtype
+from tfp_realnvp.bijectors.base import OnePassBijector, ValueAndLogDet, log_det_dtype
 from tfp_realnvp.bijectors.permutation import permute
 from tfp_realnvp.checks import check_shape, check_size, floating_dtype
 from tfp_realnvp.keras_internals import untracked
@@ -33,8 +33,7 @@ class LULinear(OnePassBijector):
         permutation: integers `[D]`, P y = `y[permutation]`, or None for the identity. Saved with the weights.
         dtype: of the variables.
         own_variables: for TFP, which rebuilds a bijector from other tensors in place of its variables.
-        validate_args: as in every `tfb.Bijector`; there is nothing more to validate here.
-        name: name of the ops.
+        validate_args, name: as in every `tfb.Bijector`.
 
     Events are `[..., D]`, log-determinants are scalars, in nats, and in float32 at least.
 
@@ -55,7 +54,6 @@ class LULinear(OnePassBijector):
         validate_args: bool = False,
         name: str = "lu_linear",
     ):
-        """The arguments are those that the class describes."""
         with tf.name_scope(name) as name:
             check_size("size", size)
             floating_dtype(dtype)
@@ -79,15 +77,17 @@ class LULinear(OnePassBijector):
             )
 
     @classmethod
-    def _parameter_properties(cls, dtype):
+    def _parameter_properties(cls, dtype: Any) -> dict[str, Any]:
         return {}  # None of its parameters has a batch shape.
 
-    def _is_increasing(self):
+    def _is_increasing(self) -> bool:
         if self._size > 1:
-            raise NotImplementedError(f"{self.name} has several features, so it neither increases nor decreases")
+            raise NotImplementedError(
+                f"cdf, quantile and the like are of events of one feature; {self.name} has several"
+            )
         return True
 
-    def _forward_and_log_det(self, x):
+    def _forward_and_log_det(self, x: tf.Tensor) -> ValueAndLogDet:
         check_shape(f"event of {self.name}", x, self._shift.shape)
         lower, upper, log_det = self._factors()
         columns = tf.transpose(tf.reshape(x - self._shift, [-1, self._shift.shape[0]]))
@@ -98,7 +98,7 @@ class LULinear(OnePassBijector):
         y = permute(tf.cast(tf.transpose(columns), x.dtype), inverse, permutation)
         return tf.reshape(y, tf.shape(x)), -log_det
 
-    def _inverse_and_log_det(self, y):
+    def _inverse_and_log_det(self, y: tf.Tensor) -> ValueAndLogDet:
         check_shape(f"event of {self.name}", y, self._shift.shape)
         lower, upper, log_det = self._factors()
         permutation, inverse = self._permutation_and_inverse()

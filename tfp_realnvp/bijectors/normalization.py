@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfp_realnvp.bijectors.base import OnePassBijector, log_det_dtype
+from tfp_realnvp.bijectors.base import OnePassBijector, ValueAndLogDet, log_det_dtype
 from tfp_realnvp.checks import check_fraction, check_positive, check_shape, check_size, floating_dtype
 from tfp_realnvp.keras_internals import is_training
 from tfp_realnvp.replicas import sum_of_replicas
@@ -23,11 +23,11 @@ class _Normalization(OnePassBijector):
         super().__init__(forward_min_event_ndims=event_ndims, dtype=own_variables[0].dtype, **kwargs)
 
     @classmethod
-    def _parameter_properties(cls, dtype):
+    def _parameter_properties(cls, dtype: Any) -> dict[str, Any]:
         return {}  # None of its parameters has a batch shape.
 
     @classmethod
-    def _is_increasing(cls):
+    def _is_increasing(cls) -> bool:
         return True
 
     @abc.abstractmethod
@@ -38,12 +38,12 @@ class _Normalization(OnePassBijector):
     def _updated_shift_and_log_scale(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The same in training, after a look at the events y."""
 
-    def _forward_and_log_det(self, x):
+    def _forward_and_log_det(self, x: tf.Tensor) -> ValueAndLogDet:
         self._check(x)
         shift, log_scale = self._shift_and_log_scale()
         return x * tf.exp(log_scale) + shift, self._log_det(log_scale, x)
 
-    def _inverse_and_log_det(self, y):
+    def _inverse_and_log_det(self, y: tf.Tensor) -> ValueAndLogDet:
         self._check(y)
         # A copy rebuilt from tensors has nothing to update.
         updates = is_training() and all(isinstance(own, tf.Variable) for own in self._own_variables)
@@ -79,8 +79,7 @@ class ActNorm(_Normalization):
             one row, the scale starts at 1.
         dtype: of the variables.
         own_variables: for TFP, which rebuilds a bijector from other tensors in place of its variables.
-        validate_args: as in every `tfb.Bijector`; there is nothing more to validate here.
-        name: name of the ops.
+        validate_args, name: as in every `tfb.Bijector`.
 
     Events are `[..., size]`, log-determinants are scalars, in nats, and in float32 at least.
 
@@ -102,7 +101,6 @@ class ActNorm(_Normalization):
         validate_args: bool = False,
         name: str = "act_norm",
     ):
-        """The arguments are those that the class describes."""
         with tf.name_scope(name) as name:
             _check_arguments(size, event_ndims, epsilon, dtype)
             if own_variables is None:
@@ -118,10 +116,10 @@ class ActNorm(_Normalization):
                 size, event_ndims, own_variables, validate_args=validate_args, parameters=parameters, name=name
             )
 
-    def _shift_and_log_scale(self):
+    def _shift_and_log_scale(self) -> ValueAndLogDet:
         return tf.convert_to_tensor(self._shift), tf.convert_to_tensor(self._log_scale)
 
-    def _updated_shift_and_log_scale(self, y):
+    def _updated_shift_and_log_scale(self, y: tf.Tensor) -> ValueAndLogDet:
         # Without a branch, since replicas of a distributed step cannot write to variables in one.
         is_set = self._is_set > 0
         _, mean, variance = _moments(tf.stop_gradient(y))
@@ -159,8 +157,7 @@ class BatchNorm(_Normalization):
         epsilon: is added to the variance; above 0.
         dtype: of the variables.
         own_variables: for TFP, which rebuilds a bijector from other tensors in place of its variables.
-        validate_args: as in every `tfb.Bijector`; there is nothing more to validate here.
-        name: name of the ops.
+        validate_args, name: as in every `tfb.Bijector`.
 
     Events are `[..., size]`, log-determinants are scalars, in nats, and in float32 at least.
 
@@ -184,7 +181,6 @@ class BatchNorm(_Normalization):
         validate_args: bool = False,
         name: str = "batch_norm",
     ):
-        """The arguments are those that the class describes."""
         with tf.name_scope(name) as name:
             _check_arguments(size, event_ndims, epsilon, dtype)
             check_fraction("momentum", momentum)
@@ -203,12 +199,12 @@ class BatchNorm(_Normalization):
                 size, event_ndims, own_variables, validate_args=validate_args, parameters=parameters, name=name
             )
 
-    def _shift_and_log_scale(self):
+    def _shift_and_log_scale(self) -> ValueAndLogDet:
         if is_training():
             return self._of_moments(self._batch_mean, self._batch_variance)
         return self._of_moments(self._mean, self._variance)
 
-    def _updated_shift_and_log_scale(self, y):
+    def _updated_shift_and_log_scale(self, y: tf.Tensor) -> ValueAndLogDet:
         count, mean, variance = _moments(y)
         self._weight.assign(self._momentum * self._weight + count)
         share = tf.math.divide_no_nan(count, self._weight)

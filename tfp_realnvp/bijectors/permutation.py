@@ -4,7 +4,7 @@ TensorFlow's gradient of a gather adds up a scatter, on a processor several time
 """
 
 import functools
-from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -15,7 +15,7 @@ from tfp_realnvp.tfp_internals import Unbatched
 
 __all__ = ["UnbatchedPermute", "is_permutation_of_features", "permutation_and_inverse", "permute", "without_batch"]
 
-Indices = np.ndarray | tf.Tensor
+Indices: TypeAlias = "np.ndarray | tf.Tensor"
 
 
 def permute(event: tf.Tensor, permutation: Indices, inverse: Indices) -> tf.Tensor:
@@ -34,14 +34,14 @@ def permute(event: tf.Tensor, permutation: Indices, inverse: Indices) -> tf.Tens
 
 def _gather(event: tf.Tensor, permutation: Indices, inverse: Indices) -> tf.Tensor:
     @tf.custom_gradient
-    def gather(event):
+    def gather(event: tf.Tensor) -> Any:
         return tf.gather(event, permutation, axis=-1), lambda upstream: tf.gather(upstream, inverse, axis=-1)
 
     return gather(event)
 
 
 @functools.cache
-def _gather_in_graph(dtype: tf.DType, rank: int | None, size: int) -> Callable:
+def _gather_in_graph(dtype: tf.DType, rank: int | None, size: int) -> Any:
     """`_gather` in a graph of its own: TensorFlow keeps each graph with a custom gradient for ever."""
     events = tf.TensorSpec(None if rank is None else [None] * (rank - 1) + [size], dtype)
     indices = tf.TensorSpec([size], tf.int32)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp.bijectors.base import OnePassBijector
+from tfp_realnvp.bijectors.base import OnePassBijector, ValueAndLogDet
 from tfp_realnvp.checks import check_size, floating_dtype
 
 __all__ = ["Pixels"]
@@ -30,8 +30,7 @@ class Pixels(OnePassBijector):
         alpha: keeps x finite at the ends of the range; from `4 * eps` to `0.5 - 32 * eps * num_levels`, with the `eps`
             of the dtype (1.2e-7 in float32). Near 0.5, all pixels share so few numbers that their values merge.
         dtype: of the pixels, "float32" or "float64".
-        validate_args: as in every `tfb.Bijector`; there is nothing more to validate here.
-        name: name of the ops.
+        validate_args, name: as in every `tfb.Bijector`.
 
     Events are of any shape, log-determinants of each element have the same, in nats.
 
@@ -51,7 +50,6 @@ class Pixels(OnePassBijector):
         validate_args: bool = False,
         name: str = "pixels",
     ):
-        """The arguments are those that the class describes."""
         parameters = dict(locals())
         with tf.name_scope(name) as name:
             dtype = floating_dtype(dtype)
@@ -80,17 +78,17 @@ class Pixels(OnePassBijector):
             )
 
     @classmethod
-    def _parameter_properties(cls, dtype):
+    def _parameter_properties(cls, dtype: Any) -> dict[str, Any]:
         return {}
 
     @classmethod
-    def _is_increasing(cls):
+    def _is_increasing(cls) -> bool:
         return True
 
-    def _forward_and_log_det(self, x):
+    def _forward_and_log_det(self, x: tf.Tensor) -> ValueAndLogDet:
         return self._scale * (tf.sigmoid(x) - self._alpha), self._log_slope(x)
 
-    def _inverse_and_log_det(self, y):
+    def _inverse_and_log_det(self, y: tf.Tensor) -> ValueAndLogDet:
         share = self._alpha + y / self._scale
         x = tf.math.log(share) - tf.math.log1p(-share)
         return x, -self._log_slope(x)

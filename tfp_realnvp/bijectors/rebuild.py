@@ -1,17 +1,15 @@
 """The one walk over the parameters of a TFP object, for whatever replaces a part of it."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 __all__ = ["parts_of", "rebuild"]
 
-Part = TypeVar("Part")
 
-
-def rebuild(part: Part, replace: Callable[[Any], Any]) -> Part:
+def rebuild(part: Any, replace: Callable[[Any], Any]) -> Any:
     """`part` with each distribution and bijector in it, itself included, replaced by `replace(it)`, innermost first.
 
     Objects in which nothing changes stay the same objects; so do networks and variables. What a function makes, such as
@@ -22,8 +20,8 @@ def rebuild(part: Part, replace: Callable[[Any], Any]) -> Part:
         changed = {name: value for name, value in new.items() if value is not part.parameters[name]}
         return replace(part.copy(**changed) if changed else part)
     if isinstance(part, dict):
-        items = {key: rebuild(value, replace) for key, value in part.items()}
-        return part if all(items[key] is part[key] for key in part) else items
+        values = {key: rebuild(value, replace) for key, value in part.items()}
+        return part if all(values[key] is part[key] for key in part) else values
     if isinstance(part, list | tuple):
         items = [rebuild(item, replace) for item in part]
         if all(one is other for one, other in zip(items, part, strict=True)):

@@ -45,8 +45,7 @@ class SplineCoupling(Coupling):
         num_bins: K, from 2 to 512.
         bound: B, from 1e-6 to 1e6: where the tails begin. Standardised data lie within 3 as a rule.
         conditioner_variables: as in `AffineCoupling`.
-        validate_args: as in every `tfb.Bijector`; there is nothing more to validate here.
-        name: name of the ops.
+        validate_args, name: as in every `tfb.Bijector`.
 
     Events are `[..., D]`, log-determinants `[...]`, in nats, and in float32 at least.
 

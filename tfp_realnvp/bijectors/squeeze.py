@@ -1,11 +1,12 @@
 """Space to channels."""
 
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp.bijectors.base import OnePassBijector
+from tfp_realnvp.bijectors.base import OnePassBijector, ValueAndLogDet
 from tfp_realnvp.checks import check_option, check_size
 from tfp_realnvp.keras_internals import untracked
 
@@ -28,8 +29,7 @@ class Squeeze(OnePassBijector):
     Args:
         factor: f, at least 1.
         order: "rows" or "checkerboard".
-        validate_args: as in every `tfb.Bijector`; there is nothing more to validate here.
-        name: name of the ops.
+        validate_args, name: as in every `tfb.Bijector`.
 
     Events are `[..., H, W, C]`, log-determinants a scalar 0.
 
@@ -41,8 +41,14 @@ class Squeeze(OnePassBijector):
     array([[[0., 1., 2., 3.]]], dtype=float32)
     """
 
-    def __init__(self, factor: int = 2, *, order: str = "rows", validate_args: bool = False, name: str = "squeeze"):
-        """The arguments are those that the class describes."""
+    def __init__(
+        self,
+        factor: int = 2,
+        *,
+        order: Literal["rows", "checkerboard"] = "rows",
+        validate_args: bool = False,
+        name: str = "squeeze",
+    ):
         parameters = dict(locals())
         with tf.name_scope(name) as name:
             check_size("factor", factor)
@@ -55,14 +61,14 @@ class Squeeze(OnePassBijector):
             super().__init__(forward_min_event_ndims=3, validate_args=validate_args, parameters=parameters, name=name)
 
     @classmethod
-    def _parameter_properties(cls, dtype):
+    def _parameter_properties(cls, dtype: Any) -> dict[str, Any]:
         return {}
 
     @property
     def factor(self) -> int:
         return self._factor
 
-    def _forward_and_log_det(self, x):
+    def _forward_and_log_det(self, x: tf.Tensor) -> ValueAndLogDet:
         *_, height, width, channels = self._forward_event_shape(self._image_shape(x.shape))
         f, square, leading = self._factor, self._factor**2, tf.shape(x)[:-3]
         x = _reshape(x, leading, [height, f, width, f, channels // square])
@@ -70,7 +76,7 @@ class Squeeze(OnePassBijector):
         x = tf.gather(x, self._positions, axis=-2)
         return _reshape(x, leading, [height, width, channels]), tf.zeros([], x.dtype)
 
-    def _inverse_and_log_det(self, y):
+    def _inverse_and_log_det(self, y: tf.Tensor) -> ValueAndLogDet:
         *_, height, width, channels = self._inverse_event_shape(self._image_shape(y.shape))
         f, square, leading = self._factor, self._factor**2, tf.shape(y)[:-3]
         y = _reshape(y, leading, [height // f, width // f, square, channels])
@@ -78,7 +84,7 @@ class Squeeze(OnePassBijector):
         y = _swapped(_reshape(y, leading, [height // f, width // f, f, f, channels]))
         return _reshape(y, leading, [height, width, channels]), tf.zeros([], y.dtype)
 
-    def _forward_event_shape(self, shape):
+    def _forward_event_shape(self, shape: tf.TensorShape) -> tf.TensorShape:
         if shape.rank is None:
             return shape
         *_, height, width, channels = shape = self._image_shape(shape)
@@ -90,7 +96,7 @@ class Squeeze(OnePassBijector):
         squeezed = [height // self._factor, width // self._factor, channels * self._factor**2]
         return tf.TensorShape([*shape[:-3], *squeezed])
 
-    def _inverse_event_shape(self, shape):
+    def _inverse_event_shape(self, shape: tf.TensorShape) -> tf.TensorShape:
         if shape.rank is None:
             return shape
         *_, height, width, channels = shape = self._image_shape(shape)
@@ -108,11 +114,11 @@ class Squeeze(OnePassBijector):
             raise ValueError(f"event of {self.name} must have a known shape [..., H, W, C], got {shape}")
         return shape
 
-    def _forward_event_shape_tensor(self, shape):
+    def _forward_event_shape_tensor(self, shape: tf.Tensor) -> tf.Tensor:
         f = self._factor
         return tf.concat([shape[:-3], shape[-3:] // [f, f, 1] * [1, 1, f * f]], axis=0)
 
-    def _inverse_event_shape_tensor(self, shape):
+    def _inverse_event_shape_tensor(self, shape: tf.Tensor) -> tf.Tensor:
         f = self._factor
         return tf.concat([shape[:-3], shape[-3:] * [f, f, 1] // [1, 1, f * f]], axis=0)
 

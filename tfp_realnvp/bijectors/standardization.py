@@ -4,7 +4,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfp_realnvp.bijectors.base import OnePassBijector, log_det_dtype
+from tfp_realnvp.bijectors.base import OnePassBijector, ValueAndLogDet, log_det_dtype
 
 __all__ = ["Standardization"]
 
@@ -17,8 +17,7 @@ class Standardization(OnePassBijector):
     Args:
         loc: tensor or `tf.Variable` of the shape of an event.
         scale: likewise, above 0.
-        validate_args: as in every `tfb.Bijector`.
-        name: name of the ops.
+        validate_args, name: as in every `tfb.Bijector`.
 
     Events are `[..., *shape]`, log-determinants are scalars, in nats.
 
@@ -41,11 +40,11 @@ class Standardization(OnePassBijector):
             )
 
     @classmethod
-    def _parameter_properties(cls, dtype):
+    def _parameter_properties(cls, dtype: Any) -> dict[str, Any]:
         return {}  # None of its parameters has a batch shape.
 
     @classmethod
-    def _is_increasing(cls):
+    def _is_increasing(cls) -> bool:
         return True
 
     @property
@@ -56,10 +55,10 @@ class Standardization(OnePassBijector):
     def scale(self) -> tf.Tensor | tf.Variable:
         return self._scale
 
-    def _forward_and_log_det(self, x):
+    def _forward_and_log_det(self, x: tf.Tensor) -> ValueAndLogDet:
         return self._loc + self._scale * x, self._log_det()
 
-    def _inverse_and_log_det(self, y):
+    def _inverse_and_log_det(self, y: tf.Tensor) -> ValueAndLogDet:
         return (y - self._loc) / self._scale, -self._log_det()
 
     def _log_det(self) -> tf.Tensor:

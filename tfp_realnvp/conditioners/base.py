@@ -13,12 +13,16 @@ from tfp_realnvp.checks import check_positive, check_seed, check_size, floating_
 __all__ = [
     "Conditioner",
     "ConstantParameters",
+    "Shape",
     "activation_config",
     "as_activation",
     "batch_normalization",
     "dropout_layer",
     "freeze_parts_of_frozen",
 ]
+
+
+Shape = tuple[int | None, ...]
 
 
 class Conditioner(keras.layers.Layer, abc.ABC):
@@ -64,24 +68,24 @@ class Conditioner(keras.layers.Layer, abc.ABC):
     def _call_hidden(self, inputs: Any, context: Any, training: bool | None) -> Any:
         """What the output layer takes, of kept features and contexts `[N, size]` side by side."""
 
-    def build(self, kept_shape: tuple, context_shape: tuple | None = None) -> None:
+    def build(self, kept_shape: Shape, context_shape: Shape | None = None) -> None:
         self._check_shapes(kept_shape, context_shape)
-        context_size = 0 if context_shape is None else context_shape[-1]
-        size = kept_shape[-1] + context_size
+        kept_size, context_size = kept_shape[-1] or 0, (0 if context_shape is None else context_shape[-1]) or 0
+        size = kept_size + context_size
         if size == 0:  # TensorFlow aborts the process on some processors, in the product with an empty kernel.
             raise ValueError(f"kept must have a feature where there is no context, got shape {list(kept_shape)}")
         self.output_layer.build((None, self._build_hidden(size, context_size)))
-        self._sizes = kept_shape[-1], context_size
+        self._sizes = kept_size, context_size
         freeze_parts_of_frozen(self)
         self.built = True
 
-    def compute_output_shape(self, kept_shape: tuple, context_shape: tuple | None = None) -> tuple:
+    def compute_output_shape(self, kept_shape: Shape, context_shape: Shape | None = None) -> Any:
         """Shapes of the outputs of a call, from the shapes of its arguments."""
         self._check_shapes(kept_shape, context_shape)
         shape = kept_shape[0], self.output_size
         return (shape, shape) if self.num_parameters is None else (*shape, self.num_parameters)
 
-    def _check_shapes(self, kept_shape: tuple, context_shape: tuple | None) -> None:
+    def _check_shapes(self, kept_shape: Shape, context_shape: Shape | None) -> None:
         """Raises a ValueError unless shapes are `[N, size]`, with the sizes that the layer was built for."""
         for argument, shape in (("kept", kept_shape), ("context", context_shape)):
             if shape is not None and len(shape) != 2:
@@ -106,7 +110,8 @@ class Conditioner(keras.layers.Layer, abc.ABC):
         return shift, self.log_scale_bound * ops.tanh(log_scale / self.log_scale_bound)
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {
+        config: dict[str, Any] = super().get_config()
+        return config | {
             "output_size": self.output_size,
             "num_parameters": self.num_parameters,
             "log_scale_bound": self.log_scale_bound,
@@ -134,29 +139,30 @@ class ConstantParameters(Conditioner):
     TensorShape([5, 1, 11])
     """
 
-    def build(self, kept_shape: tuple, context_shape: tuple | None = None) -> None:
+    def build(self, kept_shape: Shape, context_shape: Shape | None = None) -> None:
         self.output_layer.build((None, 1))
         freeze_parts_of_frozen(self)
         self.built = True
 
-    def _build_hidden(self, size, context_size):
+    def _build_hidden(self, size: int, context_size: int) -> int:
         raise NotImplementedError("a ConstantParameters has no hidden layers")
 
-    def _call_hidden(self, inputs, context, training):
+    def _call_hidden(self, inputs: Any, context: Any, training: bool | None) -> Any:
         return ops.ones([ops.shape(inputs)[0], 1], self.compute_dtype)
 
 
-def activation_config(activation: str | Callable) -> Any:
+def activation_config(activation: str | Callable[..., Any]) -> Any:
     """How Keras writes an activation to a file; a ValueError for one that it could not read again."""
     if getattr(activation, "__name__", None) == "<lambda>":
         raise ValueError("activation cannot be saved: a lambda has no name; register a function with Keras instead")
     return keras.activations.serialize(as_activation(activation))
 
 
-def as_activation(activation: str | Callable) -> Callable:
+def as_activation(activation: str | Callable[..., Any]) -> Callable[..., Any]:
     if isinstance(activation, type):
         raise ValueError(f"activation must be a name or a function, got the class {activation!r}")
-    return keras.activations.get(activation)
+    found: Callable[..., Any] = keras.activations.get(activation)
+    return found
 
 
 def batch_normalization(dtype: keras.DTypePolicy, **options: Any) -> keras.layers.BatchNormalization:

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from tfp_realnvp.checks import check_non_negative, check_seed, check_size, floating_policy
-from tfp_realnvp.conditioners.base import batch_normalization, freeze_parts_of_frozen
+from tfp_realnvp.conditioners.base import Shape, batch_normalization, freeze_parts_of_frozen
 from tfp_realnvp.conditioners.weight_norm import WeightNormConv
 
 __all__ = ["ConvResNet"]
@@ -113,10 +113,10 @@ class ConvResNet(keras.layers.Layer):
         # held out, 2.09 with 0.9, and 2.05 in training.
         return batch_normalization(self.dtype_policy, momentum=0.9, epsilon=1e-4)
 
-    def build(self, kept_shape: tuple, context_shape: tuple | None = None) -> None:
+    def build(self, kept_shape: Shape, context_shape: Shape | None = None) -> None:
         self._check_shapes(kept_shape, context_shape)
-        self._kept_size, self._context_size = kept_shape[-1], None if context_shape is None else context_shape[-1]
-        self.input_layer.build((*kept_shape[:-1], 2 * kept_shape[-1] + (self.mask is not None)))
+        self._kept_size, self._context_size = kept_shape[-1] or 0, None if context_shape is None else context_shape[-1]
+        self.input_layer.build((*kept_shape[:-1], 2 * self._kept_size + (self.mask is not None)))
         hidden = (*kept_shape[:-1], self.num_channels)
         for block in self.blocks:
             block.build(hidden, context_shape)
@@ -129,13 +129,13 @@ class ConvResNet(keras.layers.Layer):
         freeze_parts_of_frozen(self)
         self.built = True
 
-    def compute_output_shape(self, kept_shape: tuple, context_shape: tuple | None = None) -> tuple:
+    def compute_output_shape(self, kept_shape: Shape, context_shape: Shape | None = None) -> Any:
         """Shapes of the outputs of a call, from the shapes of its arguments."""
         self._check_shapes(kept_shape, context_shape)
         shape = *kept_shape[:-1], self.output_size
         return (shape, shape) if self.num_parameters is None else (*shape, self.num_parameters)
 
-    def _check_shapes(self, kept_shape: tuple, context_shape: tuple | None) -> None:
+    def _check_shapes(self, kept_shape: Shape, context_shape: Shape | None) -> None:
         if len(kept_shape) != 4 or kept_shape[-1] == 0:
             raise ValueError(f"kept must be of shape [N, H, W, c], got shape {list(kept_shape)}")
         if self.mask is not None and tuple(kept_shape[1:3]) != self.mask.shape[:2]:
@@ -173,7 +173,8 @@ class ConvResNet(keras.layers.Layer):
         return shift, ops.cast(self.log_scale_bound, log_scale.dtype) * ops.tanh(log_scale)
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {
+        config: dict[str, Any] = super().get_config()
+        return config | {
             "output_size": self.output_size,
             "num_blocks": self.num_blocks,
             "num_channels": self.num_channels,
@@ -193,7 +194,7 @@ class ResidualBlock(keras.layers.Layer):
         self.convs = [network.conv(3), network.conv(3)]
         self.context_layer = network.dense()
 
-    def build(self, hidden_shape: tuple, context_shape: tuple | None) -> None:
+    def build(self, hidden_shape: Shape, context_shape: Shape | None) -> None:
         for layer in (*self.norms, *self.convs):
             layer.build(hidden_shape)
         if context_shape is not None:
@@ -211,4 +212,4 @@ def _checked_mask(mask: Any) -> np.ndarray:
     mask = np.array(mask)
     if mask.dtype != bool or mask.ndim != 3 or mask.shape[-1] != 1:
         raise ValueError(f"mask must be a boolean array [H, W, 1], got dtype {mask.dtype} and shape {list(mask.shape)}")
-    return mask
+    return np.asarray(mask)

@@ -59,7 +59,7 @@ class MLP(Conditioner):
         hidden_units: Sequence[int] = (128, 128),
         *,
         num_parameters: int | None = None,
-        activation: str | Callable = "relu",
+        activation: str | Callable[..., Any] = "relu",
         dropout: float = 0.0,
         log_scale_bound: float = 3.0,
         seed: int | None = None,
@@ -77,13 +77,13 @@ class MLP(Conditioner):
         ]
         self.dropout_layer = dropout_layer(self.dropout, self.seed, self.dtype_policy)
 
-    def _build_hidden(self, size, context_size):
+    def _build_hidden(self, size: int, context_size: int) -> int:
         for layer in self.hidden_layers:
             layer.build((None, size))
             size = layer.units
         return size
 
-    def _call_hidden(self, inputs, context, training):
+    def _call_hidden(self, inputs: Any, context: Any, training: bool | None) -> Any:
         hidden = inputs
         for layer in self.hidden_layers:
             hidden = layer(hidden)

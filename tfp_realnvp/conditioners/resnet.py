@@ -1,7 +1,7 @@
 """The residual network."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import tensorflow as tf
@@ -61,9 +61,9 @@ class ResNet(Conditioner):
         hidden_units: Sequence[int] = (128, 128),
         *,
         num_parameters: int | None = None,
-        activation: str | Callable = "relu",
+        activation: str | Callable[..., Any] = "relu",
         dropout: float = 0.0,
-        normalization: str | None = None,
+        normalization: Literal["batch", "layer"] | None = None,
         gate_context: bool = True,
         log_scale_bound: float = 3.0,
         seed: int | None = None,
@@ -85,13 +85,13 @@ class ResNet(Conditioner):
         self.input_layer = self.dense(self.hidden_units[0])
         self.blocks = [ResidualBlock(self, depth) for depth in range(1, len(self.hidden_units) + 1)]
 
-    def _build_hidden(self, size, context_size):
+    def _build_hidden(self, size: int, context_size: int) -> int:
         self.input_layer.build((None, size))
         for block in self.blocks:
             block.build(context_size if self.gate_context else 0)
-        return self.input_layer.units
+        return int(self.input_layer.units)
 
-    def _call_hidden(self, inputs, context, training):
+    def _call_hidden(self, inputs: Any, context: Any, training: bool | None) -> Any:
         hidden = self.input_layer(inputs)
         for block in self.blocks:
             hidden = block(hidden, context, training=training)
@@ -113,7 +113,7 @@ class ResidualBlock(keras.layers.Layer):  # Keras makes a scope of the name, whi
     def __init__(self, network: ResNet, depth: int):
         super().__init__(dtype=network.dtype_policy)
         width, seed = network.hidden_units[0], network.seed
-        normalization = _NORMALIZATIONS.get(network.normalization)
+        normalization = _NORMALIZATIONS[network.normalization] if network.normalization else None
         self.activation = network.activation
         self.normalizations = [normalization(dtype=self.dtype_policy) for _ in range(2)] if normalization else []
         self.dense_layers = [network.dense(width, depth), network.dense(width, kernel_initializer="zeros")]

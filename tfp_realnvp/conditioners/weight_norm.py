@@ -43,7 +43,7 @@ class WeightNormConv(keras.layers.Layer):
         self.scale_penalty, self.seed = scale_penalty, seed
         self.starts_at_zero, self.use_bias = starts_at_zero, use_bias
 
-    def build(self, input_shape: tuple) -> None:
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
         self.direction = self.add_weight(
             shape=(self.kernel_size, self.kernel_size, input_shape[-1], self.filters),
             initializer=keras.initializers.GlorotUniform(self.seed),
@@ -75,4 +75,5 @@ class WeightNormConv(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         names = ("filters", "kernel_size", "scale_penalty", "starts_at_zero", "use_bias", "seed")
-        return super().get_config() | {name: getattr(self, name) for name in names}
+        config: dict[str, Any] = super().get_config()
+        return config | {name: getattr(self, name) for name in names}

@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 
-def as_vector_shape(shape: Sequence[int] | int, argument: str) -> tuple[int]:
+def as_vector_shape(shape: Any, argument: str) -> tuple[int]:
     """`(size,)` from `size` or `(size,)`."""
     sizes = tuple(shape) if isinstance(shape, tuple | list | tf.TensorShape) or np.ndim(shape) else (shape,)
     if len(sizes) != 1 or not is_size(sizes[0]):
@@ -134,7 +134,7 @@ def check_fit_options(batch_size: Any, epochs: Any, validation_split: Any, optio
     check_counts(batch_size=batch_size, **{name: options.get(name) for name in counts})
     for name, count in {"epochs": epochs, "initial_epoch": options.get("initial_epoch", 0)}.items():
         check_size(name, count, least=0)
-    if not isinstance(validation_split, numbers.Real) or not 0 <= validation_split < 1:
+    if not isinstance(validation_split, numbers.Real) or not 0 <= float(validation_split) < 1:
         raise ValueError(f"validation_split must be from 0 to below 1, got {validation_split!r}")
     if options.get("class_weight") is not None:
         raise ValueError("a flow has no classes, so class_weight must be None; see sample_weight")

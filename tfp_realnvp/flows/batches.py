@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["are_arrays", "array_batches", "split_rows"]
+__all__ = ["for_keras", "split_rows"]
 
 
 def are_arrays(x: Any) -> bool:
@@ -25,13 +26,26 @@ def split_rows(x: Any, sample_weight: Any, fraction: float) -> tuple[tuple[Any, 
     if split in (0, size):
         raise ValueError(f"validation_split must leave rows to train on and to validate with, got {fraction} of {size}")
 
-    def part_of(rows: slice) -> tuple[Any, Any]:
+    def part_of(rows: slice) -> Any:
         def take(part: Any) -> Any:
             return None if part is None else getattr(part, "iloc", part)[rows]  # `iloc` of a DataFrame
 
         return tf.nest.map_structure(take, (x, sample_weight))
 
     return part_of(slice(split)), part_of(slice(split, None))
+
+
+def for_keras(
+    data: tuple[Any, Any], dtype: str, batch_size: int | None, steps: int | None, shuffle: bool | str = False
+) -> tuple[Any, Any, Any]:
+    """(x, y, sample_weight) for Keras, from (x, sample_weight) of a flow of the given dtype.
+
+    Keras ignores sample weights when y is None, so we pass them as y too.
+    """
+    x, sample_weight = data
+    if not are_arrays(x) or keras.config.floatx() == dtype:
+        return x, sample_weight, sample_weight
+    return array_batches(x, sample_weight, batch_size, steps, shuffle), None, None
 
 
 def array_batches(

@@ -13,7 +13,7 @@ __all__ = ["each_callback", "needs_every_batch", "with_callbacks"]
 
 def each_callback(callbacks: Any) -> list[keras.callbacks.Callback]:
     """The callbacks that `fit` was given: None, one, a nested list, or a `keras.callbacks.CallbackList`."""
-    return tf.nest.flatten(getattr(callbacks, "callbacks", callbacks) or [])
+    return list(tf.nest.flatten(getattr(callbacks, "callbacks", callbacks) or []))
 
 
 def needs_every_batch(callbacks: Any, modes: Sequence[str]) -> bool:

@@ -5,9 +5,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
+from tfp_realnvp.bijectors.base import ValueAndLogDet
+from tfp_realnvp.bijectors.context import broadcast_batches
 from tfp_realnvp.keras_internals import inference_mode, raw_variable
 
 __all__ = ["CompiledDensity"]
@@ -37,30 +40,33 @@ class CompiledDensity:
         dtype: str,
         as_sample: Callable[[tf.Tensor], tf.Tensor],
     ):
-        def log_prob(x, context=None):
+        self._event_shape = event_shape
+
+        def log_prob(x: tf.Tensor, context: Any = None) -> tf.Tensor:
             return distribution(context).log_prob(x)
 
-        def sample(num_samples, seed, context=None):
+        def sample(num_samples: tf.Tensor, seed: tf.Tensor, context: Any = None) -> tf.Tensor:
             return as_sample(distribution(context).sample(num_samples, seed=seed))
 
-        def sample_and_log_prob(num_samples, seed, context=None):
-            return distribution(context).experimental_sample_and_log_prob(num_samples, seed=seed)
+        def sample_and_log_prob(num_samples: tf.Tensor, seed: tf.Tensor, context: Any = None) -> ValueAndLogDet:
+            x, log_prob = distribution(context).experimental_sample_and_log_prob(num_samples, seed=seed)
+            return x, log_prob
 
-        def forward(z, context=None):
+        def forward(z: tf.Tensor, context: Any = None) -> ValueAndLogDet:
             x, log_det = distribution(context).bijector._forward_and_log_det(z, len(latent_shape))
             return x, tf.broadcast_to(log_det, tf.shape(z)[:1])
 
-        def inverse(x, context=None):
+        def inverse(x: tf.Tensor, context: Any = None) -> ValueAndLogDet:
             z, log_det = distribution(context).bijector._inverse_and_log_det(x, len(event_shape))
             return z, tf.broadcast_to(log_det, tf.shape(x)[:1])
 
-        def compiled(function: Callable, **specs: tf.TensorSpec) -> Callable:
+        def compiled(function: Callable[..., Any], **specs: tf.TensorSpec) -> Any:
             if context_shape is not None:
                 specs["context"] = tf.TensorSpec([None, *context_shape], dtype)
             signature = [tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in specs.items()]
 
             @functools.wraps(function)
-            def traced(*args):
+            def traced(*args: tf.Tensor) -> Any:
                 # Traced once and for all, so not in the mode of whatever Keras layer may be calling just now.
                 with inference_mode():
                     return function(*args)
@@ -75,6 +81,37 @@ class CompiledDensity:
         self.sample_and_log_prob = compiled(sample_and_log_prob, **number_and_seed)
         self.forward = compiled(forward, z=tf.TensorSpec([None, *latent_shape], dtype))
         self.inverse = compiled(inverse, x=rows)
+
+    def log_prob_of_any(self, x: tf.Tensor, context: tf.Tensor | None) -> tf.Tensor:
+        """Log-densities `[...]` of events `[..., *event_shape]` at contexts `[..., K]`; batch shapes broadcast."""
+        event_ndims = len(self._event_shape)
+        if context is None and x.shape.rank == 1 + event_ndims:  # Rows already: 0.5 ms less, eagerly.
+            return self.log_prob(x)
+        if context is not None:
+            x, context = broadcast_batches(x, event_ndims, context)
+            context = tf.reshape(context, [-1, context.shape[-1]])
+        batch_shape = tf.shape(x)[: x.shape.rank - event_ndims]
+        log_prob = self.log_prob(tf.reshape(x, [-1, *self._event_shape]), context)
+        return tf.reshape(log_prob, batch_shape)
+
+    def samples(
+        self, function: Callable[..., Any], shape: Any, context: tf.Tensor | None, seed: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
+        """What `sample` or `sample_and_log_prob` returns for samples of any shape `[S...]` and contexts `[B..., K]`.
+
+        The first is `[S..., B..., *event_shape]`, the second `[S..., B...]`.
+        """
+        number = tf.reduce_prod(shape) if tf.is_tensor(shape) else np.prod(shape, dtype=np.int32)
+        if context is not None:
+            shape = tf.concat([shape, tf.shape(context)[:-1]], axis=0)
+            context = tf.reshape(context, [-1, context.shape[-1]])
+        results = tf.nest.flatten(function(number, seed, context))
+        if context is None and tuple(shape.shape) == (1,):  # Rows already.
+            return tuple(results)
+        return tuple(
+            tf.reshape(result, tf.concat([shape, tf.constant(event_shape, tf.int32)], axis=0))
+            for result, event_shape in zip(results, (self._event_shape, ()), strict=False)
+        )
 
     def check_variables(self, variables: Sequence[keras.Variable]) -> None:
         """Raises a ValueError if the density reads variables that are not among `variables` of the model."""
@@ -96,10 +133,10 @@ class CompiledDensity:
         `variables` are those that the functions read.
         """
 
-        def signature(function: Callable, *names: str) -> Callable:
-            def named(*args):
-                args = _checked(args, function.input_signature)
-                return dict(zip(names, tf.nest.flatten(function(*args)), strict=True))
+        def signature(function: Any, *names: str) -> Any:
+            def named(*args: tf.Tensor) -> dict[str, tf.Tensor]:
+                results = function(*_checked(args, function.input_signature))
+                return dict(zip(names, tf.nest.flatten(results), strict=True))
 
             # Concrete, since within a save TensorFlow would trace `function` once more.
             return tf.function(named, input_signature=function.input_signature, autograph=False).get_concrete_function()

@@ -41,6 +41,13 @@ class Dequantization:
         """Events `[N, *event_shape]` of a step of `fit` or `evaluate`, made continuous."""
         return x
 
+    def noisy_batch(self, data: Any) -> tuple[Any, Any, Any]:
+        """(x, y, sample_weight) of a batch of `fit` or `evaluate`, with events made continuous."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        if not isinstance(x, Mapping):
+            return self.noisy(x), y, sample_weight
+        return ({**x, "x": self.noisy(x["x"])} if "x" in x else x), y, sample_weight
+
     def check_continuous(self, data: Any, events: tf.Tensor | None = None) -> None:
         """Raises a ValueError if `data` of `log_prob`, `predict` or a call are not continuous events.
 
@@ -80,7 +87,7 @@ class PixelDequantization(Dequantization):
             right = tf.reduce_all(self._is_pixel(values))
             with tf.control_dependencies([tf.debugging.Assert(right, [message_of_batch])]):
                 images = tf.identity(images)
-            x = batch[0] | {"x": images} if isinstance(batch[0], Mapping) else images
+            x = {**batch[0], "x": images} if isinstance(batch[0], Mapping) else images
             return (x, *batch[1:]) if len(batch) > 1 else x
 
         return data.map(checked_batch)

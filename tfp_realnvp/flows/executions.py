@@ -42,25 +42,29 @@ class ExecutionsModel(SavingModel):
         self._running = threading.local()  # what `_executing` says of the call that runs in this thread
         super().__init__(**kwargs)
 
-    def compile(self, *arguments: Any, steps_per_execution: int | None = None, **kwargs: Any) -> None:
+    def compile(
+        self, optimizer: Any = "rmsprop", loss: None = None, *, steps_per_execution: int | None = None, **kwargs: Any
+    ) -> None:
         """As `keras.Model.compile`; None chooses the number of steps."""
         self._functions = {}
-        super().compile(*arguments, steps_per_execution=steps_per_execution or 1, **kwargs)
+        super().compile(optimizer, loss, steps_per_execution=steps_per_execution or 1, **kwargs)
         self._asked_steps = steps_per_execution
 
     def get_compile_config(self) -> dict[str, Any] | None:
-        config = super().get_compile_config()
+        config: dict[str, Any] | None = super().get_compile_config()
         return config and config | {"steps_per_execution": self._asked_steps}
 
     @property
     def steps_per_execution(self) -> int:
         """Number of steps of one execution: of the call that runs in this thread, or else as compiled."""
-        return getattr(self._running, "steps", None) or self._asked_steps or 1
+        running: int | None = getattr(self._running, "steps", None)
+        return running or self._asked_steps or 1
 
     @steps_per_execution.setter
     def steps_per_execution(self, steps: int) -> None:
         self._asked_steps = steps
 
+    predict_function: Any  # Keras's own
     train_function = _by_steps("train_function")
     test_function = _by_steps("test_function")
 
@@ -86,9 +90,10 @@ class ExecutionsModel(SavingModel):
         if needs_every_batch(callbacks, modes):
             return 1
         # The validation of a `fit` has to run as many steps as the `fit`, which has looked at both counts.
-        outer = getattr(self._running, "steps", None) or MAX_STEPS_PER_EXECUTION
+        outer: int = getattr(self._running, "steps", None) or MAX_STEPS_PER_EXECUTION
         steps = outer, *range(MAX_STEPS_PER_EXECUTION, 0, -1)
-        return next(step for step in steps if all(count % step == 0 for count in counts if count))
+        divide_all: Iterator[int] = (step for step in steps if all(count % step == 0 for count in counts if count))
+        return next(divide_all)
 
     @contextlib.contextmanager
     def _executing(self, steps: int, checked: Any = None) -> Iterator[None]:

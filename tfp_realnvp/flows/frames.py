@@ -10,7 +10,8 @@ __all__ = ["column_names", "in_features", "listed", "non_numeric_columns"]
 
 def column_names(array: Any) -> list[Any] | None:
     """Names of the columns of a DataFrame; None for other arrays."""
-    columns, shape = getattr(array, "columns", None), getattr(array, "shape", ())
+    columns: Any = getattr(array, "columns", None)
+    shape: Any = getattr(array, "shape", ())
     if not isinstance(columns, Iterable) or len(shape) != 2:
         return None
     names = list(columns)
@@ -45,6 +46,6 @@ def non_numeric_columns(array: Any) -> str:
 
 def _is_numeric(dtype: Any) -> bool:
     if hasattr(dtype, "is_numeric"):  # polars
-        return dtype.is_numeric()
+        return bool(dtype.is_numeric())
     # Booleans and pandas' own dtypes, such as Float64, make an array of objects where columns differ.
     return isinstance(dtype, np.dtype) and dtype.kind in "iuf"

@@ -118,7 +118,7 @@ class ImageRealNVP(Flow):
         base = tfd.Independent(tfd.Normal(*np.array([[0.0] * size, [1.0] * size], dtype)), 1)
         distribution = tfd.TransformedDistribution(base, tfb.Chain(bijectors))
         super().__init__(distribution, context_shape=context_shape, dtype=policy, **kwargs)
-        self._options = {name: int(value) for name, value in sizes.items()} | {
+        self._options: dict[str, Any] = {name: int(value) for name, value in sizes.items()} | {
             "event_shape": list(event_shape),
             "num_levels": int(num_levels),
             "alpha": float(alpha),
@@ -127,13 +127,14 @@ class ImageRealNVP(Flow):
         }
         self._noise_seed = keras.random.SeedGenerator(seed)  # an attribute, so that Keras tracks its state
         margin = alpha * num_levels / (1 - 2 * alpha) + 1e-6 * num_levels  # of Pixels' range, and for rounding
-        self._dequantization = PixelDequantization(num_levels, margin, dtype, self._noise_seed)
+        self._pixels = PixelDequantization(num_levels, margin, dtype, self._noise_seed)
+        self._dequantization = self._pixels
         self._bits_per_dim = keras.metrics.Mean("bits_per_dim")
 
     @property
     def num_levels(self) -> int:
         """Number of values of a pixel."""
-        return self._options["num_levels"]
+        return int(self._options["num_levels"])
 
     def adapt(self, data: Any, context: None = None) -> None:
         """Standardises the context; pixels need none, since `num_levels` says what their scale is.
@@ -188,7 +189,7 @@ class ImageRealNVP(Flow):
         context = None if context is None else self._as_context(context)
         images = as_tensor("x", x, self.event_shape, self.variable_dtype)
         log_prob = functools.partial(super().log_prob, context=context)
-        return self._dequantization.mean_log_prob(log_prob, images, context, dequantize, seed)
+        return self._pixels.mean_log_prob(log_prob, images, context, dequantize, seed)
 
     def _constructor_config(self) -> dict[str, Any]:
         return self._options

@@ -90,7 +90,7 @@ def check_rows(
         spec = data.element_spec[0] if isinstance(data.element_spec, tuple) else data.element_spec
         x, context = split_inputs(spec, context_shape, argument)
         for key, part, shape in (("x", x, event_shape), ("context", context, context_shape)):
-            if part is None:
+            if part is None or shape is None:
                 continue
             if not hasattr(part, "shape"):
                 raise ValueError(f"{argument} must have batches of arrays, got a dataset of {data.element_spec!r:.200}")
@@ -101,7 +101,7 @@ def check_rows(
     x, context = split_inputs(data, context_shape, argument)
     name = argument if data is x else f'{argument}["x"]'
     _check_array(x, event_shape, name, dtype)
-    if context is not None:
+    if context is not None and context_shape is not None:
         _check_array(context, context_shape, f'{argument}["context"]', dtype, is_context=True)
         if len(x) != len(context):
             raise ValueError(f"{argument}: x and context must have as many rows, got {len(x)} and {len(context)}")
@@ -147,7 +147,7 @@ def check_input_shape(argument: str, array: Any, shape: Sequence[int], leading: 
 
 def _has_integers(array: Any) -> bool:
     try:
-        return tf.as_dtype(getattr(array, "dtype", None) or np.asarray(array[:0]).dtype).is_integer
+        return bool(tf.as_dtype(getattr(array, "dtype", None) or np.asarray(array[:0]).dtype).is_integer)
     except TypeError:  # dtypes of pandas and others
         return False
 
@@ -196,7 +196,7 @@ def _check_numbers(array: Any, name: str) -> None:
 def _check_finite(array: Any, name: str, dtype: str) -> None:
     def are_finite(chunk: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore"):
-            return np.isfinite(chunk.astype(dtype, copy=False))
+            return np.asarray(np.isfinite(chunk.astype(dtype, copy=False)))
 
     bad, _, features = wrong_rows(array, are_finite)
     if bad:

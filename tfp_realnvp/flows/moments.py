@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp.flows.inputs import check_ends, check_rows, chunks, is_array, split_inputs
 from tfp_realnvp.flows.frames import in_features
+from tfp_realnvp.flows.inputs import check_ends, check_rows, chunks, is_array, split_inputs
 
 __all__ = ["context_moments", "standardization_moments", "warn_unless_standardized"]
 
@@ -33,7 +33,9 @@ def standardization_moments(
     return moments, None if context_shape is None else _of_context(of_context, dtype, data)
 
 
-def context_moments(data: Any, event_shape: Shape, context_shape: Shape, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+def context_moments(
+    data: Any, event_shape: Shape, context_shape: Shape | None, dtype: str
+) -> tuple[np.ndarray, np.ndarray]:
     """(mean, standard deviation) of the rows of the context alone; errors are those of `standardization_moments`."""
     return _of_context(_moments(data, event_shape, context_shape, dtype)[1], dtype, data)
 
@@ -61,7 +63,7 @@ def _far_from_standard(array: Any) -> np.ndarray:
     with np.errstate(over="ignore"):
         mean, stddev = rows.mean(axis=0), rows.std(axis=0)
     is_far = (np.abs(mean) > 5) | (stddev > 10) | (stddev < 0.1)
-    return is_far & np.any(rows != rows[0], axis=0) & ~np.all((rows == 0) | (rows == 1), axis=0)
+    return np.asarray(is_far & np.any(rows != rows[0], axis=0) & ~np.all((rows == 0) | (rows == 1), axis=0))
 
 
 class Moments:
@@ -71,8 +73,12 @@ class Moments:
     variances", 1979: nothing cancels for data far from zero.
     """
 
-    def __init__(self):
-        self.count, self.mean, self._squares, self.least, self.greatest = 0, 0.0, 0.0, np.inf, -np.inf
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean: Any = 0.0
+        self._squares: Any = 0.0
+        self.least: Any = np.inf
+        self.greatest: Any = -np.inf
 
     def update(self, rows: Any) -> None:
         for _, chunk in chunks(rows):
@@ -88,13 +94,13 @@ class Moments:
 
     @property
     def stddev(self) -> np.ndarray:
-        return np.sqrt(self._squares / self.count)
+        return np.asarray(np.sqrt(self._squares / self.count))
 
     @property
     def constant(self) -> np.ndarray:
         """Where all rows are equal up to rounding."""
         is_rounding = (self.stddev > 0) & (self.stddev <= 8 * np.finfo(np.float64).eps * np.abs(self.mean))
-        return is_rounding | (self.least == self.greatest)
+        return np.asarray(is_rounding | (self.least == self.greatest))
 
 
 def _moments(data: Any, event_shape: Shape, context_shape: Shape | None, dtype: str) -> tuple[Moments, Moments]:
@@ -130,13 +136,24 @@ def _in_dtype(moments: Moments, dtype: str, name: str, array: Any) -> tuple[np.n
         is_wide = ~(np.isfinite(stddev) & np.isfinite(greatest - mean) & np.isfinite(mean - least))
     if np.any(is_wide):
         raise ValueError(f"{name} spreads too far for {dtype}{in_features(array, is_wide)}: scale the data down")
+    more_digits = "" if dtype == "float64" else ', or give the flow dtype="float64"'
     smallest = 4 / float(tf.as_dtype(dtype).max)  # of the normal numbers, which no processor takes for 0
     is_narrow = ~moments.constant & ((stddev < smallest) | (least == greatest))
     if np.any(is_narrow):
-        more_digits = "" if dtype == "float64" else ', or give the flow dtype="float64"'
         raise ValueError(
             f"{name} varies too little for {dtype}{in_features(array, is_narrow)}: shift the data towards 0 or scale "
             f"them up{more_digits}"
+        )
+    # Rounded values of 32 steps to a deviation move by at most 1/64 of it: below that, rounding shows in densities.
+    steps = np.spacing(np.maximum(np.abs(least), np.abs(greatest)))
+    is_coarse = ~moments.constant & (stddev < 32 * steps)
+    if np.any(is_coarse):
+        warnings.warn(
+            f"{name} varies little for numbers that far from 0{in_features(array, is_coarse)}: {dtype} rounds them to "
+            f"steps of up to {np.max(steps):.2g}, so densities are those of rounded data. Subtract an offset from "
+            f"them first{more_digits}",
+            UserWarning,
+            stacklevel=5,
         )
     return mean, stddev
 

@@ -20,7 +20,7 @@ class FiniteSteps:
     Several steps run in one execution before anybody looks; this tells which of them it was.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._steps = tf.Variable(0, trainable=False, dtype=tf.int64, name="finite_steps")
         self._goes_on = tf.Variable(1, trainable=False, dtype=tf.int64, name="finite_so_far")  # 1, or 0 from then on
 

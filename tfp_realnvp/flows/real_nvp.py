@@ -1,8 +1,7 @@
 """Real NVP for vectors: couplings and permutations, assembled."""
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -37,7 +36,6 @@ from tfp_realnvp.flows.serialization import to_config
 __all__ = ["RealNVP"]
 
 _CONDITIONERS = {"mlp": MLP, "resnet": ResNet}
-_COUPLINGS = {"affine": AffineCoupling, "spline": SplineCoupling}
 _PERMUTATIONS = ("reverse", "random", "lu")
 _NORMALIZATIONS = {"actnorm": ActNorm, "batchnorm": BatchNorm}
 
@@ -103,17 +101,17 @@ class RealNVP(Flow):
         *,
         num_couplings: int = 8,
         hidden_units: Sequence[int] = (128, 128),
-        activation: str | Callable = "relu",
+        activation: str | Callable[..., Any] = "relu",
         context_shape: Sequence[int] | int | None = None,
-        conditioner: str = "mlp",
+        conditioner: Literal["mlp", "resnet"] = "mlp",
         dropout: float = 0.0,
-        coupling: str = "affine",
+        coupling: Literal["affine", "spline"] = "affine",
         log_scale_bound: float = 3.0,
         num_bins: int = 8,
         bound: float = 3.0,
-        permutation: str = "reverse",
-        normalization: str | None = None,
-        base_distribution: tfd.Distribution | str | None = None,
+        permutation: Literal["reverse", "random", "lu"] = "reverse",
+        normalization: Literal["actnorm", "batchnorm"] | None = None,
+        base_distribution: tfd.Distribution | Literal["student_t"] | None = None,
         seed: int | None = None,
         dtype: Any = None,
         **kwargs: Any,
@@ -125,7 +123,7 @@ class RealNVP(Flow):
         as_activation(activation)
         check_option("conditioner", conditioner, tuple(_CONDITIONERS))
         check_fraction("dropout", dropout)
-        check_option("coupling", coupling, tuple(_COUPLINGS))
+        check_option("coupling", coupling, ("affine", "spline"))
         check_positive("log_scale_bound", log_scale_bound)
         check_spline(num_bins, bound)
         check_option("permutation", permutation, _PERMUTATIONS)
@@ -142,28 +140,21 @@ class RealNVP(Flow):
         _check_base(base, size, policy.variable_dtype)
         context = None if context_shape is None else tf.zeros(context_shape, policy.variable_dtype)
 
-        network = functools.partial(
-            _CONDITIONERS[conditioner], hidden_units=hidden_units, activation=activation, dropout=dropout
-        )
+        make_network: Callable[..., keras.layers.Layer] = ConstantParameters
+        options = {"num_parameters": 3 * num_bins - 1 if coupling == "spline" else None, "dtype": policy}
         is_constant = size == 1 and context is None
-        if is_constant:
-            network = ConstantParameters
-        is_spline = coupling == "spline"
-        make_network = functools.partial(
-            network,
-            num_parameters=3 * num_bins - 1 if is_spline else None,
-            log_scale_bound=log_scale_bound,
-            dtype=policy,
-        )
-        kind = _COUPLINGS[coupling]
-        if is_spline:
-            kind = functools.partial(kind, num_bins=num_bins, bound=bound)
+        if not is_constant:
+            make_network = _CONDITIONERS[conditioner]
+            options |= {"hidden_units": hidden_units, "activation": activation, "dropout": dropout}
 
         def make_coupling(mask: np.ndarray, seed: int) -> Coupling:
-            return kind(make_network(int((~mask).sum()), seed=seed), mask, context)
+            network = make_network(int((~mask).sum()), seed=seed, log_scale_bound=log_scale_bound, **options)
+            if coupling == "spline":
+                return SplineCoupling(network, mask, context, num_bins=num_bins, bound=bound)
+            return AffineCoupling(network, mask, context)
 
         dtype = policy.variable_dtype
-        if is_constant and not is_spline:
+        if is_constant and coupling == "affine":
             bijectors = [
                 tfb.Shift(tf.Variable([0.0], dtype=dtype, name="shift")),
                 tfb.Scale(log_scale=tf.Variable([0.0], dtype=dtype, name="log_scale")),
@@ -173,7 +164,7 @@ class RealNVP(Flow):
         super().__init__(
             tfd.TransformedDistribution(base, tfb.Chain(bijectors)), context_shape=context_shape, dtype=policy, **kwargs
         )
-        self._options = {
+        self._options: dict[str, Any] = {
             "event_shape": [size],
             "num_couplings": int(num_couplings),
             "hidden_units": [int(units) for units in hidden_units],

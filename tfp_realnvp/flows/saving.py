@@ -47,7 +47,8 @@ class SavingModel(BuiltModel):
 
     def get_config(self) -> dict[str, Any]:
         flags = {name: [part.trainable for part in parts] for name, parts in self._with_flags().items()}
-        return super().get_config() | flags | self._constructor_config()
+        config: dict[str, Any] = super().get_config()
+        return config | flags | self._constructor_config()
 
     def _constructor_config(self) -> dict[str, Any]:
         """The constructor's own arguments, besides those of `keras.Model`."""

@@ -73,7 +73,7 @@ def from_config(config: Any, path: str) -> Any:
 class _Writer:
     """Objects with an identity of their own (variables, layers, bijectors) are written once, then referred to."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.written: list[Any] = []  # by position; keeps them alive, so that identities stay unique
 
     def write(self, value: Any, path: str) -> Any:
@@ -140,7 +140,7 @@ class _Writer:
                 return self._parameters(value, path, found, f"{namespace}.{name}")
         raise ValueError(f"{path} cannot be saved: {type(value)} is no class of {', '.join(_NAMESPACES)}. {_REMEDY}")
 
-    def _parameters(self, value: Any, path: str, found: type, name: str) -> dict[str, Any]:
+    def _parameters(self, value: Any, path: str, found: Any, name: str) -> dict[str, Any]:
         parameters = value.get_config() if isinstance(value, tf_keras.constraints.Constraint) else value.parameters
         defaults = {key: item.default for key, item in inspect.signature(found.__init__).parameters.items()}
         return {
@@ -182,7 +182,7 @@ def reading(what: str) -> Iterator[None]:
 
 
 class _Reader:
-    def __init__(self):
+    def __init__(self) -> None:
         self.read_objects: list[Any] = []
 
     def read(self, config: Any, path: str) -> Any:

@@ -39,8 +39,9 @@ class Standardizer:
 
     def is_adapted(self) -> bool:
         """Whether `adapt` was called, on this flow or on the one whose weights it has."""
-        shift, scale = self._of_x
-        return bool(np.any(shift.numpy() != 0) or np.any(scale.numpy() != 1))
+        with tf.init_scope():  # so that `repr` works in a graph
+            shift, scale = (variable.numpy() for variable in self._of_x)
+        return bool(np.any(shift != 0) or np.any(scale != 1))
 
     def adapt(self, data: Any, log_prob: Callable[[np.ndarray, np.ndarray | None], tf.Tensor]) -> None:
         """Takes mean and standard deviation of `data`; errors are those of `Flow.adapt`.

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfp_realnvp.checks import check_size
 from tfp_realnvp.flows.arguments import check_counts, check_fit_options
-from tfp_realnvp.flows.batches import are_arrays, array_batches, split_rows
+from tfp_realnvp.flows.batches import for_keras, split_rows
 from tfp_realnvp.flows.callbacks import with_callbacks
 from tfp_realnvp.flows.dequantization import Dequantization
 from tfp_realnvp.flows.executions import ExecutionsModel
@@ -34,16 +34,24 @@ Data = tuple[Any, Any]  # x and sample_weight, as a user gives them
 class LikelihoodModel(ExecutionsModel):
     """A Keras model whose call returns log-densities, and whose loss is their negative mean.
 
-    Subclasses define `call`, `event_shape`, `context_shape`, `_check_variables` and `_check_range`.
+    Subclasses define `call`, `_check_variables` and `_check_range`.
     """
 
-    event_shape: tuple[int, ...]
-    context_shape: tuple[int, ...] | None
-
-    def __init__(self, **kwargs: Any):
+    def __init__(self, event_shape: tuple[int, ...], context_shape: tuple[int, ...] | None, **kwargs: Any):
         super().__init__(**kwargs)
+        self._event_shape, self._context_shape = event_shape, context_shape
         self._finite_steps = FiniteSteps()
-        self._dequantization = Dequantization()
+        self._dequantization: Dequantization = Dequantization()
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one event."""
+        return self._event_shape
+
+    @property
+    def context_shape(self) -> tuple[int, ...] | None:
+        """Shape `(K,)` of one context, or None."""
+        return self._context_shape
 
     def compile(
         self,
@@ -81,7 +89,7 @@ class LikelihoodModel(ExecutionsModel):
             optimizer = keras.optimizers.get(optimizer)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"optimizer must be a Keras optimizer or the name of one, got {optimizer!r}") from error
-        super().compile(optimizer, steps_per_execution=steps_per_execution, jit_compile=jit_compile, **kwargs)
+        super().compile(optimizer, loss, steps_per_execution=steps_per_execution, jit_compile=jit_compile, **kwargs)
         if self.optimizer is not None:
             use_fused_adam(getattr(self.optimizer, "inner_optimizer", self.optimizer))
             if self.distribute_strategy.num_replicas_in_sync > 1:
@@ -110,17 +118,10 @@ class LikelihoodModel(ExecutionsModel):
         return -log_prob * tf.cast(tf.reshape(sample_weight, [-1]), log_prob.dtype)
 
     def train_step(self, data: Any) -> dict[str, Any]:
-        return self._as_logs(super().train_step(self._noisy(data)))
+        return self._as_logs(super().train_step(self._dequantization.noisy_batch(data)))
 
     def test_step(self, data: Any) -> dict[str, Any]:
-        return self._as_logs(super().test_step(self._noisy(data)))
-
-    def _noisy(self, data: Any) -> Any:
-        """A batch of Keras's, with the noise of the dequantization."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        if isinstance(x, dict) and "x" in x:
-            return x | {"x": self._dequantization.noisy(x["x"])}, y, sample_weight
-        return (x if isinstance(x, dict) else self._dequantization.noisy(x)), y, sample_weight
+        return self._as_logs(super().test_step(self._dequantization.noisy_batch(data)))
 
     def _as_logs(self, logs: dict[str, Any]) -> dict[str, Any]:
         if isinstance(self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
@@ -166,19 +167,20 @@ class LikelihoodModel(ExecutionsModel):
         check_no_context_argument(kwargs.pop("context", None))
         check_fit_options(batch_size, epochs, validation_split, kwargs)
         num_steps, num_validation_steps = kwargs.get("steps_per_epoch"), kwargs.get("validation_steps")
-        train = self._checked_data(x, y, kwargs.pop("sample_weight", None), "x", "steps_per_epoch", num_steps)
-        validation = None
+        weights = kwargs.pop("sample_weight", None)
+        x, weights = self._checked_data(x, y, weights, "x", "steps_per_epoch", num_steps)
+        validation: Any = None
         if validation_data is not None:
             validation = self._checked_validation(validation_data, num_validation_steps)
         elif validation_split:
-            train, validation = split_rows(*train, validation_split)
-        self._prepare_fit(train[0])
+            (x, weights), validation = split_rows(x, weights, validation_split)
+        self._prepare_fit(x)
 
-        inputs, targets, weights = self._for_keras(*train, batch_size, num_steps, shuffle)
+        inputs, targets, weights = for_keras((x, weights), self.variable_dtype, batch_size, num_steps, shuffle)
         steps = self._steps([num_steps], callbacks, "train")
         if validation is not None:
             validation_batch_size = kwargs.get("validation_batch_size") or batch_size
-            validation = self._for_keras(*validation, validation_batch_size, num_validation_steps)
+            validation = for_keras(validation, self.variable_dtype, validation_batch_size, num_validation_steps)
             steps = self._steps([num_steps, num_validation_steps], callbacks, "train", "test")
         stop = StopOnNonFiniteLoss(self._finite_steps)
         callbacks = with_callbacks([stop, CountEpochs(kwargs.get("initial_epoch", 0))], callbacks, self)
@@ -220,7 +222,7 @@ class LikelihoodModel(ExecutionsModel):
         if x is None or x is not self._checked:
             check_counts(batch_size=batch_size, steps=num_steps)
             x, sample_weight = self._checked_data(x, y, sample_weight, "x", "steps", num_steps)
-        x, y, sample_weight = self._for_keras(x, sample_weight, batch_size, num_steps)
+        x, y, sample_weight = for_keras((x, sample_weight), self.variable_dtype, batch_size, num_steps)
         steps = self._steps([num_steps], kwargs.get("callbacks"), "test")
         with self._executing(steps), self._dequantization.errors():
             results = super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
@@ -240,11 +242,11 @@ class LikelihoodModel(ExecutionsModel):
         self._dequantization.check_continuous(x)
         check_rows(x, self.event_shape, self.context_shape, "x")
         check_ends(x, "x", "steps", kwargs.get("steps"))
-        x, *_ = self._for_keras(x, None, batch_size, kwargs.get("steps"))
+        x, *_ = for_keras((x, None), self.variable_dtype, batch_size, kwargs.get("steps"))
         # With more steps, Keras would trace `predict` anew for each number of batches.
         with self._executing(self._steps([], None) if self._asked_steps else 1):
             try:
-                return super().predict(x, batch_size, verbose, **kwargs)
+                return np.asarray(super().predict(x, batch_size, verbose, **kwargs))
             except UnboundLocalError as error:  # Keras's own, of the outputs of no batch
                 raise ValueError(_EMPTY) from error
 
@@ -295,11 +297,3 @@ class LikelihoodModel(ExecutionsModel):
             x = tf.zeros([1, *self.event_shape], self.variable_dtype)
             context = self.context_shape and tf.zeros([1, *self.context_shape], self.variable_dtype)
             self(x if context is None else {"x": x, "context": context})
-
-    def _for_keras(
-        self, x: Any, sample_weight: Any, batch_size: int | None, steps: int | None, shuffle: bool | str = False
-    ) -> tuple[Any, Any, Any]:
-        """(x, y, sample_weight) for Keras, which ignores sample weights when y is None, so we pass them as y too."""
-        if not are_arrays(x) or keras.config.floatx() == self.variable_dtype:
-            return x, sample_weight, sample_weight
-        return array_batches(x, sample_weight, batch_size, steps, shuffle), None, None

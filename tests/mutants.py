@@ -1,0 +1,188 @@
+"""Plants faults in a copy of the package, one at a time, and tells which of them no test notices: `make mutants`.
+
+Each fault is a file, a text in it, what takes its place, and the tests that should notice. A name at the end of the
+command line plants only the faults of files with that name in their path.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+BIJECTORS, IMAGES = ("tests/test_bijectors.py",), ("tests/test_image_real_nvp.py",)
+FAULTS = [
+    ("checks.py", "0 <= value < 1:", "0 <= value <= 1:", ("tests/test_hostile_use.py", "tests/test_conditioners.py")),
+    ("masks.py", "(size + 1) // 2", "size // 2", ("tests/test_masks.py",)),
+    (
+        "replicas.py",
+        "gradient = total / all_rows",
+        "gradient = total / tf.cast(rows, nll.dtype)",
+        ("tests/test_distributed.py",),
+    ),
+    ("keras_internals.py", '"current_call_ctx", None', '"current_call_ctx", outer', ("tests/test_normalization.py",)),
+    ("tfp_internals.py", "bound.storage = self._memory()", "pass", ("tests/test_coupling.py",)),
+    ("variables.py", "tf.convert_to_tensor(value))\n        for", "tf.convert_to_tensor(own))\n        for", BIJECTORS),
+    ("distributions.py", "log_prob - tf.cast(log_det", "log_prob + tf.cast(log_det", ("tests/test_flow.py",)),
+    (
+        "conditioners/base.py",
+        "ops.tanh(log_scale / self.log_scale_bound)",
+        "ops.tanh(log_scale)",
+        ("tests/test_conditioners.py",),
+    ),
+    ("conditioners/mlp.py", "hidden = layer(hidden)", "hidden = layer(inputs)", ("tests/test_conditioners.py",)),
+    (
+        "conditioners/resnet.py",
+        "hidden + self.gate(context) * change",
+        "hidden * self.gate(context) + change",
+        ("tests/test_conditioners.py",),
+    ),
+    ("conditioners/conv_resnet.py", "[kept, -kept]", "[kept, kept]", ("tests/test_conditioners.py",)),
+    ("conditioners/weight_norm.py", "self.scale / self._norm()", "self.scale", ("tests/test_conditioners.py",)),
+    ("bijectors/base.py", "tf.sqrt(tf.where(valid, one, -one))", "one", BIJECTORS),
+    (
+        "bijectors/chain.py",
+        "log_det += tf.cast(term, log_det.dtype)\n        return event",
+        "log_det -= tf.cast(term, log_det.dtype)\n        return event",
+        BIJECTORS,
+    ),
+    ("bijectors/rebuild.py", "part.copy(**changed) if changed else part", "part", ("tests/test_composition.py",)),
+    (
+        "bijectors/permutation.py",
+        "tf.gather(upstream, inverse, axis=-1)",
+        "tf.gather(upstream, permutation, axis=-1)",
+        BIJECTORS,
+    ),
+    ("bijectors/context.py", "tf.shape(context)[-1:]], axis=0", "tf.shape(context)[-1:]][::-1], axis=0", BIJECTORS),
+    (
+        "bijectors/conditioning.py",
+        "shape[-event_ndims:]], axis=0))\n    return",
+        "shape[-event_ndims:][::-1]], axis=0))\n    return",
+        BIJECTORS,
+    ),
+    ("bijectors/split.py", "self._inverse_order, self._order)", "self._order, self._inverse_order)", BIJECTORS),
+    ("bijectors/coupling.py", "if context is not None:  # A context that", "if False:  # A context that", BIJECTORS),
+    ("bijectors/affine.py", "(y - shift) * tf.exp(-log_scale)", "y * tf.exp(-log_scale) - shift", BIJECTORS),
+    ("bijectors/spline.py", "-log_derivative\n\n\ndef _bins", "log_derivative\n\n\ndef _bins", BIJECTORS),
+    (
+        "bijectors/linear.py",
+        "return tf.reshape(y, tf.shape(x)), -log_det",
+        "return tf.reshape(y, tf.shape(x)), log_det",
+        BIJECTORS,
+    ),
+    (
+        "bijectors/normalization.py",
+        "self._momentum * self._weight + count",
+        "self._weight + count",
+        ("tests/test_normalization.py",),
+    ),
+    ("bijectors/standardization.py", "self._loc + self._scale * x", "self._scale * (self._loc + x)", BIJECTORS),
+    (
+        "bijectors/squeeze.py",
+        "rank - 5, rank - 3, rank - 4",
+        "rank - 5, rank - 4, rank - 3",
+        ("tests/test_squeeze.py",),
+    ),
+    (
+        "bijectors/factor_out.py",
+        "rest, log_det = inverse_and_log_det(self._rest, rest, 3)",
+        "rest, log_det = inverse_and_log_det(self._rest, rest, 3)\n        log_det = -log_det",
+        BIJECTORS,
+    ),
+    ("bijectors/pixels.py", "tf.math.softplus(x) - tf.math.softplus(-x)", "tf.math.softplus(x)", BIJECTORS),
+    ("flows/frames.py", "repr(names[index])", "repr(names[0])", ("tests/test_hostile_use.py",)),
+    (
+        "flows/inputs.py",
+        "bad, _, features = wrong_rows(array, are_finite)",
+        "bad, _, features = [], None, None",
+        ("tests/test_hostile_use.py",),
+    ),
+    ("flows/arguments.py", "int(seed) >> 32 & 0xFFFFFFFF", "0", ("tests/test_flow.py",)),
+    ("flows/batches.py", "tf.gather(part, rows)", "part[: tf.size(rows)]", ("tests/test_training.py",)),
+    ("flows/callbacks.py", "return any(looks(", "return all(looks(", ("tests/test_training.py",)),
+    ("flows/files.py", "os.replace(new, target)", "shutil.copyfile(new, path)", ("tests/test_files.py",)),
+    ("flows/resume.py", "num_epochs_done = epoch + 1", "num_epochs_done = epoch", ("tests/test_resume.py",)),
+    (
+        "flows/optimizers.py",
+        "tf.pow(tf.cast(tf.constant(beta, tf.float32), dtype), step)",
+        "tf.pow(tf.cast(beta, dtype), step - 1)",
+        ("tests/test_training.py",),
+    ),
+    (
+        "flows/non_finite.py",
+        "copy[0] < self._epoch_start + batch",
+        "copy[0] <= self._epoch_start + batch",
+        ("tests/test_non_finite.py",),
+    ),
+    ("flows/moments.py", "self.count * weight * (mean - self.mean) ** 2", "0", ("tests/test_training.py",)),
+    ("flows/standardizer.py", "(context - shift) / scale", "context / scale - shift", ("tests/test_training.py",)),
+    ("flows/ranges.py", "if bad:", "if False:", ("tests/test_ranges.py",)),
+    ("flows/dequantization.py", "images + noise +", "images +", IMAGES),
+    ("flows/compiled.py", "with inference_mode():", "if True:", ("tests/test_normalization.py", "tests/test_flow.py")),
+    ("flows/summary.py", "shape = latent", "pass", ("tests/test_summary.py",)),
+    ("flows/serialization.py", '"trainable": value.trainable', '"trainable": True', ("tests/test_files.py",)),
+    (
+        "flows/saving.py",
+        'state.assign(found.pop(f"random_state_{index}", state))',
+        "pass",
+        ("tests/test_resume.py", "tests/test_files.py"),
+    ),
+    (
+        "flows/executions.py",
+        "return self._asked_steps\n        if",
+        "return 1\n        if",
+        ("tests/test_training.py",),
+    ),
+    (
+        "flows/training.py",
+        "-log_prob * tf.cast(tf.reshape(sample_weight, [-1]), log_prob.dtype)",
+        "-log_prob",
+        ("tests/test_training.py",),
+    ),
+    (
+        "flows/flow.py",
+        "if training and self.trainable:",
+        "if training:",
+        ("tests/test_normalization.py", "tests/test_files.py"),
+    ),
+    ("flows/real_nvp.py", "flip=True)[::-1]", "flip=False)", ("tests/test_real_nvp.py",)),
+    ("flows/image_real_nvp.py", "* math.log(2)", "", IMAGES),
+]
+
+
+def is_noticed(file: str, text: str, fault: str, tests: tuple[str, ...]) -> bool:
+    """Whether one of the tests fails where `fault` stands in place of `text`."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for name in ("tfp_realnvp", "tests", "examples", "benchmarks"):
+            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        path = copy / "tfp_realnvp" / file
+        source = path.read_text()
+        assert source.count(text) == 1, f"{file} has {source.count(text)} times {text!r}"
+        path.write_text(source.replace(text, fault))
+        command = [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider", *tests]
+        environment = os.environ | {"PYTHONPATH": str(copy), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+        assert done.returncode in (0, 1), done.stdout[-2000:] + done.stderr[-2000:]
+        return done.returncode == 1
+
+
+def main() -> None:
+    chosen = [fault for fault in FAULTS if not sys.argv[1:] or sys.argv[1] in fault[0]]
+    survivors = []
+    for number, fault in enumerate(chosen, 1):
+        noticed = is_noticed(*fault)
+        print(
+            f"{number:3}/{len(chosen)}  {'noticed ' if noticed else 'SURVIVED'}  {fault[0]}: {fault[2]!r}", flush=True
+        )
+        survivors += [] if noticed else [fault]
+    print(f"{len(chosen) - len(survivors)} of {len(chosen)} faults were noticed")
+    sys.exit(bool(survivors))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""The package is built in floors: each file imports only files of floors below, or files above it in the same list."""
+
+import ast
+from pathlib import Path
+
+import tfp_realnvp
+
+FLOORS = """
+    checks keras_internals tfp_internals replicas
+
+    masks variables
+    conditioners.base conditioners.weight_norm conditioners.mlp conditioners.resnet conditioners.conv_resnet
+    conditioners
+
+    bijectors.rebuild bijectors.context bijectors.conditioning bijectors.base bijectors.permutation bijectors.chain
+    bijectors.split bijectors.coupling bijectors.affine bijectors.spline
+    bijectors.linear bijectors.normalization bijectors.standardization
+    bijectors.squeeze bijectors.factor_out bijectors.pixels bijectors
+
+    distributions
+
+    flows.frames flows.inputs flows.batches flows.arguments flows.files flows.resume flows.callbacks
+    flows.optimizers flows.non_finite flows.moments flows.standardizer flows.ranges flows.dequantization
+    flows.compiled flows.summary flows.serialization
+    flows.saving flows.executions flows.training flows.flow flows.real_nvp flows.image_real_nvp flows
+"""
+
+PACKAGE = Path(tfp_realnvp.__file__).parent
+
+
+def module_name(path):
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").removesuffix(".")
+
+
+def imports(path):
+    """The files of the package that a file imports."""
+    for part in ast.walk(ast.parse(path.read_text())):
+        if isinstance(part, ast.Import):
+            names = [alias.name for alias in part.names]
+        elif isinstance(part, ast.ImportFrom):
+            assert part.level == 0, f"{path} has a relative import"
+            names = [f"{part.module}.{alias.name}" for alias in part.names]
+        else:
+            continue
+        for name in names:
+            head, _, rest = name.partition(".")
+            if head == tfp_realnvp.__name__:
+                is_module = PACKAGE.joinpath(*rest.split(".")).with_suffix(".py").is_file()
+                is_package = PACKAGE.joinpath(*rest.split("."), "__init__.py").is_file()
+                yield rest if is_module or is_package else rest.rpartition(".")[0]
+
+
+def test_imports_go_downwards():
+    order = FLOORS.split()
+    files = {module_name(path): path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"}
+    assert sorted(order) == sorted(files)
+    found = {(name, other) for name, path in files.items() for other in imports(path)}
+    assert {(name, other) for name, other in found if order.index(other) >= order.index(name)} == set()
+
+
+def test_files_are_short():
+    lengths = {str(path): len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
+    assert max(lengths.values()) <= 300, max(lengths, key=lengths.get)
