@@ -14,15 +14,16 @@ LOG := $(VENV)/install.log
 OLDEST := tensorflow==2.18.* tf-keras==2.18.* keras==3.6.* numpy==2.0.*
 
 .DELETE_ON_ERROR:
-.PHONY: help demo distributed-demo test test-oldest test-next newest lint format clean
+.PHONY: help demo distributed-demo test test-oldest test-next newest mutants lint format clean
 
 help:
 	@echo "make demo         train two examples; pictures, models and exports go to demo/"
 	@echo "make distributed-demo  train as two workers on this machine, and as one process, and compare"
-	@echo "make test         ruff, then all tests"
+	@echo "make test         ruff and mypy, then all tests"
 	@echo "make test-oldest  the same on the oldest supported versions, in .venv-oldest"
 	@echo "make test-next    for maintainers: all tests on the newest pre-releases, whatever setup.py allows, in .venv-next"
-	@echo "make lint         ruff alone"
+	@echo "make mutants      for maintainers: plant faults one by one, and tell which of them no test notices"
+	@echo "make lint         ruff and mypy alone"
 	@echo "make format       let ruff put the code in order"
 	@echo "make clean        remove what these made, the environments included"
 
@@ -70,14 +71,18 @@ newest: $(STAMP)
 	$(RUN) -m pip install --pre keras-nightly tfp-nightly; } > $(LOG) 2>&1 || { cat $(LOG) >&2; exit 1; }
 	@$(RUN) -m pip list 2>/dev/null | grep -iE '^(tensorflow|keras|tf.keras|tfp|numpy)'
 
+mutants: $(STAMP)
+	@$(RUN) tests/mutants.py
+
 lint: $(STAMP)
 	@$(RUN) -m ruff check
 	@$(RUN) -m ruff format --check
+	@$(RUN) -m mypy
 
 format: $(STAMP)
 	@$(RUN) -m ruff check --fix
 	@$(RUN) -m ruff format
 
 clean:
-	rm -rf .venv .venv-oldest .venv-next demo build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv .venv-oldest .venv-next demo build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
