@@ -14,7 +14,7 @@ FLOORS = """
 
     bijectors.rebuild bijectors.context bijectors.conditioning bijectors.base bijectors.permutation bijectors.chain
     bijectors.split bijectors.coupling bijectors.affine bijectors.spline
-    bijectors.linear bijectors.normalization bijectors.standardization
+    bijectors.linear bijectors.normalization bijectors.standardization bijectors.softplus
     bijectors.squeeze bijectors.factor_out bijectors.pixels bijectors
 
     distributions

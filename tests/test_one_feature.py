@@ -85,3 +85,30 @@ def test_events_of_several_features_have_no_cumulative_probability():
 def test_pixels_increase():
     distribution = tfd.TransformedDistribution(tfd.Normal(0.0, 1.0), nvp.Pixels(256))
     np.testing.assert_allclose(distribution.cdf(128.0), 0.5, rtol=1e-6)
+
+
+LIMITED = {  # bounds, their lower and upper end, a value within, and what the base has below it
+    "sigmoid": (tfb.Sigmoid(), 0.0, 1.0, 0.5, 0.5),
+    "exp": (tfb.Exp(), 0.0, np.inf, 1.0, 0.5),
+    "decreasing": (tfb.Chain([tfb.Scale(-2.0), tfb.Exp()]), -np.inf, 0.0, -2.0, 0.5),
+}
+
+
+@pytest.mark.parametrize("is_scalar", [False, True])
+@pytest.mark.parametrize("name", LIMITED)
+def test_probabilities_at_and_beyond_bounds(name, is_scalar):
+    bounds, lower, upper, middle, probability = LIMITED[name]
+    base = tfd.Normal(0.0, 1.0) if is_scalar else nvp.RealNVP(1, num_couplings=2, coupling="spline").distribution()
+    distribution = nvp.Flow(tfd.TransformedDistribution(base, bounds)).distribution()
+    y = np.array([-np.inf, -1e3, lower, middle, upper, 1e3, np.inf, np.nan], np.float32)
+    below = np.where(y <= lower, 0.0, np.where(y >= upper, 1.0, probability))
+    below[1] = 0.0 if lower > -1e3 else distribution.cdf([-1e3] if not is_scalar else -1e3)
+    below[5] = 1.0 if upper < 1e3 else distribution.cdf([1e3] if not is_scalar else 1e3)
+    below[-1] = np.nan
+    events = y if is_scalar else y[:, np.newaxis]
+    np.testing.assert_allclose(distribution.cdf(events), below, atol=1e-6)
+    np.testing.assert_allclose(distribution.survival_function(events), 1 - below, atol=1e-6)
+    with np.errstate(divide="ignore"):
+        np.testing.assert_allclose(distribution.log_cdf(events).numpy()[[0, 3, 6]], np.log(below[[0, 3, 6]]), atol=1e-6)
+    quantiles = np.ravel(distribution.quantile(np.array([0.0, probability, 1.0], np.float32)))
+    np.testing.assert_allclose(quantiles, [lower, middle, upper], rtol=1e-5)

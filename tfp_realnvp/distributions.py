@@ -1,15 +1,16 @@
 """Transformed distributions that evaluate each network once a density."""
 
-from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
-from tfp_realnvp.bijectors.base import nan_unless
+from tfp_realnvp.bijectors.base import all_finite, nan_unless
 from tfp_realnvp.bijectors.chain import (
     OnePassChain,
+    as_chain,
     flat_bijectors,
     forward_and_log_det,
     has_parts,
@@ -65,53 +66,63 @@ class OnePassTransformedDistribution(ForgottenSamples):
         with forgotten_by_tfp():
             x, log_prob = base.experimental_sample_and_log_prob(sample_shape, seed, **distribution_kwargs)
         y, log_det = forward_and_log_det(self.bijector, x, base.event_shape.rank, **bijector_kwargs)
-        return y, log_prob - tf.cast(log_det, log_prob.dtype)
+        return y, nan_unless(all_finite(y, self.event_shape.rank), log_prob - tf.cast(log_det, log_prob.dtype))
 
-    # An event of one component [1] has the functions of a number, which TFP has for events of shape [] only.
+    # TFP has these functions for events of shape []. Here, events of shape [1] have them, too.
 
     def _cdf(self, y: tf.Tensor, **kwargs: Any) -> tf.Tensor:
-        return self._of_one_component("cdf", "survival_function", y, kwargs)
+        return self._cumulative("cdf", "survival_function", y, kwargs)
 
     def _log_cdf(self, y: tf.Tensor, **kwargs: Any) -> tf.Tensor:
-        return self._of_one_component("log_cdf", "log_survival_function", y, kwargs)
+        return self._cumulative("log_cdf", "log_survival_function", y, kwargs)
 
     def _survival_function(self, y: tf.Tensor, **kwargs: Any) -> tf.Tensor:
-        return self._of_one_component("survival_function", "cdf", y, kwargs)
+        return self._cumulative("survival_function", "cdf", y, kwargs)
 
     def _log_survival_function(self, y: tf.Tensor, **kwargs: Any) -> tf.Tensor:
-        return self._of_one_component("log_survival_function", "log_cdf", y, kwargs)
+        return self._cumulative("log_survival_function", "log_cdf", y, kwargs)
 
-    def _quantile(self, value: tf.Tensor, **kwargs: Any) -> tf.Tensor:
-        base = self._base_of_one_component()
-        if base is None:
-            return super()._quantile(value, **kwargs)
-        distribution_kwargs, bijector_kwargs = split_kwargs(self, kwargs)
-        increasing = is_increasing(self.bijector, **bijector_kwargs)
-        x = base.quantile(tf.where(increasing, value, 1 - value)[..., tf.newaxis], **distribution_kwargs)
-        return _with_limits(lambda x: self.bijector.forward(x, **bijector_kwargs), x, increasing)
-
-    def _of_one_component(self, name: str, name_if_decreasing: str, y: tf.Tensor, kwargs: dict[str, Any]) -> tf.Tensor:
-        base = self._base_of_one_component()
+    def _cumulative(self, name: str, name_if_decreasing: str, y: tf.Tensor, kwargs: dict[str, Any]) -> tf.Tensor:
+        base = self._scalar_base()
         if base is None:
             return getattr(super(), f"_{name}")(y, **kwargs)
         distribution_kwargs, bijector_kwargs = split_kwargs(self, kwargs)
         increasing = is_increasing(self.bijector, **bijector_kwargs)
-        x = _with_limits(lambda y: self.bijector.inverse(y, **bijector_kwargs), y, increasing)
-        values = (getattr(base, each)(x, **distribution_kwargs) for each in (name, name_if_decreasing))
-        return tf.where(increasing, *values)[..., 0]
+        # Beyond the range of the bijector, which ends at the images of -inf and inf, all or nothing lies below y.
+        infinity = tf.fill(tf.shape(y), tf.constant(np.inf, y.dtype))
+        ends = self._image(-infinity, bijector_kwargs), self._image(infinity, bijector_kwargs)
+        is_below, is_above = y <= tf.minimum(*ends), y >= tf.maximum(*ends)
+        middle = self._image(tf.zeros_like(y), bijector_kwargs)
+        x = self.bijector.inverse(tf.where(is_below | is_above, middle, y), **bijector_kwargs)
+        lower = tf.where(increasing, -infinity, infinity)
+        x = tf.where(is_below, lower, tf.where(is_above, -lower, x))
+        values = tf.where(
+            increasing, *(getattr(base, each)(x, **distribution_kwargs) for each in (name, name_if_decreasing))
+        )
+        return values if self.event_shape == [] else values[..., 0]
 
-    def _base_of_one_component(self) -> tfd.Distribution | None:
-        """The distribution of the number in a latent of shape [1], if it is known to be one."""
+    def _quantile(self, value: tf.Tensor, **kwargs: Any) -> tf.Tensor:
+        base = self._scalar_base()
+        if base is None:
+            return super()._quantile(value, **kwargs)
+        distribution_kwargs, bijector_kwargs = split_kwargs(self, kwargs)
+        part = tf.where(is_increasing(self.bijector, **bijector_kwargs), value, 1 - value)
+        x = base.quantile(part if self.event_shape == [] else part[..., tf.newaxis], **distribution_kwargs)
+        return self._image(x, bijector_kwargs)
+
+    def _image(self, x: tf.Tensor, kwargs: dict[str, Any]) -> tf.Tensor:
+        """The image of latents, and at infinity its limit, where chains give NaN."""
+        return as_chain(self.bijector).walk(
+            x, self.event_shape.rank, backward=False, to_latent=False, checked=False, **kwargs
+        )[0]
+
+    def _scalar_base(self) -> tfd.Distribution | None:
+        """The distribution of the latent where events have one component, None where they have several."""
         base = self.distribution
+        if self.event_shape == [] and is_injective(self.bijector):
+            return base
         is_one = self.event_shape == [1] and is_stock(base, tfd.Independent) and base.distribution.event_shape == []
         return base.distribution if is_one else None
-
-
-def _with_limits(transform: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor, increasing: tf.Tensor) -> tf.Tensor:
-    """`transform(x)` of finite numbers, and its limits at infinities; NaN where the context is NaN, there too."""
-    at_limit = tf.math.is_inf(x)
-    y = transform(tf.where(at_limit, tf.zeros([], x.dtype), x))
-    return tf.where(at_limit & ~tf.math.is_nan(y), tf.where(increasing, x, -x), y)
 
 
 def one_pass(distribution: tfd.Distribution) -> tfd.Distribution:

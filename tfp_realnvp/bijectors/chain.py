@@ -30,6 +30,7 @@ from tfp_realnvp.variables import all_variables
 
 __all__ = [
     "OnePassChain",
+    "as_chain",
     "flat_bijectors",
     "forward_and_log_det",
     "has_parts",
@@ -82,23 +83,39 @@ class OnePassChain(NeverCached, OnePass, tfb.Chain):
 
     def _forward_and_log_det(self, x: tf.Tensor, event_ndims: int | None = None, **kwargs: Any) -> ValueAndLogDet:
         event_ndims = self.forward_min_event_ndims if event_ndims is None else event_ndims
-        return self.walk(x, event_ndims, backward=False, to_latent=False, **kwargs)
+        y, log_det = self.walk(x, event_ndims, backward=False, to_latent=False, **kwargs)
+        return y, nan_unless(all_finite(x, event_ndims), log_det)
 
     def _inverse_and_log_det(self, y: tf.Tensor, event_ndims: int | None = None, **kwargs: Any) -> ValueAndLogDet:
         event_ndims = self.inverse_min_event_ndims if event_ndims is None else event_ndims
         x, log_det = self.walk(y, event_ndims, backward=True, to_latent=True, **kwargs)
         inside = with_dimensions(~is_outside(log_det), self.inverse_event_ndims(event_ndims))
-        return nan_unless(inside, x), log_det
+        return nan_unless(inside, x), nan_unless(all_finite(y, event_ndims), log_det)
 
     def walk(
-        self, event: tf.Tensor, event_ndims: int, backward: bool, to_latent: bool, **kwargs: Any
+        self,
+        event: tf.Tensor,
+        event_ndims: int,
+        *,
+        backward: bool,
+        to_latent: bool,
+        checked: bool = True,
+        **kwargs: Any,
     ) -> ValueAndLogDet:
-        """Value and log-determinant in one direction; `to_latent` and the value outside a range as in `_transform`."""
+        """Value and log-determinant in one direction.
+
+        `to_latent`, and the value outside a range, are as in `_transform`. Unless `checked`, events may be infinite.
+        """
+        if not event.dtype.is_floating:
+            raise ValueError(f"event of {self.name} must be of a floating-point dtype, got {event.dtype.name}")
         if self._event_shape is not None:
             shape = self._event_shape if backward else self.inverse_event_shape(self._event_shape)
-            check_shape(f"event of {self.name}", event, shape)
+            event = _with_shape(event, shape, f"event of {self.name}")
+            if event.shape.rank is None and self.experimental_batch_shape().rank == 0:
+                return self._walk_rows(event, shape, backward=backward, to_latent=to_latent, checked=checked, **kwargs)
         log_det = tf.zeros([], log_det_dtype(event.dtype))
-        event = nan_unless(with_dimensions(all_finite(event, event_ndims), event_ndims), event)
+        if checked:
+            event = nan_unless(with_dimensions(all_finite(event, event_ndims), event_ndims), event)
         with inference_mode() if self._inference else contextlib.nullcontext():
             for part in self.bijectors if backward else reversed(self.bijectors):
                 event, term = _transform(
@@ -107,6 +124,28 @@ class OnePassChain(NeverCached, OnePass, tfb.Chain):
                 event_ndims = (part.inverse_event_ndims if backward else part.forward_event_ndims)(event_ndims)
                 log_det += tf.cast(term, log_det.dtype)
         return event, log_det
+
+    def _walk_rows(self, event: tf.Tensor, event_shape: tf.TensorShape, **kwargs: Any) -> ValueAndLogDet:
+        """`walk` in a graph that does not know the number of dimensions of `event [..., *event_shape]`."""
+        batch_shape = tf.shape(event)[: -len(event_shape)]
+        value, log_det = self.walk(tf.reshape(event, [-1, *event_shape]), len(event_shape), **kwargs)
+        log_det = tf.broadcast_to(log_det, tf.shape(value)[:1])
+        return tf.reshape(value, tf.concat([batch_shape, value.shape[1:]], axis=0)), tf.reshape(log_det, batch_shape)
+
+
+def _with_shape(event: tf.Tensor, shape: Sequence[int], argument: str) -> tf.Tensor:
+    """`event [..., *shape]`, checked now or, for what a graph does not know yet, when it runs."""
+    check_shape(argument, event, shape)
+    if event.shape.is_fully_defined() or not shape:
+        return event
+    if event.shape.rank is not None:
+        return tf.ensure_shape(event, [*event.shape[: -len(shape)], *shape])
+    return tf.reshape(event, tf.concat([tf.shape(event)[: -len(shape)], shape], axis=0))
+
+
+def as_chain(bijector: tfb.Bijector) -> OnePassChain:
+    """`bijector`, or a chain of it alone."""
+    return bijector if isinstance(bijector, OnePassChain) else OnePassChain([bijector])
 
 
 def forward_and_log_det(bijector: tfb.Bijector, x: tf.Tensor, event_ndims: int, **kwargs: Any) -> ValueAndLogDet:
@@ -181,7 +220,7 @@ def _transform(
         bijector = OnePassChain(bijector.bijectors, name=bijector.name)
     with tf.name_scope(bijector.name):
         if isinstance(bijector, OnePassChain):
-            return bijector.walk(event, event_ndims, backward, to_latent, **kwargs)
+            return bijector.walk(event, event_ndims, backward=backward, to_latent=to_latent, **kwargs)
         if isinstance(bijector, OnePassBijector):
             run = bijector._inverse_and_log_det if backward else bijector._forward_and_log_det
             min_event_ndims = bijector.inverse_min_event_ndims if backward else bijector.forward_min_event_ndims

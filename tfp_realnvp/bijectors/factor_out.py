@@ -87,7 +87,7 @@ class FactorOut(OnePassBijector):
         height, width, _ = self._image_shape
         latent = tf.reshape(latent, tf.concat([tf.shape(x)[:-1], [height, width, self._channels[0]]], axis=0))
         batch_shape = tf.shape(rest)[:-3]  # that of a context, too
-        latent = tf.broadcast_to(latent, tf.concat([batch_shape, latent.shape[-3:]], axis=0))
+        latent = tf.broadcast_to(latent, tf.concat([batch_shape, [height, width, self._channels[0]]], axis=0))
         return tf.concat([latent, rest], axis=-1), log_det
 
     def _inverse_and_log_det(self, y: tf.Tensor) -> ValueAndLogDet:

@@ -19,6 +19,7 @@ __all__ = [
     "batch_normalization",
     "dropout_layer",
     "freeze_parts_of_frozen",
+    "unfused",
 ]
 
 
@@ -163,6 +164,14 @@ def as_activation(activation: str | Callable[..., Any]) -> Callable[..., Any]:
         raise ValueError(f"activation must be a name or a function, got the class {activation!r}")
     found: Callable[..., Any] = keras.activations.get(activation)
     return found
+
+
+def unfused(tensor: Any) -> Any:
+    """`tensor`, which TensorFlow does not fuse with what comes next.
+
+    On a processor, it fuses a dense layer with the rectifier after it, and the fused kernel of oneDNN turns NaN into 0.
+    """
+    return tf.ensure_shape(tensor, tensor.shape)
 
 
 def batch_normalization(dtype: keras.DTypePolicy, **options: Any) -> keras.layers.BatchNormalization:

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from tfp_realnvp.checks import check_fraction, check_sizes
-from tfp_realnvp.conditioners.base import Conditioner, activation_config, as_activation, dropout_layer
+from tfp_realnvp.conditioners.base import Conditioner, activation_config, as_activation, dropout_layer, unfused
 
 __all__ = ["MLP"]
 
@@ -72,9 +72,7 @@ class MLP(Conditioner):
         self.hidden_units = tuple(int(units) for units in hidden_units)
         check_fraction("dropout", dropout)
         self.activation, self.dropout = as_activation(activation), float(dropout)
-        self.hidden_layers = [
-            self.dense(units, depth, activation=self.activation) for depth, units in enumerate(self.hidden_units)
-        ]
+        self.hidden_layers = [self.dense(units, depth) for depth, units in enumerate(self.hidden_units)]
         self.dropout_layer = dropout_layer(self.dropout, self.seed, self.dtype_policy)
 
     def _build_hidden(self, size: int, context_size: int) -> int:
@@ -86,7 +84,7 @@ class MLP(Conditioner):
     def _call_hidden(self, inputs: Any, context: Any, training: bool | None) -> Any:
         hidden = inputs
         for layer in self.hidden_layers:
-            hidden = layer(hidden)
+            hidden = self.activation(unfused(layer(hidden)))
             if self.dropout_layer is not None:
                 hidden = self.dropout_layer(hidden, training=training)
         return hidden

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import keras
-import tensorflow as tf
 
 from tfp_realnvp.checks import check_flag, check_fraction, check_option, check_sizes
 from tfp_realnvp.conditioners.base import (
@@ -13,6 +12,7 @@ from tfp_realnvp.conditioners.base import (
     as_activation,
     batch_normalization,
     dropout_layer,
+    unfused,
 )
 
 __all__ = ["ResNet"]
@@ -133,12 +133,11 @@ class ResidualBlock(keras.layers.Layer):  # Keras makes a scope of the name, whi
         for index, layer in enumerate(self.dense_layers):
             if self.normalizations:
                 change = self.normalizations[index](change, training=training)
-            change = self.activation(change)
+            change = self.activation(unfused(change))
             if index == 1 and self.dropout_layer is not None:
                 change = self.dropout_layer(change, training=training)
             change = layer(change)
         if self.gate.built:
             return hidden + self.gate(context) * change
-        # Without a step in between, TensorFlow's optimizer of graphs on CPUs tries to fuse this sum with the product
-        # before it, fails (TF 2.21), and logs a page of errors; results and speed are the same.
-        return hidden + tf.ensure_shape(change, hidden.shape)
+        # TensorFlow would try to fuse this sum with the product before it, fail (TF 2.21), and log a page of errors.
+        return hidden + unfused(change)

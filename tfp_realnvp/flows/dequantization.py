@@ -16,7 +16,7 @@ import tensorflow as tf
 from tfp_realnvp.bijectors.context import broadcast_batch_shape
 from tfp_realnvp.flows.arguments import stateless_seed
 from tfp_realnvp.flows.frames import listed
-from tfp_realnvp.flows.inputs import chunks, events_of, is_array, wrong_rows
+from tfp_realnvp.flows.inputs import batch_shape_errors, chunks, events_of, is_array, wrong_rows
 from tfp_realnvp.replicas import rows_of_replicas
 
 __all__ = ["Dequantization", "PixelDequantization"]
@@ -34,8 +34,9 @@ class Dequantization:
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
-        """Turns what a batch of a dataset of `checked` raises into a ValueError."""
-        yield
+        """Turns what a wrong batch of a dataset of `checked` raises into a ValueError."""
+        with batch_shape_errors():
+            yield
 
     def noisy(self, x: tf.Tensor) -> tf.Tensor:
         """Events `[N, *event_shape]` of a step of `fit` or `evaluate`, made continuous."""
@@ -95,7 +96,8 @@ class PixelDequantization(Dequantization):
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
         try:
-            yield
+            with super().errors():
+                yield
         except tf.errors.InvalidArgumentError as error:
             found = re.search(rf"\w+ must hold .* dataset does not({re.escape(_SCALED_HINT)})?", error.message)
             if found is None:

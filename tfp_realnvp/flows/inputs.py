@@ -1,5 +1,7 @@
 """The data that users hand to a flow: split into events and contexts, checked, made tensors."""
 
+import contextlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +14,7 @@ from tfp_realnvp.flows.frames import column_names, in_features, listed, non_nume
 
 __all__ = [
     "as_tensor",
+    "batch_shape_errors",
     "check_context",
     "check_ends",
     "check_no_context_argument",
@@ -150,6 +153,19 @@ def _has_integers(array: Any) -> bool:
         return bool(tf.as_dtype(getattr(array, "dtype", None) or np.asarray(array[:0]).dtype).is_integer)
     except TypeError:  # dtypes of pandas and others
         return False
+
+
+@contextlib.contextmanager
+def batch_shape_errors() -> Iterator[None]:
+    """Turns what a batch of a dataset raises whose shape is not declared, and is wrong, into a ValueError."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        pattern = r"Shape of tensor \S+ (\[.*?\]) is not compatible with expected shape \[\?(.*?\])"
+        found = re.search(pattern, error.message)
+        if found is None:
+            raise
+        raise ValueError(f"x must have shape [N{found[2]}; a batch of the dataset has shape {found[1]}") from error
 
 
 def check_weights(sample_weight: Any, data: Any, argument: str, dtype: str) -> None:

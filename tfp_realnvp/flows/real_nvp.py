@@ -19,6 +19,7 @@ from tfp_realnvp.bijectors import (
     LULinear,
     SplineCoupling,
 )
+from tfp_realnvp.bijectors.softplus import Softplus
 from tfp_realnvp.bijectors.spline import check_spline
 from tfp_realnvp.checks import (
     check_fraction,
@@ -236,7 +237,7 @@ def _random_permutation(size: int, random: np.random.RandomState, swap: bool) ->
 
 def _student_t(size: int, dtype: str) -> tfd.Distribution:
     zeros = np.zeros(size, dtype)
-    degrees_of_freedom = tfp.util.TransformedVariable(zeros + 10, tfb.Softplus(), name="degrees_of_freedom")
+    degrees_of_freedom = tfp.util.TransformedVariable(zeros + 10, Softplus(), name="degrees_of_freedom")
     return tfd.Independent(tfd.StudentT(degrees_of_freedom, zeros, zeros + 1), 1)
 
 

@@ -13,6 +13,7 @@ import tf_keras
 
 import tfp_realnvp.bijectors
 from tfp_realnvp.bijectors.permutation import UnbatchedPermute
+from tfp_realnvp.bijectors.softplus import Softplus
 from tfp_realnvp.distributions import OnePassTransformedDistribution
 
 __all__ = ["from_config", "reading", "to_config"]
@@ -29,6 +30,7 @@ _NAMED_BY_CLASS = tfp.distributions.Distribution | tfp.bijectors.Bijector | tf_k
 _WRITTEN_AS = {
     OnePassTransformedDistribution: tfp.distributions.TransformedDistribution,
     UnbatchedPermute: tfp.bijectors.Permute,
+    Softplus: tfp.bijectors.Softplus,
 }
 
 # Classes of version 0.1, and what reads their files now.

@@ -1,0 +1,65 @@
+"""A NaN in a weight or an event is never turned into a plausible number by a compiled function."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfp_realnvp as nvp
+
+NETWORKS = {
+    "mlp": lambda: nvp.MLP(2, (4, 4)),
+    "mlp_of_a_spline": lambda: nvp.MLP(2, (4,), activation="elu", num_parameters=5),
+    "resnet": lambda: nvp.ResNet(2, (4, 4)),
+    "resnet_with_batch_normalization": lambda: nvp.ResNet(2, (4,), normalization="batch"),
+    "conv_resnet": lambda: nvp.ConvResNet(2, 1, 2),
+}
+
+
+def perturbed(variable):
+    noise = np.random.default_rng(len(variable.shape)).uniform(0.1, 0.3, variable.shape)
+    return np.asarray(variable) + noise.astype(variable.dtype)
+
+
+@pytest.mark.parametrize("with_context", [False, True])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_nan_in_any_weight_of_a_network_shows(name, with_context):
+    """TensorFlow's kernel for a dense layer fused with its rectifier gives 0 for NaN."""
+    network, random = NETWORKS[name](), np.random.default_rng(0)
+    shapes = [(3, 2, 2, 2) if name == "conv_resnet" else (3, 2)] + [(3, 2)] * with_context
+    inputs = [tf.constant(random.normal(size=shape), tf.float32) for shape in shapes]
+    network(*inputs)
+    specs = [tf.TensorSpec([None, *x.shape[1:]]) for x in inputs]
+    call = tf.function(lambda *inputs: network(*inputs), input_signature=specs, autograph=False)
+    weights = [variable for variable in network.variables if variable.dtype == "float32"]
+    for weight in weights:  # Some start at 0, and would hide what is wrong before them.
+        weight.assign(perturbed(weight))
+    assert np.isfinite(np.concatenate([np.ravel(y) for y in tf.nest.flatten(call(*inputs))])).all()
+    for weight in weights:
+        before = np.array(weight)
+        weight.assign(np.full_like(before, np.nan))
+        assert any(np.isnan(y).all() for y in tf.nest.flatten(call(*inputs))), weight.path
+        weight.assign(before)
+
+
+@pytest.mark.parametrize("options", [{"coupling": "spline"}, {"permutation": "lu"}])
+def test_log_dets_of_events_that_are_not_finite_are_nan(options, tmp_path):
+    flow = nvp.RealNVP(3, num_couplings=2, hidden_units=(4,), seed=0, **options)
+    events = np.array([[0, 0, 0], [0, 0, np.nan], [np.inf, 0, 0]], np.float32)
+    bijector = flow.bijector()
+    flow.export(tmp_path / "export")
+    signatures = tf.saved_model.load(str(tmp_path / "export")).signatures
+    for log_det in (
+        bijector.inverse_log_det_jacobian(events, 1),
+        bijector.forward_log_det_jacobian(events, 1),
+        signatures["inverse"](x=tf.constant(events))["log_det"],
+        signatures["forward"](z=tf.constant(events))["log_det"],
+    ):
+        assert np.isfinite(log_det).tolist() == [True, False, False] and not np.isinf(log_det).any()
+
+
+def test_a_sample_that_is_not_finite_has_no_density():
+    flow = nvp.RealNVP(2, num_couplings=2, hidden_units=(4,), context_shape=2, activation="tanh", seed=0)
+    for variable in flow.trainable_variables:
+        variable.assign(perturbed(variable))
+    x, log_prob = flow.sample_and_log_prob(context=np.array([[3e38, -3e38], [0.0, 1.0]]), seed=1)
+    assert (np.isfinite(log_prob) <= np.isfinite(x).all(axis=-1)).all() and np.isfinite(log_prob[1])

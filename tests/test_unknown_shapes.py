@@ -1,0 +1,55 @@
+"""Graphs that do not know the shape of their inputs: the same numbers as eagerly, and errors for wrong shapes."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfp_realnvp as nvp
+
+
+@pytest.fixture(scope="module")
+def flow():
+    return nvp.RealNVP(2, num_couplings=2, hidden_units=(4,), seed=0)
+
+
+@pytest.fixture(scope="module")
+def image_flow():
+    return nvp.ImageRealNVP((4, 4, 1), num_blocks=1, num_channels=2, seed=0)
+
+
+@pytest.mark.parametrize("shape", [None, [None, None], [4, None]])
+def test_a_wrong_width_is_no_density(flow, shape):
+    x = np.random.default_rng(0).normal(size=(4, 2)).astype("float32")
+    functions = (
+        tf.function(function, input_signature=[tf.TensorSpec(shape)], autograph=False)
+        for function in (flow.distribution().log_prob, flow.bijector().inverse)
+    )
+    for function, expected in zip(functions, (flow.log_prob(x), flow.bijector().inverse(x)), strict=True):
+        np.testing.assert_allclose(function(x), expected, rtol=1e-5)
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            function(x[:, :1])
+
+
+def test_images_of_unknown_rank(image_flow):
+    sample = tf.function(
+        lambda shape: image_flow.distribution().sample(shape, seed=1), input_signature=[tf.TensorSpec(None, tf.int32)]
+    )
+    assert sample(3).shape == (3, 4, 4, 1) and sample([2, 1]).shape == (2, 1, 4, 4, 1)
+    images = np.random.default_rng(0).uniform(0, 256, (2, 4, 4, 1)).astype("float32")
+    log_prob = tf.function(lambda x: image_flow.distribution().log_prob(x), input_signature=[tf.TensorSpec(None)])
+    np.testing.assert_allclose(log_prob(images), image_flow.log_prob(images), rtol=1e-5)
+
+
+def test_integer_tensors_are_named(image_flow):
+    with pytest.raises(ValueError, match="event of flow must be of a floating-point dtype, got int64"):
+        image_flow.distribution().log_prob(tf.zeros([1, 4, 4, 1], tf.int64))
+
+
+def test_a_dataset_of_undeclared_width(flow):
+    flow.compile("adam")
+    rows = tf.data.Dataset.from_generator(
+        lambda: iter([np.zeros((10, 1))]), output_signature=tf.TensorSpec([None, None])
+    )
+    for method in (flow.fit, flow.evaluate):
+        with pytest.raises(ValueError, match=r"x must have shape \[N,2\]; a batch of the dataset has shape \[10,1\]"):
+            method(rows, verbose=0)
