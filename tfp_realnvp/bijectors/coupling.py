@@ -72,7 +72,7 @@ class Coupling(OnePassBijector):
             self._mask = untracked(self, _checked_mask(mask))
             # TFP rebuilds copies from the parameters, and the caller's array may change.
             parameters = parameters | {"mask": self._mask}
-            self._context = None if context is None else checked_context(context)
+            self._context: Any = None if context is None else checked_context(context)
             self._values: tuple[tf.Tensor | tf.Variable, ...] | None = None  # of the network's variables, if given
             self._split = split_by(self._mask)
             self._event_ndims = len(self._split.event_shape)
@@ -146,7 +146,7 @@ class Coupling(OnePassBijector):
         shape = tf.shape(event)
         rows = tf.reshape(event, tf.concat([[-1], shape[-ndims:]], axis=0))
         rows = tf.ensure_shape(rows, [None, *self._split.event_shape])
-        context = None if context is None else tf.reshape(context, [-1, context.shape[-1]])
+        context = None if context is None else tf.reshape(context, [-1, self._context.shape[-1]])
         value, log_det = self._couple(rows, context, transform)
         return tf.reshape(value, shape), tf.reshape(log_det, shape[:-ndims])
 

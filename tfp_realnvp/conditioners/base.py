@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras import ops
 
 from tfp_realnvp.checks import check_positive, check_seed, check_size, floating_policy
+from tfp_realnvp.keras_internals import layers_within
 
 __all__ = [
     "Conditioner",
@@ -123,7 +124,8 @@ class Conditioner(keras.layers.Layer, abc.ABC):
 def freeze_parts_of_frozen(network: keras.layers.Layer) -> None:
     """Freezes the layers within a frozen network. Layers that were made after it was frozen still train."""
     if not network.trainable:
-        network.trainable = False  # Keras passes it on to all layers and variables within, where an outer model looks.
+        for layer in layers_within(network):
+            layer.trainable = False  # Reaches the variables, which is where an outer model looks.
 
 
 def _differ(size: int | None, other: int | None) -> bool:

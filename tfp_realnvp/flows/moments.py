@@ -53,7 +53,7 @@ def warn_unless_standardized(data: Any, model_name: str) -> None:
             f"{model_name}: {' and '.join(found)} {'are' if len(found) > 1 else 'is'} far from mean 0 and standard "
             "deviation 1: call adapt with the training data before fit",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
