@@ -9,6 +9,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfp_realnvp as nvp
 
@@ -19,6 +20,19 @@ HANGS_AFTER = 30 * 60
 @pytest.fixture(autouse=True)
 def _seed():
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def eagerly():
+    """Traces no function. Where a test looks at numbers only, tracing would take longer than all the rest."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+def smaller(make, **small):
+    """`make`, but with these options, whatever else the caller asks for."""
+    return lambda *arguments, **options: make(*arguments, **options | small)
 
 
 def correlated_data(rows: int, seed: int) -> np.ndarray:
