@@ -12,7 +12,7 @@ from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as nvp
 from test_files import BASES
-from test_flow import UserNet
+from users import UserNet
 
 
 @pytest.fixture(scope="module")
