@@ -5,6 +5,8 @@ import subprocess
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+if not os.path.exists("/dev/nvidia0"):  # What XLA compiles runs once or twice here: LLVM's optimizations do not pay.
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import keras
 import numpy as np
@@ -28,6 +30,17 @@ def eagerly():
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
+def unoptimized():
+    """Leaves graphs as they are traced: where one runs a few times, to optimize it takes longer than to run it.
+
+    For what does not depend on it. The examples, exports, options, images and `RealNVP` itself run as users run them.
+    """
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    yield
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
 
 
 def smaller(make, **small):

@@ -10,7 +10,6 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-
 MODELS = {}  # Signatures do not keep the variables of their model alive.
 
 

@@ -13,6 +13,8 @@ from registry import REGISTRY, data_events, latent_events, make, value_and_jacob
 from tfp_realnvp.bijectors import Coupling, OnePassChain
 from tfp_realnvp.bijectors.rebuild import parts_of
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 TOLERANCE = {"float32": (1e-4, 1e-3), "float64": (1e-10, 1e-8)}  # of the round trip, of log-determinants
 
 everywhere = pytest.mark.parametrize("name", REGISTRY)
@@ -97,7 +99,7 @@ def test_eager_graph_and_xla_agree_and_invalid_rows_touch_no_other(name):
 
 
 @everywhere
-@pytest.mark.parametrize("leading", [(), (4, 6), (2, 3, 6)])
+@pytest.mark.parametrize("leading", [(), (2, 3, 6)])
 def test_leading_dimensions_are_those_of_single_events(name, leading):
     bijector, case = make(name), REGISTRY[name]
     x = latent_events(name, leading=leading)

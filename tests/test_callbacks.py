@@ -8,6 +8,8 @@ import tensorflow as tf
 import tfp_realnvp as nvp
 from training import Recorder, small_flow
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 
 @pytest.mark.parametrize("steps_per_execution", [None, 1, 5])
 def test_as_many_steps_as_asked_for(data, steps_per_execution, tmp_path):

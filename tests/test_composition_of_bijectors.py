@@ -27,6 +27,8 @@ from formula import (
 )
 from registry import perturbed
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 
 @pytest.fixture
 def flow():

@@ -8,6 +8,8 @@ from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as nvp
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 
 class LossNotFinite(keras.layers.Layer):
     """A conditioner whose shift is NaN for kept values above 100, which no weight can mend."""

@@ -12,6 +12,8 @@ from registry import random_tensor
 from tfp_realnvp.bijectors import OnePassChain
 from tfp_realnvp.distributions import OnePassTransformedDistribution, one_pass
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 # One conditioner call
 
 

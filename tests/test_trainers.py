@@ -22,6 +22,8 @@ from formula import (
 )
 from registry import perturbed
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 
 # Contexts that are variables
 @pytest.mark.parametrize("kind", ["variable", "transformed variable"])

@@ -10,6 +10,8 @@ import tfp_realnvp as nvp
 from conftest import correlated_data
 from training import small_flow, weights
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 
 def test_fit_reaches_the_entropy_of_a_gaussian():
     x, x_test = correlated_data(8192, seed=3), correlated_data(8192, seed=4)
