@@ -5,10 +5,13 @@ import subprocess
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+if not os.path.exists("/dev/nvidia0"):  # What XLA compiles runs once or twice here: LLVM's optimizations do not pay.
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfp_realnvp as nvp
 
@@ -19,6 +22,30 @@ HANGS_AFTER = 30 * 60
 @pytest.fixture(autouse=True)
 def _seed():
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def eagerly():
+    """Traces no function. Where a test looks at numbers only, tracing would take longer than all the rest."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
+def unoptimized():
+    """Leaves graphs as they are traced: where one runs a few times, to optimize it takes longer than to run it.
+
+    For what does not depend on it. The examples, exports, options, images and `RealNVP` itself run as users run them.
+    """
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    yield
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+
+
+def smaller(make, **small):
+    """`make`, but with these options, whatever else the caller asks for."""
+    return lambda *arguments, **options: make(*arguments, **options | small)
 
 
 def correlated_data(rows: int, seed: int) -> np.ndarray:

@@ -9,9 +9,11 @@ from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as nvp
-from registry import REGISTRY, data_events, latent_events, make
+from registry import REGISTRY, data_events, latent_events, make, value_and_jacobian
 from tfp_realnvp.bijectors import Coupling, OnePassChain
 from tfp_realnvp.bijectors.rebuild import parts_of
+
+pytestmark = pytest.mark.usefixtures("unoptimized")
 
 TOLERANCE = {"float32": (1e-4, 1e-3), "float64": (1e-10, 1e-8)}  # of the round trip, of log-determinants
 
@@ -30,14 +32,6 @@ def test_round_trip(name, dtype):
     np.testing.assert_allclose(bijector.forward(bijector.inverse(x)), x, atol=TOLERANCE[dtype][0])
 
 
-def jacobians(transform, x):
-    """Jacobians `[N, n, n]` of a transform at events x; by gradients, since `batch_jacobian` traces for longer."""
-    with tf.GradientTape(persistent=True) as tape:
-        tape.watch(x)
-        components = tf.unstack(tf.reshape(transform(x), [len(x), -1]), axis=-1)
-    return np.stack([np.reshape(tape.gradient(component, x), [len(x), -1]) for component in components], axis=1)
-
-
 @everywhere
 @in_each_dtype
 def test_log_det_is_that_of_the_autodiff_jacobian(name, dtype):
@@ -46,7 +40,7 @@ def test_log_det_is_that_of_the_autodiff_jacobian(name, dtype):
         (latent_events(name, dtype), bijector.forward, bijector.forward_log_det_jacobian, case.latent_ndims),
         (data_events(name, dtype), bijector.inverse, bijector.inverse_log_det_jacobian, case.data_ndims),
     ):
-        expected = np.linalg.slogdet(jacobians(transform, x))[1]
+        expected = np.linalg.slogdet(value_and_jacobian(transform, x, event_ndims)[1])[1]
         assert np.std(expected) > 0.01 or case.constant_log_det
         actual = np.broadcast_to(log_det(tf.identity(x), event_ndims), expected.shape)
         np.testing.assert_allclose(actual, expected, atol=TOLERANCE[dtype][1])
@@ -97,14 +91,15 @@ def test_eager_graph_and_xla_agree_and_invalid_rows_touch_no_other(name):
         assert np.all(np.any(np.isnan(invalid), axis=1))
         if isinstance(bijector, Coupling):
             assert np.all(np.isnan(log_det.numpy()[[1, 4]]))
+    of_any_number = [tf.TensorSpec([None, *events.shape[1:]], events.dtype) for events in (z, x)]
     for jit_compile in (False, True):
-        compiled = tf.function(both_ways, jit_compile=jit_compile)(z, x)
+        compiled = tf.function(both_ways, of_any_number, jit_compile=jit_compile)(z, x)
         for one, other in zip(eager, compiled, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
 
 
 @everywhere
-@pytest.mark.parametrize("leading", [(), (4, 6), (2, 3, 6)])
+@pytest.mark.parametrize("leading", [(), (2, 3, 6)])
 def test_leading_dimensions_are_those_of_single_events(name, leading):
     bijector, case = make(name), REGISTRY[name]
     x = latent_events(name, leading=leading)
@@ -118,14 +113,6 @@ def test_leading_dimensions_are_those_of_single_events(name, leading):
             np.testing.assert_allclose(y[index], bijector.forward(x[index]), atol=1e-12)
             alone = bijector.forward_log_det_jacobian(x[index], case.latent_ndims)
             np.testing.assert_allclose(log_det[index], alone, atol=1e-12)
-
-
-@everywhere
-def test_unknown_batch_size(name):
-    bijector, z = make(name), latent_events(name)
-    signature = [tf.TensorSpec([None, *z.shape[1:]], z.dtype)]
-    compiled = tf.function(lambda z: bijector.forward(z), input_signature=signature)
-    np.testing.assert_allclose(compiled(z), bijector.forward(z), atol=1e-12)
 
 
 @everywhere

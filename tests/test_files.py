@@ -1,6 +1,4 @@
-"""Saving, loading and exporting: what a fresh process computes is what was trained."""
-
-import json
+"""Saving and loading: what a fresh process computes is what was trained."""
 
 import keras
 import numpy as np
@@ -13,11 +11,14 @@ from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as nvp
 from conftest import run
-from test_flow import UserNet, everything
 from tfp_realnvp.flows.serialization import from_config, to_config
+from users import UserNet, everything
 
 LOAD_MODELS = """
-import sys, numpy as np, keras, tfp_realnvp
+import os, sys
+os.dup2(1, 2)  # errors to where the output goes
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"
+import numpy as np, keras, tfp_realnvp
 folder = sys.argv[1]
 data = dict(np.load(folder + "/data.npz"))
 flow = keras.models.load_model(folder + "/flow.keras")
@@ -30,72 +31,11 @@ np.savez(
     conditional_log_prob=conditional.log_prob(data["y"], data["context"]),
     conditional_sample=conditional.sample(5, data["context"], seed=3),
 )
-history = flow.fit(data["x"], epochs=1, verbose=0)
-"""
-
-LOAD_EXPORTS = """
-import json, sys, numpy as np, tensorflow as tf
-folder = sys.argv[1]
-data = dict(np.load(folder + "/data.npz"))
-models = [tf.saved_model.load(folder + name) for name in ("/flow", "/conditional")]
-flow, conditional = [model.signatures for model in models]
-x = tf.constant(data["x"], tf.float32)
-y, context = tf.constant(data["y"]), tf.constant(data["context"])
-number, seed = tf.constant(5), tf.constant([3, 0])
-inverse = flow["inverse"](x=x)
-forward = flow["forward"](z=inverse["z"])
-conditional_inverse = conditional["inverse"](x=y, context=context)
-conditional_forward = conditional["forward"](z=conditional_inverse["z"], context=context)
-np.savez(
-    folder + "/exported.npz",
-    log_prob=flow["serving_default"](x=x)["log_prob"],
-    sample=flow["sample"](num_samples=number, seed=seed)["x"],
-    z=inverse["z"], log_det=inverse["log_det"], x=forward["x"], forward_log_det=forward["log_det"],
-    conditional_log_prob=conditional["serving_default"](x=y, context=context)["log_prob"],
-    conditional_sample=conditional["sample"](num_samples=number, seed=seed, context=context)["x"],
-    conditional_x=conditional_forward["x"], conditional_log_det=conditional_forward["log_det"],
-)
-
-def error(signature, **shapes):  # of a call with these shapes, and right ones of the other inputs; None without one
-    specs = signature.structured_input_signature[1]
-    right = {name: [3 if size is None else size for size in spec.shape] for name, spec in specs.items()}
-    inputs = {name: tf.ones((right | shapes)[name], spec.dtype) for name, spec in specs.items()}
-    try:
-        signature(**inputs)
-    except tf.errors.InvalidArgumentError as error:
-        return str(error)
-
-errors = []  # (input, its shape, how the error must call it, error)
-for model in models:
-    for signature in model.signatures.values():
-        assert error(signature) is None
-        for name, spec in signature.structured_input_signature[1].items():
-            right = [3 if size is None else size for size in spec.shape]
-            wrong = [right + [1], right[1:], right[:-1] + [1], right[:-1] + [9]] if right else [[1], [2]]
-            errors += [(name, shape, f"input/{name}", error(signature, **{name: shape})) for shape in wrong]
-for name in ("serving_default", "forward", "inverse"):
-    event = "z" if name == "forward" else "x"
-    for wrong in ("context", event):
-        message = error(conditional[name], **{wrong: [1, 2]})
-        errors.append((wrong, [1, 2], f"{event} and context must have the same number of rows", message))
-compiled = {
-    "x": tf.function(lambda x: flow["serving_default"](x=x), [tf.TensorSpec(None)], jit_compile=True, autograph=False),
-    "context": tf.function(
-        lambda x, context: conditional["serving_default"](x=x, context=context),
-        [tf.TensorSpec(None, tf.float64)] * 2, jit_compile=True, autograph=False,
-    ),
-}
-for name, shapes in (("x", [[3, 1]]), ("context", [[3, 2], [1, 2]])):
-    call = "input/x" if name == "x" else "context_with_the_rows_of_x"
-    try:
-        compiled[name](*[tf.ones(shape, compiled[name].input_signature[0].dtype) for shape in shapes])
-        errors.append((name, "XLA", call, None))
-    except tf.errors.InvalidArgumentError as error:
-        errors.append((name, "", call, str(error)))
-np.testing.assert_allclose(compiled["x"](x)["log_prob"], flow["serving_default"](x=x)["log_prob"], rtol=1e-4)
-with open(folder + "/errors.json", "w") as file:
-    json.dump(errors, file)
-print(sorted(name for name in sys.modules if name.split(".")[0] in ("keras", "tensorflow_probability", "tfp_realnvp")))
+flow.fit(data["x"], epochs=1, verbose=0)
+residual = keras.models.load_model(folder + "/residual.keras")
+residual.fit(data["x"], verbose=0)
+residual.log_prob(data["x"])
+print("trained")
 """
 
 
@@ -103,16 +43,29 @@ print(sorted(name for name in sys.modules if name.split(".")[0] in ("keras", "te
 def folder(tmp_path_factory, flow, data, conditional_flow, conditional_data):
     folder = tmp_path_factory.mktemp("models")
     flow.save(folder / "flow.keras")
-    flow.export(folder / "flow")
     conditional_flow.save(folder / "conditional.keras")
-    conditional_flow.export(str(folder / "conditional"))
+    residual = nvp.RealNVP(2, num_couplings=1, conditioner="resnet", hidden_units=(8, 8))
+    residual.compile("adam")
+    residual.save(folder / "residual.keras")
     y, context = conditional_data["x"][:20], conditional_data["context"][:20]
     np.savez(folder / "data.npz", x=data[:20], y=y, context=context)
     return folder
 
 
+@pytest.fixture(scope="module")
+def log(folder):
+    """What a fresh process writes that loads and trains them."""
+    return run(LOAD_MODELS, folder)
+
+
+def test_a_residual_network_alarms_nobody(log):
+    """TensorFlow's optimizer of graphs logs pages of errors where it fails to fuse the sum of a block."""
+    assert "trained" in log
+    assert "remapper" not in log and "OpKernel" not in log
+
+
+@pytest.mark.usefixtures("log")
 def test_a_fresh_process_loads_the_same_model(folder, flow, data, conditional_flow, conditional_data):
-    run(LOAD_MODELS, folder)
     loaded = np.load(folder / "loaded.npz")
     y, context = conditional_data["x"][:20], conditional_data["context"][:20]
     np.testing.assert_allclose(loaded["log_prob"], flow.log_prob(data[:20]), rtol=1e-5)
@@ -122,69 +75,10 @@ def test_a_fresh_process_loads_the_same_model(folder, flow, data, conditional_fl
     np.testing.assert_allclose(loaded["conditional_sample"], conditional_flow.sample(5, context, seed=3), rtol=1e-12)
 
 
-@pytest.fixture(scope="module")
-def served(folder):
-    """(what a process that loads the exports has imported, its errors)."""
-    modules = run(LOAD_EXPORTS, folder)
-    return modules, json.loads((folder / "errors.json").read_text())
-
-
-def test_a_process_with_only_tensorflow_serves_the_export(
-    served, folder, flow, data, conditional_flow, conditional_data
-):
-    modules, _ = served
-    assert "tfp_realnvp" not in modules and "tensorflow_probability" not in modules
-    exported = np.load(folder / "exported.npz")
-    x = data[:20].astype("float32")
-    y, context = conditional_data["x"][:20], conditional_data["context"][:20]
-    np.testing.assert_allclose(exported["log_prob"], flow.log_prob(x), rtol=1e-5)
-    np.testing.assert_allclose(exported["sample"], flow.sample(5, seed=3), rtol=1e-5)
-    np.testing.assert_allclose(exported["z"], flow.bijector().inverse(x), rtol=1e-4, atol=1e-5)
-    log_det = flow.bijector().inverse_log_det_jacobian(x, event_ndims=1)
-    np.testing.assert_allclose(exported["log_det"], log_det, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(exported["forward_log_det"], -log_det, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(exported["x"], x, rtol=1e-4)
-    np.testing.assert_allclose(exported["conditional_log_prob"], conditional_flow.log_prob(y, context), rtol=1e-10)
-    assert exported["conditional_sample"].shape == (5, 20, 2)
-    np.testing.assert_allclose(exported["conditional_sample"], conditional_flow.sample(5, context, seed=3), rtol=1e-10)
-    np.testing.assert_allclose(exported["conditional_x"], y, rtol=1e-8)
-    assert exported["conditional_log_det"].shape == (20,)
-
-
-def test_exported_signatures_name_an_input_of_wrong_shape(served):
-    _, errors = served
-    assert len(errors) == (4 + 2 + 4 + 4 + 4) + (8 + 2 + 4 + 4 + 8 + 8) + 6 + 2
-    for name, shape, expected, error in errors:
-        assert error is not None, f"{name} of shape {shape} is taken"
-        shape = str(shape).replace(" ", "")
-        assert expected in error and shape in error.replace(" ", ",").replace(",,", ","), error
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"format": "onnx"}, "format must be one of 'tf_saved_model', got 'onnx'"),
-        ({"verbose": 2}, "verbose must be True or False, got 2"),
-        ({"input_signature": [tf.TensorSpec([None, 2])]}, "input_signature must be None, got .*TensorSpec"),
-        ({"opset_version": 18}, "opset_version must be None, got 18"),
-    ],
-)
-def test_export_names_an_argument_that_it_cannot_take(options, message, flow, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        flow.export(tmp_path / "export", **options)
-    assert not (tmp_path / "export").exists()
-
-
-def test_export_takes_the_arguments_of_keras(flow, tmp_path, capsys):
-    flow.export(tmp_path / "export", "tf_saved_model", True, None, is_static=None)
-    assert "serving_default" in capsys.readouterr().out
-    assert (tmp_path / "export" / "saved_model.pb").exists()
-
-
 def test_loading_keeps_the_optimizer_and_goes_on_training(folder, data):
     flow = keras.models.load_model(folder / "flow.keras")
     assert flow.optimizer.iterations == 4 * 2048 // 128
-    assert np.isfinite(flow.fit(data, verbose=0).history["loss"][0])
+    assert np.isfinite(flow.fit(data[:64], verbose=0).history["loss"][0])
 
 
 @pytest.mark.parametrize("permutation", ["reverse", "random"])

@@ -19,7 +19,7 @@ from tensorflow_probability import distributions as tfd
 
 import registry
 import tfp_realnvp as nvp
-from registry import REGISTRY, random_tensor
+from registry import REGISTRY, random_tensor, value_and_jacobian
 from tfp_realnvp.bijectors import ElementwiseAffine, ElementwiseSpline, OnePassChain, Standardization
 
 EXAMPLES = int(os.environ.get("PROPERTY_EXAMPLES", "10"))
@@ -190,15 +190,6 @@ def assert_close(actual, expected, dtype, scale=1.0):
     expected = np.asarray(expected)
     scale = max(scale, np.max(np.abs(expected), initial=1.0))
     np.testing.assert_allclose(actual, expected, rtol=0, atol=TOLERANCE[dtype] * scale)
-
-
-def value_and_jacobian(transform, x):
-    """y `[..., D]` and dy/dx `[..., D, D]`, in numpy; an event's y depends on that event alone."""
-    with tf.GradientTape(persistent=True) as tape:
-        tape.watch(x)
-        y = transform(x)
-        components = tf.unstack(y, axis=-1)
-    return y.numpy(), np.stack([tape.gradient(component, x) for component in components], axis=-2)
 
 
 def check_round_trips_and_log_dets(drawn):
