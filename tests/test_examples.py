@@ -61,7 +61,7 @@ def test_example(example, tmp_path, run_here):
         (
             "simulation_based_inference",
             ["--epochs", 2, "--simulations", 2000, "--checks", 200],
-            ["Real NVP less truth", "Simulation-based calibration"],
+            ["Real NVP minus truth", "Simulation-based calibration"],
             ["two_moons.keras", "two_moons_calibration.png", "two_moons_export", "two_moons_posterior.png"],
         ),
         (
