@@ -173,7 +173,7 @@ def check_weights(sample_weight: Any, data: Any, argument: str, dtype: str) -> N
     _check_finite(sample_weight, argument, dtype)
     least = np.min(sample_weight)
     if least < 0 or not np.any(sample_weight):
-        raise ValueError(f"{argument} must not be negative, and not 0 for all rows; its smallest value is {least}")
+        raise ValueError(f"{argument} must not be negative, and not all 0; its smallest value is {least}")
 
 
 def is_array(data: Any) -> bool:
