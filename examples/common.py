@@ -140,10 +140,10 @@ def linear_gaussian_log_prob(train: dict[str, np.ndarray], test: dict[str, np.nd
 
 
 def print_scores(title: str, scores: dict[str, np.ndarray]) -> None:
-    """Prints a table of mean negative log-densities, a row a model, and how the flow compares with its best rival.
+    """Prints the mean negative log-density of each model, and the difference between the flow and its best rival.
 
-    Rows that are rare for one model are rare for the other, so their difference row by row is known more precisely
-    than either mean; its median shows whether few rows decide.
+    Rows that are rare for one model are rare for the other too, so the difference row by row is more precise than each
+    mean. The median of the difference shows whether a few rows decide the mean.
     """
     print(f"\n{title}")
     width = max(map(len, scores))
@@ -152,7 +152,10 @@ def print_scores(title: str, scores: dict[str, np.ndarray]) -> None:
     flow = scores["Real NVP"]
     rival = max(scores.keys() - {"Real NVP", "truth"}, key=lambda name: scores[name].mean())
     difference = scores[rival] - flow
-    print(f"  Real NVP less {rival}, row by row: {nll(-difference).strip()}, median {np.median(difference):.3f}")
+    print(
+        f"  Real NVP minus {rival}, row by row: {nll(-difference).strip()}, median {np.median(difference):.3f} "
+        "(negative: the flow is better)"
+    )
 
 
 def save(flow: nvp.Flow, folder: Path, name: str) -> tuple[Path, Path]:

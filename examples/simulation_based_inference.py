@@ -308,7 +308,7 @@ def main() -> None:
     print_scores("Negative log-likelihood of fresh theta given x, nats (less is better)", scores)
     gap = scores["truth"] - scores["Real NVP"]
     # Its mean estimates KL(exact posterior || learned posterior), averaged over observations.
-    print(f"  Real NVP less truth, row by row: {nll(-gap).strip()}, median {np.median(gap):.3f}")
+    print(f"  Real NVP minus truth, row by row: {nll(-gap).strip()}, median {np.median(gap):.3f}")
 
     draws = flow.sample(DRAWS, context=test["context"], seed=(options.seed, 1)).numpy()
     ranks = rank_statistics(simulator, test, draws)

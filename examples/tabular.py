@@ -180,9 +180,10 @@ def main() -> None:
     write_scores(log_prob, parts, anomalies)
     draw(rows, flow.sample(len(rows), seed=options.seed).numpy(), names, picture)
     model, export = save(flow, options.out, name)
-    # Rows that the flow was trained on score low: only rows of the same part compare.
+    # The flow was trained on the training rows, so their scores are lower than the scores of test rows.
     worst = ", ".join(map(str, sorted(parts["test"], key=lambda row: log_prob[row])[:5]))
-    print(f"\nMost unusual test rows (from 0): {worst}; compare anomaly scores within a part only")
+    print(f"\nMost unusual test rows (counted from 0): {worst}")
+    print("Compare scores of test rows with scores of test rows, and of training rows with training rows.")
     print(
         f"\nAnomaly scores: {anomalies}\nPicture:        {picture}\nModel:          {model}\nExport:         {export}"
     )

@@ -135,7 +135,8 @@ def main() -> None:
     model, export = save(flow, options.out, "two_moons")
     difference = np.abs(score_elsewhere(export, test) - scores["Real NVP"]).max()
     verdict = "agree" if difference < 1e-3 else "DISAGREE"
-    print(f"\nThe export, in a process with TensorFlow alone, and the model {verdict}: within {difference:.1e} nats")
+    print(f"\nLog-densities of the model, and of its export in a process with TensorFlow only, {verdict}.")
+    print(f"Their largest difference is {difference:.1e} nats.")
     print(f"\nPicture: {picture}\nModel:   {model}\nExport:  {export}")
 
 

@@ -48,7 +48,7 @@ SAYS = {
     "two_moons": ["Real NVP", "negative log-likelihood", "and the model agree"],
     "tabular": ["Real NVP", "negative log-likelihood"],
     "conditional": ["Real NVP", "negative log-likelihood"],
-    "simulation_based_inference": ["Real NVP less truth", "Simulation-based calibration"],
+    "simulation_based_inference": ["Real NVP minus truth", "Simulation-based calibration"],
     "variational_inference": ["ELBO", "Pareto k", "school H"],
     "neutra_hmc": ["plain HMC", "NeuTra", "R-hat"],
 }

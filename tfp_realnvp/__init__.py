@@ -36,5 +36,5 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    """What completion shows: no modules that users have no use for."""
+    """Lists the public names only, so that completion does not show internal modules."""
     return [*__all__, "__version__"]

@@ -1,4 +1,4 @@
-"""Checks of arguments that raise a ValueError naming the argument and what it got."""
+"""Checks of arguments. Each raises a ValueError that names the argument and its value."""
 
 import numbers
 import sys
@@ -27,12 +27,12 @@ __all__ = [
 
 
 def is_integer(value: Any) -> bool:
-    """Whether `value` is an integer of Python or NumPy; a truth value is none."""
+    """Whether `value` is an integer of Python or NumPy. True and False do not count as integers."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def is_size(size: Any, least: int = 1) -> bool:
-    """Whether `size` is an integer of at least 1, or of another least value, that TensorFlow takes for a size."""
+    """Whether `size` is an integer of at least `least` that TensorFlow accepts as a size."""
     return is_integer(size) and least <= size < 2**31
 
 
@@ -44,7 +44,7 @@ def check_size(argument: str, size: Any, least: int = 1) -> None:
 
 
 def check_sizes(argument: str, sizes: Any) -> None:
-    """Raises a ValueError unless `sizes` is a sequence, maybe empty, of integers of at least 1."""
+    """Raises a ValueError unless `sizes` is a sequence of integers of at least 1. The sequence may be empty."""
     if (
         not isinstance(sizes, Sequence | np.ndarray | tf.TensorShape)
         or isinstance(sizes, str | bytes)
@@ -61,10 +61,10 @@ def check_flag(argument: str, value: Any) -> None:
         raise ValueError(f"{argument} must be True or False, got {value!r}")
 
 
-def check_option(argument: str, value: Any, options: Sequence[str]) -> None:
-    """Raises a ValueError unless `value` is one of `options`."""
+def check_option(argument: str, value: Any, options: Sequence[str], hint: str = "") -> None:
+    """Raises a ValueError, whose message ends in `hint`, unless `value` is one of `options`."""
     if not isinstance(value, str) or value not in options:
-        raise ValueError(f"{argument} must be one of {', '.join(map(repr, options))}, got {value!r}")
+        raise ValueError(f"{argument} must be one of {', '.join(map(repr, options))}, got {value!r}{hint}")
 
 
 def check_positive(argument: str, value: Any) -> None:
@@ -80,16 +80,16 @@ def check_non_negative(argument: str, value: Any) -> None:
 
 
 def check_fraction(argument: str, value: Any) -> None:
-    """Raises a ValueError unless `value` is a number from 0 to below 1."""
+    """Raises a ValueError unless `value` is a number of at least 0 and below 1."""
     if not _is_number(value) or not 0 <= value < 1:
         raise ValueError(f"{argument} must be from 0 to below 1, got {value!r:.100}")
 
 
 def check_seed(seed: Any) -> None:
-    """Raises a ValueError unless `seed` is None or an integer of 64 bits."""
+    """Raises a ValueError unless `seed` is None or an integer that fits into 64 bits."""
     if seed is not None and not is_integer(seed):
         raise ValueError(f"seed must be an integer or None, got {seed!r}")
-    if not -(2**63) <= (seed or 0) < 2**63 - 2**32:  # layers count on from it
+    if not -(2**63) <= (seed or 0) < 2**63 - 2**32:  # Layers add small numbers to the seed.
         raise ValueError(f"seed must fit into 64 bits, got {seed!r}")
 
 
@@ -98,7 +98,7 @@ def _is_number(value: Any) -> bool:
 
 
 def floating_dtype(dtype: Any) -> tf.DType:
-    """The dtype that `dtype` is or names; a ValueError unless it is one of floating-point numbers."""
+    """Returns `dtype` as a `tf.DType`. Raises a ValueError unless it is a floating-point dtype."""
     try:
         found = tf.as_dtype(dtype)
     except TypeError:
@@ -109,7 +109,7 @@ def floating_dtype(dtype: Any) -> tf.DType:
 
 
 def floating_policy(dtype: Any) -> keras.DTypePolicy:
-    """The Keras policy that `dtype` is or names; a ValueError unless its variables are floating-point numbers."""
+    """Returns `dtype` as a Keras dtype policy. Raises a ValueError unless the policy has floating-point variables."""
     try:
         policy = keras.dtype_policies.get(dtype)
     except (TypeError, ValueError):
@@ -121,7 +121,7 @@ def floating_policy(dtype: Any) -> keras.DTypePolicy:
 
 def check_shape(argument: str, tensor: Any, shape: Sequence[int | None], leading: str = "...") -> None:
     """Raises a ValueError unless `tensor` has shape `[..., *shape]`, or `[N, *shape]` if `leading` is "N"."""
-    if getattr(tensor.shape, "rank", 0) is None:  # a tensor in a graph, of which nothing is known yet
+    if getattr(tensor.shape, "rank", 0) is None:  # a tensor in a graph whose rank is unknown
         return
     actual = tuple(tensor.shape)
     rank_is_right = len(actual) == len(shape) + 1 if leading == "N" else len(actual) >= len(shape)

@@ -1,4 +1,4 @@
-"""Transformed distributions that evaluate each network once a density."""
+"""Transformed distributions that run each network once for a density."""
 
 from typing import Any
 
@@ -32,14 +32,15 @@ __all__ = ["OnePassTransformedDistribution", "base_and_bijectors", "one_pass", "
 
 
 class OnePassTransformedDistribution(ForgottenSamples):
-    """A `tfd.TransformedDistribution` that takes value and log-determinant from one pass over its bijector.
+    """A `tfd.TransformedDistribution` that computes value and log-determinant in one pass over its bijector.
 
         log p(y) = log p_base(x) + log|det dx/dy|,        x = bijector.inverse(y),
 
-    and -inf, with gradient 0, where y lies outside the range of a stock bijector without variables, such as `tfb.Exp`.
-    Events of one component have `cdf`, `quantile` and `survival_function`, if the base distribution has them.
+    The log-density is -inf, with gradient 0, where y lies outside the range of a TFP bijector without variables. For
+    example, -1 lies outside the range of `tfb.Exp`. Events of one component have `cdf`, `quantile` and
+    `survival_function`, if the base distribution has them.
 
-    Constructor, shapes and units (nats) are those of `tfd.TransformedDistribution`.
+    The constructor, the shapes and the unit (nats) are the same as in `tfd.TransformedDistribution`.
 
     >>> from tensorflow_probability import bijectors as tfb
     >>> d = OnePassTransformedDistribution(tfd.Normal(0.0, 1.0), tfb.Exp())
@@ -48,15 +49,15 @@ class OnePassTransformedDistribution(ForgottenSamples):
     """
 
     def _log_prob(self, y: tf.Tensor, **kwargs: Any) -> tf.Tensor:
-        if not is_injective(self.bijector):  # TFP adds up what each of the inverses contributes.
+        if not is_injective(self.bijector):  # TFP sums over the inverses.
             return super()._log_prob(y, **kwargs)
         distribution_kwargs, bijector_kwargs = split_kwargs(self, kwargs)
         x, log_det = inverse_and_log_det(self.bijector, y, self.event_shape.rank, **bijector_kwargs)
-        with forgotten_by_tfp():  # Bases such as a multivariate normal are made of stock bijectors.
+        with forgotten_by_tfp():  # A multivariate normal, for example, contains TFP bijectors.
             log_prob = self.distribution.log_prob(x, **distribution_kwargs)
         log_det = tf.cast(log_det, log_prob.dtype)
         log_prob = tf.where(is_outside(log_det), tf.stop_gradient(log_det), log_prob + log_det)
-        # Some bases, such as a beta distribution, give NaN a density.
+        # Some bases, such as a beta distribution, return a number as the density of NaN.
         latent_axes = list(range(-self.distribution.event_shape.rank, 0))
         return nan_unless(~tf.reduce_any(tf.math.is_nan(x), axis=latent_axes), log_prob)
 
@@ -68,7 +69,7 @@ class OnePassTransformedDistribution(ForgottenSamples):
         y, log_det = forward_and_log_det(self.bijector, x, base.event_shape.rank, **bijector_kwargs)
         return y, nan_unless(all_finite(y, self.event_shape.rank), log_prob - tf.cast(log_det, log_prob.dtype))
 
-    # TFP has these functions for events of shape []. Here, events of shape [1] have them, too.
+    # TFP defines `cdf` and the like for events of shape [] only. Here they also work for events of shape [1].
 
     def _cdf(self, y: tf.Tensor, **kwargs: Any) -> tf.Tensor:
         return self._cumulative("cdf", "survival_function", y, kwargs)
@@ -126,11 +127,11 @@ class OnePassTransformedDistribution(ForgottenSamples):
 
 
 def one_pass(distribution: tfd.Distribution) -> tfd.Distribution:
-    """The same distribution, each `tfd.TransformedDistribution` and `tfb.Chain` in it replaced by its one-pass form.
+    """Replaces each `tfd.TransformedDistribution` and `tfb.Chain` in a distribution by its one-pass form.
 
-    Those within others, such as the components of a mixture, are replaced too. Bijectors, networks and variables are
-    the same objects. A bijector with several inverses, such as `tfb.AbsoluteValue`, or whose events are several
-    tensors, such as `tfb.Split`, stays with TFP.
+    Nested distributions, such as the components of a mixture, are replaced too. Bijectors, networks and variables stay
+    the same objects. TFP still handles a bijector that has several inverses, such as `tfb.AbsoluteValue`, or whose
+    events are several tensors, such as `tfb.Split`.
     """
 
     def replace(part: Any) -> Any:
@@ -145,7 +146,7 @@ def one_pass(distribution: tfd.Distribution) -> tfd.Distribution:
 
 
 def base_and_bijectors(distribution: tfd.Distribution) -> tuple[tfd.Distribution, list[tfb.Bijector]]:
-    """The innermost base of transformed distributions, and the bijectors from data to latent, in inference mode."""
+    """The innermost base distribution, and the bijectors in the order from data to latent, all in inference mode."""
     bijectors: list[tfb.Bijector] = []
     base = with_inference(one_pass(distribution), True)
     while isinstance(base, OnePassTransformedDistribution):
@@ -154,7 +155,7 @@ def base_and_bijectors(distribution: tfd.Distribution) -> tuple[tfd.Distribution
 
 
 def with_inference(distribution: tfd.Distribution, inference: bool) -> tfd.Distribution:
-    """The same distribution, with every one-pass chain in it in inference mode, or following the mode of Keras."""
+    """Returns a copy whose one-pass chains always run in inference mode, or else follow the mode of Keras."""
 
     def replace(part: Any) -> Any:
         is_other = isinstance(part, OnePassChain) and part.inference != inference

@@ -29,35 +29,35 @@ __all__ = [
 
 
 def raw_variable(variable: keras.Variable) -> tf.Variable:
-    """The `tf.Variable` under a Keras 3 variable: `tf.Module`s, tapes and checkpoints know only that one."""
-    # Not `variable.value`: inside a Keras call under a mixed precision policy, that is a cast tensor.
+    """The `tf.Variable` inside a Keras 3 variable. `tf.Module`s, tapes and checkpoints work with the `tf.Variable`."""
+    # `variable.value` would be a cast tensor inside a Keras call under a mixed precision policy.
     return variable._value
 
 
 def wrap_variable(variable: tf.Variable, trainable: bool, name: str) -> keras.Variable:
     """A Keras 3 variable around `variable` itself."""
     wrapper = keras.Variable(variable, dtype=variable.dtype.name, trainable=trainable, name=name)
-    wrapper._value = variable  # The first releases of Keras 3 put a copy there.
+    wrapper._value = variable  # The first releases of Keras 3 store a copy here.
     return wrapper
 
 
 def parts_within(module: tf.Module, kind: type) -> tuple[Any, ...]:
-    """The objects of class `kind` that a `tf.Module` holds in its attributes, and in those of modules within it."""
+    """The objects of class `kind` in the attributes of a `tf.Module` and of the modules inside it."""
     return tuple(module._flatten(predicate=lambda part: isinstance(part, kind)))
 
 
 def untracked(module: tf.Module, value: Any) -> Any:
-    """`value` as an attribute that `module` keeps as it is, where TensorFlow would wrap a list or tuple."""
+    """Marks `value` so that `module` stores it as an attribute unchanged. TensorFlow would wrap a list or tuple."""
     return module._no_dependency(value)
 
 
 def layers_within(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """A Keras layer and all layers within it, outer ones before inner ones."""
+    """A Keras layer and all layers inside it. Outer layers come before inner layers."""
     return list(layer._flatten_layers())
 
 
 def random_states(model: keras.Model) -> list[keras.Variable]:
-    """The state of each generator of noise and dropout in the model, which Keras leaves out of files."""
+    """The states of the random generators for noise and dropout in the model. Keras does not save them."""
     return [generator.state for layer in layers_within(model) for generator in layer._seed_generators]
 
 
@@ -65,14 +65,14 @@ def random_states(model: keras.Model) -> list[keras.Variable]:
 
 
 def is_training() -> bool:
-    """Whether a Keras 3 layer is being called in training mode. The layers within it then are, too."""
+    """Whether a Keras 3 layer is being called in training mode. Layers inside it then run in training mode too."""
     call = global_state.get_global_attribute("current_call_ctx")
     return bool(getattr(call, "training", None))
 
 
 @contextlib.contextmanager
 def inference_mode() -> Iterator[None]:
-    """Keras 3 layers called in here run in inference mode, even within a layer that is being trained."""
+    """Context manager: Keras 3 layers run in inference mode, even inside a layer that is called in training mode."""
     outer = global_state.get_global_attribute("current_call_ctx")
     global_state.set_global_attribute("current_call_ctx", None)
     try:
@@ -83,11 +83,11 @@ def inference_mode() -> Iterator[None]:
 
 @contextlib.contextmanager
 def tf_keras_training_mode(layers: Sequence[Any]) -> Iterator[None]:
-    """Training mode for tf_keras layers. Keras 3 tells only its own layers of it."""
+    """Context manager: tf_keras layers run in training mode. Keras 3 sets the mode of its own layers only."""
     if not layers:
         yield
         return
-    from tf_keras.src import backend  # tf_keras's public name for this warns of its removal.
+    from tf_keras.src import backend  # The public name in tf_keras gives a deprecation warning.
 
     with backend.deprecated_internal_learning_phase_scope(1):
         yield
@@ -97,19 +97,19 @@ def tf_keras_training_mode(layers: Sequence[Any]) -> Iterator[None]:
 
 
 def adam_moments(optimizer: keras.optimizers.Adam, variable: Any) -> tuple[tf.Variable, tf.Variable]:
-    """The first and the second moments that Keras's Adam keeps of the gradients of `variable`."""
+    """The first and second moments of the gradients of `variable`, as Keras's Adam stores them."""
     index = optimizer._get_variable_index(variable)
     return raw_variable(optimizer._momentums[index]), raw_variable(optimizer._velocities[index])
 
 
 def replace_clipping(optimizer: keras.optimizers.Optimizer, clip: Callable[..., Sequence[tf.Tensor]]) -> None:
-    """From now on `optimizer` clips by `clip(clip of Keras, gradients)`."""
-    # Of the instance alone: its class, its configuration and so its files stay Keras's own.
+    """Makes `optimizer` clip gradients by `clip(clip_of_keras, gradients)`, where `clip_of_keras` is Keras's method."""
+    # Only the instance changes. Its class and its configuration stay the same, and so do saved files.
     optimizer._clip_gradients = functools.partial(clip, functools.partial(type(optimizer)._clip_gradients, optimizer))
 
 
 class BuiltModel(keras.Model):
-    """A Keras model that its constructor builds completely."""
+    """A Keras model whose constructor builds all its layers."""
 
     def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
-        """Does nothing. Keras's own method fails on replicas that get different numbers of rows."""
+        """Does nothing. Keras's method fails when replicas get different numbers of rows."""

@@ -1,4 +1,4 @@
-"""Which part of an event a coupling keeps (True) and which it moves (False).
+"""Masks: which part of an event a coupling keeps (True) and which part it moves (False).
 
 Source: Dinh, Sohl-Dickstein & Bengio, "Density estimation using Real NVP", 2017, arXiv 1605.08803, section 3.4.
 """
@@ -21,7 +21,7 @@ def half(size: int, flip: bool = False) -> np.ndarray:
         Boolean array of shape `[D]`.
 
     Raises:
-        ValueError: if `size` is below 1, or `flip` no boolean.
+        ValueError: if `size` is below 1, or `flip` is not a boolean.
 
     >>> half(5)
     array([ True,  True,  True, False, False])
@@ -32,7 +32,7 @@ def half(size: int, flip: bool = False) -> np.ndarray:
 
 
 def alternating(size: int, flip: bool = False) -> np.ndarray:
-    """Keeps the features of even index.
+    """Keeps the features with an even index.
 
     Args:
         size: number of features `D`, at least 1.
@@ -42,7 +42,7 @@ def alternating(size: int, flip: bool = False) -> np.ndarray:
         Boolean array of shape `[D]`.
 
     Raises:
-        ValueError: if `size` is below 1, or `flip` no boolean.
+        ValueError: if `size` is below 1, or `flip` is not a boolean.
 
     >>> alternating(4)
     array([ True, False,  True, False])
@@ -64,7 +64,7 @@ def checkerboard(height: int, width: int, flip: bool = False) -> np.ndarray:
         Boolean array of shape `[H, W, 1]`.
 
     Raises:
-        ValueError: if a size is below 1, or `flip` no boolean.
+        ValueError: if a size is below 1, or `flip` is not a boolean.
 
     >>> checkerboard(2, 2)[..., 0]
     array([[ True, False],
@@ -88,7 +88,7 @@ def channelwise(channels: int, flip: bool = False) -> np.ndarray:
         Boolean array of shape `[1, 1, C]`.
 
     Raises:
-        ValueError: if `channels` is below 1, or `flip` no boolean.
+        ValueError: if `channels` is below 1, or `flip` is not a boolean.
 
     >>> channelwise(3)[0, 0]
     array([ True,  True, False])

@@ -1,4 +1,4 @@
-"""Batches whose rows several replicas of a `tf.distribute.Strategy` share, maybe unevenly."""
+"""Sums and means over the replicas of a `tf.distribute.Strategy`, which may hold different numbers of rows."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ __all__ = ["replica_loss", "rows_of_replicas", "sum_of_replicas"]
 
 
 def sum_of_replicas(value: tf.Tensor) -> tf.Tensor:
-    """The sum of a value of each replica; where there is one, `value` itself."""
+    """The sum of `value` over all replicas; `value` itself if there is only one replica."""
     replica = tf.distribute.get_replica_context()
     if replica is None or replica.num_replicas_in_sync == 1:
         return value
@@ -16,17 +16,17 @@ def sum_of_replicas(value: tf.Tensor) -> tf.Tensor:
 
 
 def rows_of_replicas(rows: tf.Tensor) -> tf.Tensor:
-    """The number of rows `[R]` of each replica, of which `rows` is this one's."""
+    """The numbers of rows `[R]` of all R replicas, where `rows` is the number of rows of this replica."""
     replica = tf.distribute.get_replica_context()
     mine = tf.one_hot(replica.replica_id_in_sync_group, replica.num_replicas_in_sync, dtype=tf.int64)
     return replica.all_reduce(tf.distribute.ReduceOp.SUM, mine * tf.cast(rows, tf.int64))
 
 
 def replica_loss(nll: tf.Tensor, extra: Sequence[tf.Tensor]) -> tf.Tensor:
-    """This replica's share of the mean of `nll [N]` over the rows of all replicas, plus `extra`.
+    """This replica's share of the mean of `nll [N]` over the rows of all replicas, plus its share of `extra`.
 
-    Keras adds up the gradients of all replicas, so the gradient here divides by the number of all rows. Keras weights
-    the value of the loss by the rows of each replica, so the value here is the mean over the rows of this replica.
+    Keras adds up the gradients of all replicas, so the gradient is divided by the number of rows of all replicas.
+    Keras weights the value of the loss by the rows of each replica, so the value is the mean over this replica's rows.
     """
     rows = tf.size(nll, tf.int64)
     all_rows = tf.cast(sum_of_replicas(rows), nll.dtype)

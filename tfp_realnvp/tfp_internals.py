@@ -1,4 +1,4 @@
-"""The one file that uses private names of TensorFlow Probability, apart from methods that TFP has subclasses define.
+"""The one file that uses private names of TensorFlow Probability, apart from methods that TFP's subclasses override.
 
 `tests/test_private_names.py` lists each of them and checks that it does what this file needs.
 """
@@ -25,11 +25,11 @@ __all__ = [
     "split_kwargs",
 ]
 
-# What bijectors remember
+# TFP's caches of bijectors
 
 
 class ForgetfulCache(cache_util.BijectorCacheWithGreedyAttrs):
-    """TFP's cache with an empty memory at each call, so that no result is ever reused."""
+    """TFP's cache, emptied at each call, so that no result is ever reused."""
 
     def __get__(self, bijector: Any, bijector_class: type | None = None) -> Any:
         bound = super().__get__(bijector, bijector_class)
@@ -41,11 +41,11 @@ class ForgetfulCache(cache_util.BijectorCacheWithGreedyAttrs):
 
 
 class GraphCache(ForgetfulCache):
-    """TFP's cache with one memory for each graph; in eager mode it remembers nothing.
+    """TFP's cache with separate entries for each graph; in eager mode nothing is cached.
 
-    In eager mode a memory would outlive the call: after a weight has changed, or within a `tf.GradientTape` opened
-    since, TFP would answer with stale values and without gradients. A graph holds its own memory, so both are freed
-    together, and no branch or loop sees the tensors of another.
+    In eager mode a cached result would outlive the call. After an update of the weights TFP would return the old value,
+    and in a `tf.GradientTape` opened later the result would have no gradient. In graph mode the cache is an attribute
+    of the graph, so that both are freed together. A branch or a loop has a graph of its own, and so its own entries.
     """
 
     def _memory(self) -> cache_util.EphemeralDict:
@@ -61,13 +61,13 @@ _METHODS = {"forward_name": "_augmented_forward", "inverse_name": "_augmented_in
 
 
 class CachedInGraphs:
-    """For a bijector that in a graph remembers the results of its `_augmented_forward` and `_augmented_inverse`."""
+    """Mixin for a bijector: in a graph, caches the results of `_augmented_forward` and `_augmented_inverse`."""
 
     _cache = GraphCache(**_METHODS)
 
 
 class NeverCached:
-    """For a chain that remembers nothing, and has its log-determinants from its own methods, not from its parts."""
+    """Mixin for a chain: caches nothing, and computes log-determinants by its own methods, not by its bijectors."""
 
     _cache = ForgetfulCache(**_METHODS)
     _call_forward_log_det_jacobian = tfb.Bijector._call_forward_log_det_jacobian
@@ -76,11 +76,12 @@ class NeverCached:
 
 @contextlib.contextmanager
 def forgotten_by_tfp() -> Iterator[None]:
-    """What stock bijectors compute in here, in a graph, leaves nothing in TFP's cache.
+    """Context manager: removes from TFP's cache what TFP's bijectors add to it while a graph is traced.
 
-    TFP has one cache for the whole process. A log-determinant in it keeps its graph, and the graph keeps the entry.
+    TFP has one cache for the whole process. A cached log-determinant keeps its graph alive, and the graph keeps the
+    cache entry alive, so neither would ever be freed.
     """
-    if tf.executing_eagerly():  # There, an entry is gone with its tensor.
+    if tf.executing_eagerly():  # In eager mode, TFP frees an entry together with its tensor.
         yield
         return
     memory, graph = tfb.Bijector._cache.storage, tf.compat.v1.get_default_graph()
@@ -94,39 +95,39 @@ def forgotten_by_tfp() -> Iterator[None]:
                 memory.pop(entry, None)
 
 
-# What bijectors and distributions know of themselves
+# Properties of bijectors and distributions
 
 
 def is_stock(part: Any, kind: type) -> bool:
-    """Whether `part` is of TFP's class `kind` itself, such as `tfb.Chain`, and not of a subclass.
+    """Whether the class of `part` is TFP's class `kind` itself, such as `tfb.Chain`, and not a subclass.
 
-    TFP makes an instance of the base class of `kind` where a component is not a composite tensor.
+    If a component is not a composite tensor, TFP creates an instance of the base class of `kind` instead.
     """
     return type(part) in (kind, kind.__bases__[0])
 
 
 def is_injective(bijector: tfb.Bijector) -> bool:
-    """Whether each value of `bijector` has one inverse. `tfb.AbsoluteValue`, for one, has two."""
+    """Whether each value of `bijector` has one inverse. For example, `tfb.AbsoluteValue` has two."""
     return bool(bijector._is_injective)
 
 
 def is_increasing(bijector: tfb.Bijector, **kwargs: Any) -> bool | tf.Tensor:
-    """Whether a bijector of events of one feature increases; a NotImplementedError if it cannot say so."""
+    """Whether a bijector of one feature is increasing. Raises a NotImplementedError if the bijector does not know."""
     return bijector._internal_is_increasing(**kwargs)
 
 
 def split_kwargs(distribution: tfd.TransformedDistribution, kwargs: dict[str, Any]) -> Any:
-    """(keyword arguments for the base distribution, those for the bijector) of a method."""
+    """Splits the keyword arguments of a method into those for the base distribution and those for the bijector."""
     return distribution._kwargs_split_fn(kwargs)
 
 
 def broadcast_base(distribution: tfd.TransformedDistribution) -> tfd.Distribution:
-    """The base distribution, with the batch shape of the whole."""
+    """The base distribution, broadcast to the batch shape of `distribution`."""
     return distribution._maybe_broadcast_distribution_batch_shape()
 
 
 class ForgottenSamples(tfd.TransformedDistribution):
-    """A transformed distribution whose samples leave nothing in TFP's cache."""
+    """A transformed distribution that leaves no entry in TFP's cache when it samples."""
 
     def _call_sample_n(self, sample_shape: Any, seed: Any, **kwargs: Any) -> tf.Tensor:
         with forgotten_by_tfp():
@@ -134,7 +135,7 @@ class ForgottenSamples(tfd.TransformedDistribution):
 
 
 class Unbatched:
-    """For a bijector that stays as it is where a chain around it is sliced along its batch."""
+    """Mixin for a bijector that does not change when the batch of a chain around it is sliced."""
 
     def _broadcast_parameters_with_batch_shape(self, batch_shape: Any, x_event_ndims: Any = None) -> Any:
         return self

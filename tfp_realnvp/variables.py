@@ -1,4 +1,4 @@
-"""Which layers and variables a TFP object depends on, be they of Keras 3, tf_keras or TensorFlow."""
+"""The layers and variables that a TFP object depends on: from Keras 3, tf_keras or TensorFlow."""
 
 import contextlib
 import sys
@@ -22,7 +22,7 @@ __all__ = [
 
 
 class _ConstraintOfTensors(keras.constraints.Constraint):
-    """A constraint of a `tf.Variable` for Keras, whose optimizers pass a variable where TensorFlow passes a tensor."""
+    """The constraint of a `tf.Variable`, for Keras. Keras passes a variable where TensorFlow passes a tensor."""
 
     def __init__(self, constraint: Callable[[tf.Tensor], tf.Tensor]):
         self._constraint = constraint
@@ -32,26 +32,26 @@ class _ConstraintOfTensors(keras.constraints.Constraint):
 
 
 def keras_variable(variable: tf.Variable, trainable: bool) -> keras.Variable:
-    """A Keras 3 variable around `variable` itself, so that a Keras model can hold, train and save it."""
+    """Wraps `variable` itself in a Keras 3 variable, so that a Keras model can train and save it."""
     wrapper = wrap_variable(variable, trainable, name=variable.name.split(":")[0].replace("/", "_"))
-    if variable.constraint is not None:  # Keras's optimizers apply it after each step.
+    if variable.constraint is not None:  # Keras optimizers apply the constraint after each step.
         wrapper.constraint = _ConstraintOfTensors(variable.constraint)
     return wrapper
 
 
 def keras_layers(module: object) -> tuple[keras.layers.Layer, ...]:
-    """The outermost Keras 3 layers in `module`: itself, or what a `tf.Module` such as a bijector holds."""
+    """The outermost Keras 3 layers in `module`, which is a layer itself or a `tf.Module` such as a bijector."""
     return _layers(module, keras.layers.Layer)
 
 
 def tf_keras_layers(module: object) -> tuple[Any, ...]:
-    """The outermost tf_keras layers in `module`; none if nobody has imported tf_keras."""
+    """The outermost tf_keras layers in `module`; an empty tuple if tf_keras has not been imported."""
     tf_keras = sys.modules.get("tf_keras")
     return () if tf_keras is None else _layers(module, tf_keras.layers.Layer)
 
 
 def all_variables(module: object) -> tuple[tf.Variable, ...]:
-    """Every `tf.Variable` in `module`, each once: those of `tf.Module`s, and those under Keras 3 layers."""
+    """Every `tf.Variable` of the `tf.Module`s and Keras 3 layers in `module`, each listed once."""
     variables = [raw_variable(variable) for layer in keras_layers(module) for variable in layer.variables]
     if isinstance(module, tf.Module):
         variables.extend(module.variables)
@@ -60,7 +60,7 @@ def all_variables(module: object) -> tuple[tf.Variable, ...]:
 
 @contextlib.contextmanager
 def with_values(module: object, values: Sequence[tf.Variable | tf.Tensor]) -> Iterator[None]:
-    """In here, Keras 3 layers in `module` compute with `values`, one for each of `all_variables(module)`."""
+    """Context manager: Keras 3 layers in `module` compute with `values`, one for each of `all_variables(module)`."""
     of_keras = {id(raw_variable(own)): own for layer in keras_layers(module) for own in layer.variables}
     pairs = [
         (of_keras[id(own)], tf.convert_to_tensor(value))
@@ -81,17 +81,17 @@ def check_values(module: object, values: Sequence[tf.Variable | tf.Tensor], argu
         )
     of_keras = {id(raw_variable(variable)) for layer in keras_layers(module) for variable in layer.variables}
     for variable, value in zip(own, values, strict=True):
-        # In a `tf.function` that takes the object as an argument, a variable without a value stands for each variable.
+        # In a `tf.function` that takes the object as an argument, a symbolic variable takes the place of each variable.
         is_same = value is variable or (isinstance(value, tf.Variable) and tf.is_symbolic_tensor(value.handle))
         if id(variable) not in of_keras and not is_same:
             raise ValueError(
-                f"{argument} cannot be replaced: {variable.name} is not a variable of a Keras 3 layer, and only those "
-                "layers compute with other values than their own"
+                f"{argument} cannot replace {variable.name}: it is not a variable of a Keras 3 layer, and only Keras 3 "
+                "layers can compute with values other than their variables"
             )
 
 
 def frozen_variables(layers: Sequence[Any]) -> tuple[tf.Variable, ...]:
-    """The variables that tf_keras layers do not train. Variables of a frozen layer still report trainable=True."""
+    """The variables that tf_keras layers do not train. In a frozen layer, variables still report trainable=True."""
     return tuple(variable for layer in layers for variable in layer.non_trainable_variables)
 
 
@@ -101,6 +101,6 @@ def _layers(module: object, layer_type: type) -> tuple[Any, ...]:
     if not isinstance(module, tf.Module):
         return ()
     layers = parts_within(module, layer_type)
-    # tf_keras layers are modules themselves, so the layers within them are among `layers`, too.
+    # tf_keras layers are modules themselves, so `layers` also includes the layers inside them.
     inner = {id(part) for layer in layers if isinstance(layer, tf.Module) for part in layer.submodules}
     return tuple(layer for layer in layers if id(layer) not in inner)

@@ -1,4 +1,4 @@
-"""Bijectors: the mathematics of a flow. They know nothing of training or files."""
+"""Bijectors: the mathematics of a flow. This package contains no code for training or files."""
 
 from tfp_realnvp.bijectors.affine import AffineCoupling
 from tfp_realnvp.bijectors.base import OnePassBijector

@@ -28,51 +28,52 @@ class Affine:
 class AffineCoupling(Coupling):
     """Affine coupling of Real NVP: the moved part is scaled and shifted by functions of the kept part.
 
-    With mask b (1 = kept), log-scale s and shift t, both computed by the conditioner from the kept part and, if there
-    is one, the context,
+    With mask b (1 = kept), log-scale s and shift t, where the conditioner computes s and t from the kept part and, for
+    a conditional density, the context,
 
         y = x * exp((1-b) * s(b*x)) + (1-b) * t(b*x)            log|det dy/dx| = sum((1-b) * s(b*x))
         x = (y - (1-b) * t(b*y)) * exp(-(1-b) * s(b*y))         log|det dx/dy| = -sum((1-b) * s(b*y))
 
-    `forward` takes latent to data (sampling), `inverse` data to latent (density). Kept components come through
-    unchanged, bit for bit. The conditioner runs once for a value and its log-determinant.
+    `forward` maps from latent to data (sampling), `inverse` from data to latent (density). Kept components do not
+    change, bit for bit. The conditioner runs once for a value and its log-determinant.
 
     Source: Dinh, Sohl-Dickstein & Bengio, "Density estimation using Real NVP", 2017, arXiv 1605.08803, section 3.
 
     Args:
-        conditioner: `conditioner(kept)`, or `conditioner(kept, context)` with a context, returning the pair
-            (shift, log_scale). `kept` is `[N, d]`, all leading dimensions flattened into N; shift and log_scale are
-            `[N, D - d]`, in the order of the features. A Keras 3 layer or model, a tf_keras layer or model (a
-            functional one has two inputs, in that order), a `tf.Module`, or a plain function. A Keras conditioner
-            that is not built yet is built here. A plain function is for fixed transforms: wrap one that has variables
-            in a `tf.Module`, since nobody can see into a function.
-        mask: boolean array, True = kept. `[D]`, for instance `masks.half(D)`: two contiguous parts are sliced, other
-            patterns gathered. For images, `[1, 1, C]`, such as `masks.channelwise(C)`: kept is `[N, H, W, c]`, the
-            kept channels, shift and log_scale are `[N, H, W, C - c]`; or `[H, W, 1]`, such as
-            `masks.checkerboard(H, W)`: kept is the image `[N, H, W, C]` with zeros at moved pixels, and so are shift
-            and log_scale, of which kept pixels do not count. A conditioner that is not built yet is built for one
-            channel then; give the mask as `[H, W, C]` for more.
+        conditioner: `conditioner(kept)`, or `conditioner(kept, context)` with a context. It returns the pair
+            (shift, log_scale). `kept` is `[N, d]`, where N is the product of all leading dimensions. shift and
+            log_scale are `[N, D - d]`, in the order of the features. The conditioner is a Keras 3 layer or model, a
+            tf_keras layer or model, a `tf.Module`, or a plain function. A functional Keras model has the two inputs
+            [kept, context]. A Keras conditioner that is not built yet is built by the coupling. Use a plain function
+            for fixed transforms only: TensorFlow does not see the variables inside a function. Wrap a function that
+            has variables in a `tf.Module`.
+        mask: boolean array, True = kept. For vectors, `[D]`, such as `masks.half(D)`. For channels of images,
+            `[1, 1, C]`, such as `masks.channelwise(C)`: kept is `[N, H, W, c]`, shift and log_scale are
+            `[N, H, W, C - c]`. For pixels of images, `[H, W, 1]`, such as `masks.checkerboard(H, W)`: kept is the image
+            `[N, H, W, C]` with zeros at moved pixels; shift and log_scale are `[N, H, W, C]`, and their values at kept
+            pixels are ignored. With a mask `[H, W, 1]`, a conditioner that is not built yet is built for one channel;
+            give the mask as `[H, W, C]` for more channels.
         context: floating-point tensor `[B..., K]`, or None. Its leading dimensions are the batch shape of the
             bijector; they broadcast with the leading dimensions of the events. A `tf.Variable` or
-            `tfp.util.TransformedVariable` stays a reference, so it trains.
-        conditioner_variables: for TFP, which rebuilds a bijector from other tensors, such as those with stopped
-            gradients: the values that a Keras 3 network computes with in place of its variables.
+            `tfp.util.TransformedVariable` is not copied, so it trains.
+        conditioner_variables: leave it None. TFP passes it when it rebuilds the bijector from other tensors, such as
+            tensors with stopped gradients: a Keras 3 conditioner then computes with these values.
         validate_args, name: as in every `tfb.Bijector`.
 
-    Events are `[..., D]`, or images `[..., H, W, C]`; log-determinants `[...]`, in nats, and in float32 at least.
+    Events are `[..., D]`, or images `[..., H, W, C]`. Log-determinants are `[...]`, in nats, at least in float32.
 
     Raises:
-        ValueError: if mask is not such a boolean array or keeps all or nothing; if an event is not of its shape; if the
-            conditioner does not return two tensors of those shapes.
+        ValueError: if mask is not such a boolean array, or keeps all or nothing; if an event has the wrong shape; if
+            the conditioner does not return two tensors of these shapes.
 
-    An event or context with a NaN or infinity gives NaN in the moved part and in the log-determinant of its own event.
+    A NaN or infinity in an event, or in its context, makes the moved part and the log-determinant of that event NaN.
 
-    In eager mode a coupling remembers nothing, so TFP's own `tfb.Chain` runs the conditioner once for the value and
-    once more for the log-determinant. In a `tf.function` it remembers what every TFP bijector does, and the conditioner
-    runs once. There, any second evaluation of the same tensor in the same `tf.function` may be answered with an old
-    result: after an update of the weights it has the old value, and in a tape opened later it has no gradient. A stock
-    `tfb.Chain` has this hazard whatever its bijectors are. `nvp.Flow(distribution).distribution()` has neither: it runs
-    each conditioner once and remembers nothing.
+    In eager mode a coupling caches nothing, so TFP's `tfb.Chain` runs the conditioner once for the value and once more
+    for the log-determinant. In a `tf.function` a coupling caches its results, as every TFP bijector does, and the
+    conditioner runs once. A second evaluation of the same tensor in the same `tf.function` may then return an old
+    result: the value from before an update of the weights, or a value without a gradient in a tape opened later. A
+    `tfb.Chain` of any bijectors has the same problem. `nvp.Flow(distribution).distribution()` avoids both problems: it
+    runs each conditioner once and caches nothing.
 
     >>> coupling = AffineCoupling(lambda kept: (kept, tf.zeros_like(kept)), mask=np.array([True, False]))
     >>> coupling.forward([[1.0, 2.0]]).numpy()

@@ -1,8 +1,7 @@
-"""What all bijectors of this package share: value and log-determinant are one computation.
+"""The base class of the bijectors in this package, which compute value and log-determinant together.
 
-TFP asks a bijector for its value and for its log-determinant in two calls, and its cache, keyed by bijector and input,
-makes them one computation. Here the pair is one method, `_forward_and_log_det` or `_inverse_and_log_det`, and all that
-TFP asks for follows from it.
+TFP calls one method for the value and another for the log-determinant, and relies on a cache to avoid computing twice.
+Here one method, `_forward_and_log_det` or `_inverse_and_log_det`, returns both, and TFP's methods are derived from it.
 """
 
 import abc
@@ -29,7 +28,7 @@ ValueAndLogDet = tuple[tf.Tensor, tf.Tensor]
 
 
 class OnePass(CachedInGraphs):
-    """What TFP asks of a bijector, derived from `_forward_and_log_det` and `_inverse_and_log_det`."""
+    """Derives the methods that TFP calls from `_forward_and_log_det` and `_inverse_and_log_det`."""
 
     _forward_and_log_det: Callable[..., ValueAndLogDet]
     _inverse_and_log_det: Callable[..., ValueAndLogDet]
@@ -55,11 +54,11 @@ class OnePass(CachedInGraphs):
         return self._inverse_alone(y, **kwargs)[1]
 
     def _forward_alone(self, x: tf.Tensor, **kwargs: Any) -> ValueAndLogDet:
-        """What `forward` gives to a user."""
+        """Value and log-determinant for a user's call of `forward`, outside a chain of this package."""
         return self._forward_and_log_det(x, **kwargs)
 
     def _inverse_alone(self, y: tf.Tensor, **kwargs: Any) -> ValueAndLogDet:
-        """What `inverse` gives to a user."""
+        """Value and log-determinant for a user's call of `inverse`, outside a chain of this package."""
         return self._inverse_and_log_det(y, **kwargs)
 
 
@@ -68,13 +67,14 @@ class OnePassBijector(OnePass, tfb.AutoCompositeTensorBijector):
 
     @abc.abstractmethod
     def _forward_and_log_det(self, x: tf.Tensor) -> ValueAndLogDet:
-        """(y, log|det dy/dx|) of events of `forward_min_event_ndims` dimensions."""
+        """(y, log|det dy/dx|) for events x with `forward_min_event_ndims` dimensions."""
 
     @abc.abstractmethod
     def _inverse_and_log_det(self, y: tf.Tensor) -> ValueAndLogDet:
-        """(x, log|det dx/dy|) of events of `inverse_min_event_ndims` dimensions."""
+        """(x, log|det dx/dy|) for events y with `inverse_min_event_ndims` dimensions."""
 
-    # Our chain calls the two methods above. It marks events that are not finite once, before its first bijector.
+    # `OnePassChain` calls the two methods above directly. It replaces events that are not finite by NaN once, before
+    # its first bijector. For calls without such a chain, the two methods below do the same.
 
     def _forward_alone(self, x: tf.Tensor, **kwargs: Any) -> ValueAndLogDet:
         y, log_det = self._forward_and_log_det(x, **kwargs)
@@ -85,12 +85,12 @@ class OnePassBijector(OnePass, tfb.AutoCompositeTensorBijector):
         return self._marked(all_finite(y, self.inverse_min_event_ndims), x, log_det, self.forward_min_event_ndims)
 
     def _marked(self, valid: tf.Tensor, value: tf.Tensor, log_det: tf.Tensor, event_ndims: int) -> ValueAndLogDet:
-        """NaN for the values of events that are not `valid`."""
+        """Replaces the values of events that are not `valid` by NaN."""
         return nan_unless(with_dimensions(valid, event_ndims), value), log_det
 
 
 def log_det_dtype(dtype: tf.DType) -> tf.DType:
-    """Log-determinants of half precision events are kept in float32: they add up many small terms."""
+    """The dtype for log-determinants of events of `dtype`: float32 for half precision, since many terms are summed."""
     return tf.float32 if dtype in (tf.float16, tf.bfloat16) else dtype
 
 
@@ -107,19 +107,24 @@ def with_dimensions(tensor: tf.Tensor, ndims: int) -> tf.Tensor:
 
 
 def nan_unless(valid: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
-    """`values`, bit for bit, where `valid` is true, and NaN elsewhere, with a gradient of 0; shapes broadcast.
+    """`values`, bit for bit, where `valid` is true, and NaN with a gradient of 0 elsewhere. The shapes broadcast.
 
-    Some kernels turn NaN into a plausible number, such as oneDNN's fused product with a rectifier, which gives 0.
+    This is needed because some kernels turn NaN into a number. For example, oneDNN's fused matrix product with ReLU
+    turns NaN into 0.
     """
-    # No constant NaN, which `tf.debugging.enable_check_numerics` would report where all events are valid, too.
+    # `tf.debugging.enable_check_numerics` would report a constant NaN even if all events are valid, so it is computed.
     one = tf.ones([], values.dtype)
     return tf.where(valid, values, tf.sqrt(tf.where(valid, one, -one)))
 
 
 def sum_of_parts(log_det: tf.Tensor, value: tf.Tensor, event_ndims: int, min_event_ndims: int) -> tf.Tensor:
-    """The log-determinant of events of `event_ndims` dimensions, from those of their parts of `min_event_ndims`."""
+    """Sums log-determinants over the parts of an event.
+
+    `log_det` has one entry for each part of `min_event_ndims` dimensions; the result has one entry for each event of
+    `event_ndims` dimensions. `value` gives the shape of the events.
+    """
     parts = list(range(min_event_ndims - event_ndims, 0))
     if not parts:
         return log_det
-    log_det = tf.broadcast_to(log_det, tf.shape(value)[: -min_event_ndims or None])  # a constant of each part
+    log_det = tf.broadcast_to(log_det, tf.shape(value)[: -min_event_ndims or None])  # may be a scalar
     return tf.reduce_sum(log_det, axis=parts)

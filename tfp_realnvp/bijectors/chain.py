@@ -1,4 +1,4 @@
-"""Chains that walk their bijectors once, and any bijector's value and log-determinant together."""
+"""Chains that compute value and log-determinant in one pass, and functions that do the same for any bijector."""
 
 import contextlib
 from collections.abc import Sequence
@@ -41,22 +41,21 @@ __all__ = [
 
 
 class OnePassChain(NeverCached, OnePass, tfb.Chain):
-    """A `tfb.Chain` that walks its bijectors once for value and log-determinant, and remembers no result.
+    """A `tfb.Chain` that computes value and log-determinant in one pass over its bijectors, and caches no result.
 
         y = b_1(b_2(... b_n(x))),        log|det dy/dx| = sum of the log|det| of each b_i at its own input.
 
-    An event with a NaN or infinity gives NaN. So does the inverse of an event that lies outside the range of a stock
-    bijector without variables, such as -1 for `tfb.Exp()`; its log-determinant is -inf.
+    An event with a NaN or infinity gives NaN. An event outside the range of a TFP bijector without variables, such as
+    -1 for `tfb.Exp()`, has the inverse NaN and the log-determinant -inf.
 
     Args:
         bijectors: list of bijectors; the last one is applied first.
-        event_shape: shape of an event of y, the data side, or None if any will do.
-        inference: run Keras networks in inference mode, even within a Keras layer that is being trained.
-        validate_args: as in `tfb.Chain`.
-        name: name of the ops.
+        event_shape: shape of an event y, on the data side, or None to allow any shape.
+        inference: whether to run Keras networks in inference mode, even inside a Keras layer in training mode.
+        validate_args, name: as in `tfb.Chain`.
 
     Raises:
-        ValueError: if an event of y does not have that shape, or one of x the shape that belongs to it.
+        ValueError: if an event y does not have shape `event_shape`, or an event x the corresponding latent shape.
 
     >>> chain = OnePassChain([tfb.Shift([1.0, 2.0]), tfb.Scale([2.0, 2.0])])
     >>> chain.forward([0.0, 1.0]).numpy()
@@ -104,7 +103,7 @@ class OnePassChain(NeverCached, OnePass, tfb.Chain):
     ) -> ValueAndLogDet:
         """Value and log-determinant in one direction.
 
-        `to_latent`, and the value outside a range, are as in `_transform`. Unless `checked`, events may be infinite.
+        `backward` and `to_latent` have the meaning of `_transform`. Unless `checked`, events may be infinite.
         """
         if not event.dtype.is_floating:
             raise ValueError(f"event of {self.name} must be of a floating-point dtype, got {event.dtype.name}")
@@ -149,34 +148,34 @@ def as_chain(bijector: tfb.Bijector) -> OnePassChain:
 
 
 def forward_and_log_det(bijector: tfb.Bijector, x: tf.Tensor, event_ndims: int, **kwargs: Any) -> ValueAndLogDet:
-    """(y, log|det dy/dx|) of any bijector at `x`, whose last `event_ndims` dimensions are the event."""
+    """(y, log|det dy/dx|) of any bijector at `x`. The last `event_ndims` dimensions of `x` are the event."""
     return _transform(bijector, x, event_ndims, backward=False, to_latent=False, kwargs=kwargs)
 
 
 def inverse_and_log_det(bijector: tfb.Bijector, y: tf.Tensor, event_ndims: int, **kwargs: Any) -> ValueAndLogDet:
-    """(x, log|det dx/dy|) of any bijector at `y`, whose last `event_ndims` dimensions are the event.
+    """(x, log|det dx/dy|) of any bijector at `y`. The last `event_ndims` dimensions of `y` are the event.
 
-    For an event outside the range of a stock bijector without variables, the log-determinant is -inf and x has no
-    meaning, but is finite, so that gradients stay finite; see `is_outside`.
+    If an event lies outside the range of a TFP bijector without variables, its log-determinant is -inf. Its x is then
+    an arbitrary finite value, so that gradients stay finite; see `is_outside`.
     """
     return _transform(bijector, y, event_ndims, backward=True, to_latent=True, kwargs=kwargs)
 
 
 def is_outside(log_det: tf.Tensor) -> tf.Tensor:
-    """Whether a log-determinant of `inverse_and_log_det` says that its event lies outside a range."""
+    """Whether an event lies outside a range, given its log-determinant from `inverse_and_log_det`."""
     return tf.math.is_inf(log_det) & (log_det < 0)
 
 
 def has_parts(bijector: tfb.Bijector) -> bool:
-    """Whether its events are structures of several tensors."""
+    """Whether the events of `bijector` consist of several tensors."""
     ndims = bijector.forward_min_event_ndims, bijector.inverse_min_event_ndims
     return any(tf.nest.is_nested(each) for each in ndims)
 
 
 def has_range(bijector: tfb.Bijector) -> bool:
-    """Whether an event may lie outside the range of a stock bijector without variables in `bijector`.
+    """Whether an event may lie outside the range of a TFP bijector without variables in `bijector`.
 
-    True for every map of TFP that is not affine, whether or not all numbers are in its range.
+    True for every TFP bijector that is not affine, even if its range is all numbers.
     """
     if isinstance(bijector, OnePassBijector):
         return False
@@ -189,7 +188,7 @@ def has_range(bijector: tfb.Bijector) -> bool:
 
 
 def flat_bijectors(bijector: tfb.Bijector) -> list[tfb.Bijector]:
-    """The bijectors of nested chains in one list; a chain that splits its events into parts stays whole."""
+    """The bijectors of nested chains in one list. A chain whose events are several tensors stays one entry."""
     if is_stock(bijector, tfb.Invert):
         return [tfb.Invert(part) for part in reversed(flat_bijectors(bijector.bijector))]
     if not (isinstance(bijector, OnePassChain) or _walks(bijector)):
@@ -198,7 +197,7 @@ def flat_bijectors(bijector: tfb.Bijector) -> list[tfb.Bijector]:
 
 
 def _walks(bijector: tfb.Bijector) -> bool:
-    """Whether `bijector` is a stock chain whose parts can be walked one by one."""
+    """Whether `bijector` is a `tfb.Chain` that `OnePassChain` can replace."""
     return is_stock(bijector, tfb.Chain) and not any(has_parts(part) for part in bijector.bijectors)
 
 
@@ -211,10 +210,10 @@ def _transform(
     to_latent: bool,
     kwargs: dict[str, Any],
 ) -> ValueAndLogDet:
-    """The value and log-determinant of `bijector`, or of its inverse if `backward`.
+    """The value and log-determinant of `bijector` or, if `backward`, of its inverse.
 
-    `to_latent` says that the whole chain goes from data to latent, so that a value which a stock bijector without
-    variables cannot take has a log-determinant of -inf.
+    `to_latent` means that the whole chain maps from data to latent. An event that a TFP bijector without variables
+    cannot map then gets a log-determinant of -inf.
     """
     if _walks(bijector):
         bijector = OnePassChain(bijector.bijectors, name=bijector.name)
@@ -248,13 +247,13 @@ def _transform(
 def _through_stock(
     bijector: tfb.Bijector, event: tf.Tensor, event_ndims: int, backward: bool, to_latent: bool, kwargs: dict[str, Any]
 ) -> ValueAndLogDet:
-    """`_transform` by a bijector of TFP or of a user."""
+    """`_transform` for a bijector from TFP or from a user."""
     one_way = bijector.inverse if backward else bijector.forward
     other_way = bijector.forward if backward else bijector.inverse
     log_det_of = bijector.inverse_log_det_jacobian if backward else bijector.forward_log_det_jacobian
 
     def run(event: tf.Tensor) -> ValueAndLogDet:
-        event = tf.identity(event)  # A tensor that nobody else holds: the cache of a stock bijector cannot know it.
+        event = tf.identity(event)  # The cache of a TFP bijector has no entry for this new tensor.
         return one_way(event, **kwargs), log_det_of(event, event_ndims, **kwargs)
 
     with forgotten_by_tfp():
@@ -264,12 +263,12 @@ def _through_stock(
         value_ndims = (bijector.inverse_event_ndims if backward else bijector.forward_event_ndims)(event_ndims)
         try:
             inside = tf.stop_gradient(other_way(tf.fill(tf.shape(value), tf.constant(0.5, value.dtype)), **kwargs))
-        except NotImplementedError:  # by a `tfb.Inline` of one direction
+        except NotImplementedError:  # a `tfb.Inline` without the other direction
             return run(event)
         computed = all_finite(value, value_ndims) & ~tf.math.is_nan(log_det)
-        # Where the parameters of the bijector are NaN, nothing is inside.
+        # If the parameters of the bijector are NaN, `inside` is NaN too, and no event counts as outside.
         outside = all_finite(event, event_ndims) & ~computed & all_finite(inside, event_ndims)
-        # An event inside takes the place of one outside, so that no gradient is NaN here or further on.
+        # An event inside the range replaces each event outside, so that no gradient is NaN here or further on.
         value, log_det = run(tf.where(with_dimensions(outside, event_ndims), inside, event))
         minus_infinity = tf.math.log(tf.where(outside, tf.zeros([], log_det.dtype), tf.ones([], log_det.dtype)))
         return value, tf.where(outside, minus_infinity, log_det)

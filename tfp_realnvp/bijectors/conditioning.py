@@ -1,4 +1,4 @@
-"""One call of a conditioner, of whatever kind, for all events of a batch, and the checks of what it returns."""
+"""Calls a conditioner of any kind once for all events of a batch, and checks its outputs."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,22 +17,23 @@ def condition(
     output_shapes: Sequence[Sequence[int]],
     expected: str,
 ) -> list[tf.Tensor]:
-    """What a conditioner returns for kept parts and contexts of any batch shape.
+    """Calls a conditioner for kept parts and contexts of any batch shape.
 
     Args:
-        conditioner: takes rows `[N, *kept]` and, if there is a context, `[N, K]`. A functional Keras model of two
-            inputs takes the pair of them.
+        conditioner: takes rows `[N, *kept]` and, if there is a context, rows `[N, K]`. A functional Keras model with
+            two inputs takes the pair of both.
         kept: kept parts `[..., *kept]`.
         context: `[..., K]` with the same leading dimensions, or None.
         event_ndims: number of dimensions of a kept part.
-        output_shapes: the shape of each output for one row, or for one position of an image; flattened ones will do.
-        expected: what the conditioner must return, in words.
+        output_shapes: the shape of each output for one row, or for one position of an image. The conditioner may also
+            return flattened outputs.
+        expected: description of the outputs, for errors.
 
     Returns:
-        The outputs, `[..., *output_shape]`, of the dtype of `kept`.
+        The outputs, `[..., *output_shape]`, with the dtype of `kept`.
 
     Raises:
-        ValueError: if the conditioner returns anything else.
+        ValueError: if the outputs have other shapes, or are not numbers.
     """
     rows, context_rows = _as_rows(kept, event_ndims), None if context is None else _as_rows(context, 1)
     if context_rows is None:
@@ -67,7 +68,7 @@ def _checked_outputs(
         elif not output.shape.is_compatible_with(positions + shape):
             got = " and ".join(str(output.shape) for output in outputs)
             raise ValueError(f"{expected}, got shapes {got} for kept of shape {kept_shape}")
-        elif output.shape.rank is None:  # as `tf.py_function` returns it
+        elif output.shape.rank is None:  # for example from `tf.py_function`
             outputs[index] = tf.ensure_shape(output, positions + shape)
     return outputs
 
@@ -76,13 +77,13 @@ def _as_rows(tensor: tf.Tensor, event_ndims: int) -> tf.Tensor:
     """`tensor [..., *event]` as `[N, *event]`."""
     if tensor.shape.rank == 1 + event_ndims:
         return tensor
-    # An empty last dimension leaves -1 in a reshape undefined, so the number of rows is computed.
+    # The number of rows is computed, because a reshape to -1 is undefined if the last dimension is empty.
     shape = tf.shape(tensor)
     rows = tf.reshape(tensor, tf.concat([[tf.reduce_prod(shape[:-event_ndims])], shape[-event_ndims:]], axis=0))
     return tf.ensure_shape(rows, [None, *tensor.shape[-event_ndims:]])
 
 
 def _with_batch_of(kept: tf.Tensor, event_ndims: int, output: tf.Tensor) -> tf.Tensor:
-    """`output [N, ...]` as `[*batch, ...]`, with the batch shape of `kept`."""
+    """`output [N, ...]` reshaped to `[*batch, ...]`, where `batch` is the batch shape of `kept`."""
     shape = tf.concat([tf.shape(kept)[:-event_ndims], tf.shape(output)[1:]], axis=0)
     return tf.ensure_shape(tf.reshape(output, shape), kept.shape[:-event_ndims] + output.shape[1:])

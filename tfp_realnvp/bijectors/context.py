@@ -1,4 +1,4 @@
-"""Contexts: what a density is conditioned on, with batch shapes that broadcast with those of events."""
+"""Checks of contexts, and the broadcasting of the batch shapes of contexts and events."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ __all__ = ["broadcast_batch_shape", "broadcast_batches", "checked_context", "is_
 
 
 def is_reference(context: Any) -> bool:
-    """Whether a context is a variable, of which a bijector keeps a reference so that it trains."""
+    """Whether a context is a variable. A bijector must not convert it to a tensor, or the variable would not train."""
     return isinstance(context, tf.Variable | tfp.util.DeferredTensor)
 
 
 def checked_context(context: Any) -> Any:
-    """`context` as a tensor `[B..., K]`; a `tf.Variable` or `tfp.util.DeferredTensor` as it is."""
+    """Returns `context` as a tensor `[B..., K]`, or unchanged if it is a `tf.Variable` or `tfp.util.DeferredTensor`."""
     if isinstance(context, keras.Variable):
-        raise ValueError("context must not be a keras.Variable, which TFP takes for a constant: make it a tf.Variable")
+        raise ValueError("context must not be a keras.Variable, which TFP treats as a constant: use a tf.Variable")
     if not is_reference(context):
         try:
             context = tf.convert_to_tensor(context)
@@ -31,9 +31,9 @@ def checked_context(context: Any) -> Any:
 
 
 def broadcast_batches(event: tf.Tensor, event_ndims: int, context: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Events `[..., *event]` and contexts `[..., K]`, both with their common batch shape.
+    """Broadcasts events `[..., *event]` and contexts `[..., K]` to a common batch shape.
 
-    `event_ndims`, the number of dimensions of an event, is at least 1.
+    `event_ndims` is the number of dimensions of an event, at least 1.
     """
     batch_shape = broadcast_batch_shape(event, event_ndims, context)
     event = tf.broadcast_to(event, tf.concat([batch_shape, tf.shape(event)[-event_ndims:]], axis=0))
@@ -41,7 +41,10 @@ def broadcast_batches(event: tf.Tensor, event_ndims: int, context: tf.Tensor) ->
 
 
 def broadcast_batch_shape(event: tf.Tensor, event_ndims: int, context: tf.Tensor) -> tf.Tensor:
-    """The common batch shape of events and contexts `[..., K]`; a ValueError if they are known not to broadcast."""
+    """The common batch shape of events and contexts `[..., K]`.
+
+    Raises a ValueError if their static batch shapes do not broadcast.
+    """
     static = event.shape[: -event_ndims or None], context.shape[:-1]
     try:
         tf.broadcast_static_shape(*static)

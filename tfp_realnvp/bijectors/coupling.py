@@ -1,4 +1,4 @@
-"""Coupling bijectors: the kept part of an event conditions how the rest is moved."""
+"""The base class of coupling bijectors: the kept part of an event determines how the rest moves."""
 
 import contextlib
 import copy
@@ -30,7 +30,7 @@ __all__ = ["Coupling", "Transformer", "with_context"]
 
 
 class Transformer(Protocol):
-    """An increasing map of each moved feature, by parameters that the conditioner computes for it."""
+    """An increasing map of each moved feature. The conditioner computes the parameters of the map."""
 
     @property
     def output_shapes(self) -> Sequence[tuple[int, ...]]:
@@ -38,19 +38,19 @@ class Transformer(Protocol):
 
     @property
     def outputs_in_words(self) -> str:
-        """What the conditioner must return, with `{shape}` in place of the shape of each output."""
+        """Description of the outputs for errors, with the placeholder `{shape}` for their shape."""
 
     def forward(self, x: tf.Tensor, *outputs: tf.Tensor) -> ValueAndLogDet:
-        """Latent to data: (y, log dy/dx), each of the shape of x."""
+        """Latent to data: (y, log dy/dx), both with the shape of x."""
 
     def inverse(self, y: tf.Tensor, *outputs: tf.Tensor) -> ValueAndLogDet:
-        """Data to latent: (x, log dx/dy), each of the shape of y."""
+        """Data to latent: (x, log dx/dy), both with the shape of y."""
 
 
 class Coupling(OnePassBijector):
-    """What all couplings share: split an event, call the conditioner once, transform the moved part, merge.
+    """Base class of couplings: splits an event, calls the conditioner once, transforms the moved part, and merges.
 
-    The constructor of a subclass passes `dict(locals())` on as `parameters`.
+    The constructor of a subclass passes `parameters=dict(locals())`.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Coupling(OnePassBijector):
                 raise ValueError(f"conditioner must be callable, got {conditioner!r}")
             self._conditioner, self._transformer = conditioner, transformer
             self._mask = untracked(self, _checked_mask(mask))
-            # TFP rebuilds copies from the parameters, and the caller's array may change.
+            # `parameters` holds a copy of the mask, because TFP rebuilds from it and the caller may change the mask.
             parameters = parameters | {"mask": self._mask}
             self._context: Any = None if context is None else checked_context(context)
             self._values: tuple[tf.Tensor | tf.Variable, ...] | None = None  # of the network's variables, if given
@@ -78,9 +78,9 @@ class Coupling(OnePassBijector):
             self._event_ndims = len(self._split.event_shape)
             if any(not layer.built for layer in (*keras_layers(conditioner), *tf_keras_layers(conditioner))):
                 self._build_conditioner()
-            # A composite tensor shows its owners only what its constructor arguments hold: since the variables are one
-            # of them, every chain and distribution around this bijector sees them. TFP may rebuild it from other
-            # tensors in their place, which the network then computes with.
+            # TFP finds the variables of a composite tensor only in its constructor arguments. So the variables are an
+            # argument, and every chain and distribution around this bijector sees them. TFP may rebuild the bijector
+            # with other tensors as this argument, and the network then computes with these tensors.
             if conditioner_variables is not None:
                 check_values(conditioner, conditioner_variables, "conditioner_variables")
                 self._values = tuple(conditioner_variables)
@@ -91,7 +91,7 @@ class Coupling(OnePassBijector):
 
     def _build_conditioner(self) -> None:
         *sizes, kept_size = self._split.kept_shape
-        if kept_size is None:  # Networks of this package know the number of channels. For others it is 1.
+        if kept_size is None:  # The networks of this package have an `output_size`. For others we assume one channel.
             kept_size = getattr(self._conditioner, "output_size", 1)
         with tf.init_scope():
             kept = tf.zeros([1, *(size or 1 for size in sizes), kept_size])
@@ -104,12 +104,12 @@ class Coupling(OnePassBijector):
     def _is_increasing(self) -> bool:
         if self._mask.size > 1:
             raise NotImplementedError(
-                f"cdf, quantile and the like are of events of one feature; {self.name} has several"
+                f"cdf, quantile and similar methods need events of one feature; {self.name} has several"
             )
         return True
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Coupling":
-        # Built anew: copied one by one, the network and the tuple of its variables would no longer belong together.
+        # If attributes were copied one by one, the copied variables would not be the variables of the copied network.
         parameters = {name: copy.deepcopy(value, memo) for name, value in self.parameters.items()}
         parameters["conditioner_variables"] = copy.deepcopy(self._values, memo)
         memo[id(self)] = copied = type(self)(**parameters)
@@ -126,7 +126,7 @@ class Coupling(OnePassBijector):
 
     @property
     def context(self) -> Any:
-        """Tensor `[B..., K]`, the `tf.Variable` or `tfp.util.DeferredTensor` that was given, or None."""
+        """The context: a tensor `[B..., K]`, a `tf.Variable`, a `tfp.util.DeferredTensor`, or None."""
         return self._context
 
     def _forward_and_log_det(self, x: tf.Tensor) -> ValueAndLogDet:
@@ -142,7 +142,7 @@ class Coupling(OnePassBijector):
             event, context = broadcast_batches(event, ndims, context)
         if event.shape.rank is not None:
             return self._couple(event, context, transform)
-        # In a graph that does not know how many dimensions there are, such as that of a sample of any shape.
+        # A graph may not know the rank of the event, for example when it samples with an unknown sample shape.
         shape = tf.shape(event)
         rows = tf.reshape(event, tf.concat([[-1], shape[-ndims:]], axis=0))
         rows = tf.ensure_shape(rows, [None, *self._split.event_shape])
@@ -157,13 +157,13 @@ class Coupling(OnePassBijector):
         outputs = self._condition(kept, context)
         moved, log_derivatives = transform(moved, *outputs)
         log_det = self._sum(log_derivatives)
-        if context is not None:  # A context that is not finite gives NaN, whatever a network makes of it.
+        if context is not None:  # A context that is not finite gives NaN, even if the network's output is finite.
             valid = all_finite(context, 1)
             moved, log_det = nan_unless(with_dimensions(valid, self._event_ndims), moved), nan_unless(valid, log_det)
         return self._split.merge(kept, moved), log_det
 
     def _condition(self, kept: tf.Tensor, context: tf.Tensor | None) -> list[tf.Tensor]:
-        """The outputs of the conditioner, `[*kept.shape[:-1], moved size, ...]`, 0 where nothing is moved."""
+        """The outputs of the conditioner, `[*kept.shape[:-1], moved size, ...]`, with zeros at kept pixels."""
         moved_size = self._split.moved_size(kept)
         shapes = [[moved_size, *shape] for shape in self._transformer.output_shapes]
         positions = "N, H, W" if self._event_ndims == 3 else "N"
@@ -174,12 +174,12 @@ class Coupling(OnePassBijector):
         return [self._split.only_moved(output, output.shape.rank - kept.shape.rank) for output in outputs]
 
     def _sum(self, log_derivatives: tf.Tensor) -> tf.Tensor:
-        """The sum over the moved features of each event."""
+        """Sums over the moved features of each event."""
         log_derivatives = tf.cast(self._split.only_moved(log_derivatives), log_det_dtype(log_derivatives.dtype))
         return tf.reduce_sum(log_derivatives, axis=list(range(-self._event_ndims, 0)))
 
     def _marked(self, valid: tf.Tensor, value: tf.Tensor, log_det: tf.Tensor, event_ndims: int) -> ValueAndLogDet:
-        # Kept components come through bit for bit.
+        # Kept components do not change, bit for bit.
         return nan_unless(with_dimensions(valid, event_ndims) | self._mask, value), nan_unless(valid, log_det)
 
     def _checked_event(self, event: tf.Tensor) -> tf.Tensor:
@@ -190,7 +190,7 @@ class Coupling(OnePassBijector):
 
 
 def with_context(bijector: tfb.Bijector, context: tf.Tensor) -> tfb.Bijector:
-    """The same bijector with `context` in place of the context of each coupling in it that has one."""
+    """Returns a copy of `bijector` in which each coupling with a context has the new `context`."""
 
     def replace(part: Any) -> Any:
         return part.copy(context=context) if isinstance(part, Coupling) and part.context is not None else part
@@ -208,5 +208,5 @@ def _checked_mask(mask: Any) -> np.ndarray:
         raise ValueError(f"{expected}, got dtype {mask.dtype} and shape {list(mask.shape)}")
     is_one_moved_feature = mask.shape == (1,) and not mask[0]
     if (mask.all() or not mask.any()) and not is_one_moved_feature:
-        raise ValueError(f"mask must keep a part of the event and move a part, got {mask.tolist()!s:.100}")
+        raise ValueError(f"mask must keep a part of the event and move the rest, got {mask.tolist()!s:.100}")
     return np.asarray(mask)

@@ -1,4 +1,4 @@
-"""Factoring out: a part of an image goes straight to the latent."""
+"""Factoring out: one part of an image becomes latent, and the other part is transformed further."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,15 +16,16 @@ __all__ = ["FactorOut"]
 
 
 class FactorOut(OnePassBijector):
-    """One scale of a multi-scale flow: the first half of the channels is latent, the rest goes on through `rest`.
+    """One scale of a multi-scale flow: half of the channels become latent, and `rest` transforms the other half.
 
-        latent = [channels 0 ... ceil(C / 2) - 1 of the image, flattened; rest.inverse(the other channels)]
+        latent = [flatten(channels 0 ... ceil(C / 2) - 1 of the image), rest.inverse(the other channels)]
 
-        log|det d latent / d image| = that of `rest.inverse`
+        log|det d latent / d image| = log-determinant of rest.inverse
 
-    `forward` takes a flat latent `[H * W * C]` to an image `[H, W, C]`, `inverse` an image to its latent. A flow of
-    several scales has another `FactorOut` in each `rest`; that of the last scale ends in a `tfb.Reshape` to the flat
-    latent. After a `Squeeze` in the order "checkerboard", both parts are regular patterns of the image.
+    `forward` maps a flat latent `[H * W * C]` to an image `[H, W, C]`, `inverse` an image to its latent. In a flow with
+    several scales, `rest` contains the `FactorOut` of the next scale. In the last scale, `rest` ends with a
+    `tfb.Reshape` to the flat latent. After a `Squeeze` with order "checkerboard", each half of the channels is a
+    checkerboard of the image.
 
     Source: Dinh, Sohl-Dickstein & Bengio, "Density estimation using Real NVP", 2017, arXiv 1605.08803, section 3.6.
 
@@ -37,7 +38,8 @@ class FactorOut(OnePassBijector):
     Latents are `[..., H * W * C]`, images `[..., H, W, C]`, log-determinants `[...]`, in nats.
 
     Raises:
-        ValueError: if image_shape is not of this kind, if rest has no such events, or if an event is of another shape.
+        ValueError: if image_shape is not `(H, W, C)` with at least 2 channels, if rest has other event shapes, or if
+            an event has the wrong shape.
 
     >>> FactorOut([1, 2, 2], tfb.Reshape([1, 2, 1])).forward([1.0, 2.0, 3.0, 4.0]).numpy()
     array([[[1., 3.],
@@ -86,7 +88,7 @@ class FactorOut(OnePassBijector):
         rest, log_det = forward_and_log_det(self._rest, rest, 1)
         height, width, _ = self._image_shape
         latent = tf.reshape(latent, tf.concat([tf.shape(x)[:-1], [height, width, self._channels[0]]], axis=0))
-        batch_shape = tf.shape(rest)[:-3]  # that of a context, too
+        batch_shape = tf.shape(rest)[:-3]  # A context may add dimensions.
         latent = tf.broadcast_to(latent, tf.concat([batch_shape, [height, width, self._channels[0]]], axis=0))
         return tf.concat([latent, rest], axis=-1), log_det
 

@@ -15,30 +15,30 @@ __all__ = ["LULinear"]
 
 
 class LULinear(OnePassBijector):
-    """Learned invertible linear map with a shift, in LU form: a permutation that learns to be any linear map.
+    """Learned invertible linear map with a shift, in LU form.
 
-    With a fixed permutation P and, all of them learned, L lower triangular with ones on its diagonal, U upper
-    triangular with a positive diagonal e^d, and a vector b,
+    P is a fixed permutation. L (lower triangular with ones on the diagonal), U (upper triangular with the positive
+    diagonal e^d) and the vector b are learned:
 
         x = L U P y + b        log|det dx/dy| = sum(d)         (`inverse`, data to latent)
         y = P^T U^-1 L^-1 (x - b)                              (`forward`, by triangular solves)
 
-    It starts as the permutation: L = U = I, b = 0.
+    Before training, the map is the permutation: L = U = I, b = 0.
 
     Sources: Kingma & Dhariwal, "Glow: generative flow with invertible 1x1 convolutions", 2018, arXiv 1807.03039;
     Durkan, Bekasov, Murray & Papamakarios, "Neural spline flows", 2019, arXiv 1906.04032.
 
     Args:
         size: number of features D.
-        permutation: integers `[D]`, P y = `y[permutation]`, or None for the identity. Saved with the weights.
-        dtype: of the variables.
-        own_variables: for TFP, which rebuilds a bijector from other tensors in place of its variables.
+        permutation: integers `[D]` with P y = `y[permutation]`, or None for the identity. Saved with the weights.
+        dtype: dtype of the variables.
+        own_variables: leave it None. TFP passes it when it rebuilds the bijector from other tensors.
         validate_args, name: as in every `tfb.Bijector`.
 
-    Events are `[..., D]`, log-determinants are scalars, in nats, and in float32 at least.
+    Events are `[..., D]`. Log-determinants are scalars in nats, at least in float32.
 
     Raises:
-        ValueError: if the size is below 1, or `permutation` does not hold each of 0, 1, ..., D - 1 once.
+        ValueError: if size is below 1, or permutation does not hold each of 0, 1, ..., D - 1 once.
 
     >>> LULinear(3, [2, 0, 1]).inverse([1.0, 2.0, 3.0]).numpy()
     array([3., 1., 2.], dtype=float32)
@@ -65,7 +65,7 @@ class LULinear(OnePassBijector):
                     tf.Variable(tf.zeros([size], dtype), name="shift"),
                     tf.Variable(permutation.astype(np.int32), trainable=False, name="permutation"),
                 ]
-            # Under the names of the arguments, since a composite tensor is rebuilt from what it finds there.
+            # The attributes have the names of the arguments, because TFP rebuilds a composite tensor from them.
             self._size, self._permutation, self._own_variables = size, untracked(self, permutation), own_variables
             self._lower_upper, self._log_diagonal, self._shift, self._order = own_variables
             super().__init__(
@@ -78,12 +78,12 @@ class LULinear(OnePassBijector):
 
     @classmethod
     def _parameter_properties(cls, dtype: Any) -> dict[str, Any]:
-        return {}  # None of its parameters has a batch shape.
+        return {}  # No parameter has a batch shape.
 
     def _is_increasing(self) -> bool:
         if self._size > 1:
             raise NotImplementedError(
-                f"cdf, quantile and the like are of events of one feature; {self.name} has several"
+                f"cdf, quantile and similar methods need events of one feature; {self.name} has several"
             )
         return True
 
@@ -91,7 +91,7 @@ class LULinear(OnePassBijector):
         check_shape(f"event of {self.name}", x, self._shift.shape)
         lower, upper, log_det = self._factors()
         columns = tf.transpose(tf.reshape(x - self._shift, [-1, self._shift.shape[0]]))
-        # No processor solves in half precision.
+        # TensorFlow has no kernel for triangular solves in half precision.
         lower, upper, columns = (tf.cast(matrix, log_det.dtype) for matrix in (lower, upper, columns))
         columns = tf.linalg.triangular_solve(upper, tf.linalg.triangular_solve(lower, columns), lower=False)
         permutation, inverse = self._permutation_and_inverse()
@@ -102,7 +102,7 @@ class LULinear(OnePassBijector):
         check_shape(f"event of {self.name}", y, self._shift.shape)
         lower, upper, log_det = self._factors()
         permutation, inverse = self._permutation_and_inverse()
-        upper = permute(upper, inverse, permutation)  # U P: as a rule smaller than the events
+        upper = permute(upper, inverse, permutation)  # U P, since U is usually smaller than a batch of events
         rows = tf.reshape(y, [-1, self._shift.shape[0]])
         x = tf.matmul(tf.matmul(rows, upper, transpose_b=True), lower, transpose_b=True)
         return tf.reshape(x, tf.shape(y)) + self._shift, log_det
@@ -122,7 +122,7 @@ class LULinear(OnePassBijector):
 def _checked_permutation(permutation: Any, size: int) -> np.ndarray:
     try:
         order = np.asarray(permutation)
-    except ValueError:  # of lists of unequal lengths
+    except ValueError:  # lists of unequal lengths
         order = np.array(None)
     if order.ndim != 1 or order.dtype.kind not in "iu" or not np.array_equal(np.sort(order), np.arange(size)):
         raise ValueError(f"permutation must hold each of 0 to {size - 1} once, got {permutation!r:.100}")

@@ -1,4 +1,4 @@
-"""Bijectors that normalise each feature by statistics of the data: once, or as training goes on."""
+"""Bijectors that normalise each feature by statistics of the data: `ActNorm` once, `BatchNorm` during training."""
 
 import abc
 from collections.abc import Sequence
@@ -15,16 +15,16 @@ __all__ = ["ActNorm", "BatchNorm"]
 
 
 class _Normalization(OnePassBijector):
-    """x = (y - shift) * exp(-log_scale), feature by feature; a subclass says where shift and log_scale come from."""
+    """x = (y - shift) * exp(-log_scale), feature by feature. Subclasses define shift and log_scale."""
 
     def __init__(self, size: int, event_ndims: int, own_variables: Sequence[tf.Variable], **kwargs: Any):
-        # Under the names of the arguments, since a composite tensor is rebuilt from what it finds there.
+        # The attributes have the names of the arguments, because TFP rebuilds a composite tensor from them.
         self._size, self._event_ndims, self._own_variables = size, event_ndims, own_variables
         super().__init__(forward_min_event_ndims=event_ndims, dtype=own_variables[0].dtype, **kwargs)
 
     @classmethod
     def _parameter_properties(cls, dtype: Any) -> dict[str, Any]:
-        return {}  # None of its parameters has a batch shape.
+        return {}  # No parameter has a batch shape.
 
     @classmethod
     def _is_increasing(cls) -> bool:
@@ -32,11 +32,11 @@ class _Normalization(OnePassBijector):
 
     @abc.abstractmethod
     def _shift_and_log_scale(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """Both `[size]`, as they are now."""
+        """The current (shift, log_scale), each `[size]`."""
 
     @abc.abstractmethod
     def _updated_shift_and_log_scale(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The same in training, after a look at the events y."""
+        """Updates the variables by the events y, in training mode, and returns (shift, log_scale), each `[size]`."""
 
     def _forward_and_log_det(self, x: tf.Tensor) -> ValueAndLogDet:
         self._check(x)
@@ -45,7 +45,7 @@ class _Normalization(OnePassBijector):
 
     def _inverse_and_log_det(self, y: tf.Tensor) -> ValueAndLogDet:
         self._check(y)
-        # A copy rebuilt from tensors has nothing to update.
+        # If TFP has rebuilt the bijector from tensors, there are no variables to update.
         updates = is_training() and all(isinstance(own, tf.Variable) for own in self._own_variables)
         shift, log_scale = self._updated_shift_and_log_scale(y) if updates else self._shift_and_log_scale()
         return (y - shift) * tf.exp(-log_scale), -self._log_det(log_scale, y)
@@ -60,31 +60,33 @@ class _Normalization(OnePassBijector):
 
 
 class ActNorm(_Normalization):
-    """Activation normalisation: a shift and a scale of each feature, learned, that start at the data's.
+    """Activation normalisation: a learned shift and scale of each feature, which start at the statistics of the data.
 
         x = (y - t) * exp(-s)        log|det dx/dy| = -positions * sum(s)         (`inverse`, data to latent)
         y = x * exp(s) + t           log|det dy/dx| = positions * sum(s)          (`forward`, latent to data)
 
-    It is the identity until the first training step in a Keras model, such as `Flow`, which sets t and s to the mean
-    and the log of the standard deviation of each feature in its batch; then t and s are trained like other variables.
-    Sample weights do not count in that. Within a `tfb.Invert` it sees no data, and is learned from the identity on.
-    `positions` is the number of positions that share them, such as H * W for images `[H, W, C]`, and 1 for vectors.
+    `positions` is the number of positions with the same t and s: H * W for images `[H, W, C]`, and 1 for vectors.
+
+    An `ActNorm` is the identity until the first training step in a Keras model, such as `Flow`. This step sets t and s
+    to the mean and the log of the standard deviation of each feature in the batch, without sample weights. Then t and s
+    are trained like other variables. Inside a `tfb.Invert`, an `ActNorm` is never set from data: its training starts
+    at the identity.
 
     Source: Kingma & Dhariwal, "Glow: generative flow with invertible 1x1 convolutions", 2018, arXiv 1807.03039.
 
     Args:
         size: number of features: the last dimension of an event.
         event_ndims: number of dimensions of an event; 3 for images `[H, W, C]`.
-        epsilon: least variance in the first batch at which a scale starts from it; above 0. Below it, as in a batch of
-            one row, the scale starts at 1.
-        dtype: of the variables.
-        own_variables: for TFP, which rebuilds a bijector from other tensors in place of its variables.
+        epsilon: above 0. If the variance of a feature in the first batch is below epsilon, as in a batch of one row,
+            the scale of this feature starts at 1.
+        dtype: dtype of the variables.
+        own_variables: leave it None. TFP passes it when it rebuilds the bijector from other tensors.
         validate_args, name: as in every `tfb.Bijector`.
 
-    Events are `[..., size]`, log-determinants are scalars, in nats, and in float32 at least.
+    Events are `[..., size]`. Log-determinants are scalars in nats, at least in float32.
 
     Raises:
-        ValueError: if a size is below 1, or epsilon not above 0; if an event is of another shape.
+        ValueError: if size or event_ndims is below 1, if epsilon is not above 0, or if an event has the wrong shape.
 
     >>> ActNorm(2).forward([[1.0, 2.0]]).numpy()
     array([[1., 2.]], dtype=float32)
@@ -120,7 +122,7 @@ class ActNorm(_Normalization):
         return tf.convert_to_tensor(self._shift), tf.convert_to_tensor(self._log_scale)
 
     def _updated_shift_and_log_scale(self, y: tf.Tensor) -> ValueAndLogDet:
-        # Without a branch, since replicas of a distributed step cannot write to variables in one.
+        # There is no branch here, because replicas of a distributed step cannot write to variables inside a branch.
         is_set = self._is_set > 0
         _, mean, variance = _moments(tf.stop_gradient(y))
         self._shift.assign(tf.where(is_set, self._shift, mean))
@@ -132,38 +134,32 @@ class ActNorm(_Normalization):
 
 
 class BatchNorm(_Normalization):
-    """Batch normalisation: x = (y - m) / sqrt(v + epsilon), with mean m and variance v of each feature of the data.
+    """Batch normalisation of each feature by a mean m and a variance v.
 
-        log|det dx/dy| = -positions * sum(log(v + epsilon)) / 2
+        x = (y - m) / sqrt(v + epsilon),        log|det dx/dy| = -positions * sum(log(v + epsilon)) / 2
 
-    In training in a Keras model, such as `Flow`, m and v are the moments of the batch, gradients flow through them, and
-    averages follow them, in which a batch of n rows counts n times what a row does, and each batch `momentum` times
-    what it counted before the last one:
+    `positions` is defined in `ActNorm`. In training in a Keras model, such as `Flow`, m and v are the mean and variance
+    of the batch, over the rows of all replicas and without sample weights. Gradients flow through m and v. Each
+    training batch of n rows and positions also updates averages of m and v, with w = 0 at first:
 
-        w <- momentum * w + n,        averages <- averages + n / w * (moments - averages),        with w = 0 at first.
+        w <- momentum * w + n,        averages <- averages + n / w * (batch statistics - averages)
 
-    Everywhere else, m and v are these averages. Value, log-determinant and inverse have the same statistics in every
-    mode: in training, `forward` has those of the batch that `inverse` has seen last. Only densities in training update
-    anything; sampling and inference never do. Rows count alike, whatever their sample weights, and those of all
-    replicas count. Batches want to be of many rows; a short last one is nothing to worry about.
+    So a short last batch has little weight. In inference, m and v are these averages. In training, `forward` uses the
+    statistics of the last batch that `inverse` has seen, so that it inverts `inverse` in both modes. Only `inverse` in
+    training updates the averages; sampling and inference do not. Use batches of many rows.
 
     Sources: Ioffe & Szegedy, "Batch normalization", 2015, arXiv 1502.03167; in a flow, Dinh, Sohl-Dickstein & Bengio,
     "Density estimation using Real NVP", 2017, arXiv 1605.08803, section 3.7 and appendix E.
 
     Args:
-        size: number of features: the last dimension of an event.
-        event_ndims: number of dimensions of an event; 3 for images `[H, W, C]`, whose positions share the statistics.
-        momentum: of the averages, from 0 to below 1.
+        size, event_ndims, dtype, own_variables, validate_args, name: as in `ActNorm`.
+        momentum: momentum of the averages, at least 0 and below 1.
         epsilon: is added to the variance; above 0.
-        dtype: of the variables.
-        own_variables: for TFP, which rebuilds a bijector from other tensors in place of its variables.
-        validate_args, name: as in every `tfb.Bijector`.
 
-    Events are `[..., size]`, log-determinants are scalars, in nats, and in float32 at least.
+    Events and log-determinants have the shapes of `ActNorm`.
 
     Raises:
-        ValueError: if a size is below 1, epsilon not above 0, or momentum not from 0 to below 1; if an event is of
-            another shape.
+        ValueError: as in `ActNorm`, or if momentum is not at least 0 and below 1.
 
     >>> BatchNorm(2, epsilon=1e-4).inverse([[0.0, 2.0]]).numpy().round(3)
     array([[0., 2.]], dtype=float32)
@@ -231,7 +227,7 @@ def _variable(initial: tf.Tensor, name: str, trainable: bool = False) -> tf.Vari
 
 
 def _moments(events: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """How many rows and positions there are, and mean and variance `[size]` over all, of all replicas."""
+    """(number, mean, variance) over all rows and positions of all replicas; mean and variance are `[size]`."""
     axes = list(range(events.shape.rank - 1))
     count = sum_of_replicas(tf.cast(tf.reduce_prod(tf.shape(events)[:-1]), events.dtype))
     divisor = tf.maximum(count, 1)

@@ -1,6 +1,6 @@
-"""Permutations of features whose first gradients are permutations too.
+"""Permutations of features whose first gradient is a permutation too.
 
-TensorFlow's gradient of a gather adds up a scatter, on a processor several times slower than the gather itself.
+TensorFlow's gradient of a gather is a scatter, which is several times slower on a CPU than the gather.
 """
 
 import functools
@@ -22,7 +22,7 @@ def permute(event: tf.Tensor, permutation: Indices, inverse: Indices) -> tf.Tens
     """`event[..., permutation]`, where `permutation[inverse]` is `0 .. D-1`."""
     check_shape("event of a permutation", event, permutation.shape)
     if isinstance(permutation, np.ndarray) and np.array_equal(permutation, np.arange(len(permutation))[::-1]):
-        return tf.reverse(event, [-1])  # a fourth of the time of a gather
+        return tf.reverse(event, [-1])  # four times as fast as a gather
 
     if tf.executing_eagerly():
         return _gather(event, permutation, inverse)
@@ -42,7 +42,7 @@ def _gather(event: tf.Tensor, permutation: Indices, inverse: Indices) -> tf.Tens
 
 @functools.cache
 def _gather_in_graph(dtype: tf.DType, rank: int | None, size: int) -> Any:
-    """`_gather` in a graph of its own: TensorFlow keeps each graph with a custom gradient for ever."""
+    """`_gather` in a graph of its own, made once, because TensorFlow never frees a graph with a custom gradient."""
     events = tf.TensorSpec(None if rank is None else [None] * (rank - 1) + [size], dtype)
     indices = tf.TensorSpec([size], tf.int32)
     return tf.function(_gather, input_signature=[events, indices, indices], autograph=False)
@@ -54,7 +54,7 @@ def is_permutation_of_features(bijector: tfb.Bijector) -> bool:
 
 
 def permutation_and_inverse(bijector: tfb.Permute) -> tuple[Indices, Indices]:
-    """What its forward and its inverse gather; constants where the permutation is one, else tensors."""
+    """The indices of `forward` and of `inverse`: arrays if the permutation is a constant, otherwise tensors."""
     permutation = tf.get_static_value(bijector.permutation)
     if permutation is not None:
         return permutation, np.argsort(permutation)
@@ -63,14 +63,14 @@ def permutation_and_inverse(bijector: tfb.Permute) -> tuple[Indices, Indices]:
 
 
 class UnbatchedPermute(Unbatched, tfb.Permute):
-    """A `tfb.Permute` that has no batch: one that is sliced with its chain stays as it is.
+    """A `tfb.Permute` without a batch shape: slicing a chain around it does not change it.
 
-    TFP's own makes a batch of permutations of itself, which it then refuses.
+    `tfb.Permute` would turn its permutation into a batch of permutations, and then raise an error.
     """
 
 
 def without_batch(bijector: tfb.Bijector) -> tfb.Bijector:
-    """The same bijector, or, for a `tfb.Permute` and the inverse of one, an equal one that goes through slicing."""
+    """Replaces a `tfb.Permute` or its inverse by an equal bijector that can be sliced; returns others unchanged."""
     if type(bijector) is tfb.Invert:
         inner = without_batch(bijector.bijector)
         return bijector if inner is bijector.bijector else tfb.Invert(inner)

@@ -1,4 +1,4 @@
-"""The one walk over the parameters of a TFP object, for whatever replaces a part of it."""
+"""Functions that find or replace the parts of a TFP object, through its `parameters`."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,10 +10,11 @@ __all__ = ["parts_of", "rebuild"]
 
 
 def rebuild(part: Any, replace: Callable[[Any], Any]) -> Any:
-    """`part` with each distribution and bijector in it, itself included, replaced by `replace(it)`, innermost first.
+    """Calls `replace` on each distribution and bijector in `part`, and on `part` itself, innermost first.
 
-    Objects in which nothing changes stay the same objects; so do networks and variables. What a function makes, such as
-    a part of a joint distribution that is given by a lambda, is not seen.
+    Returns `part` rebuilt from the replacements. Objects in which nothing changes stay the same objects, and so do
+    networks and variables. Objects that a function makes are not replaced, such as a part of a joint distribution that
+    is given as a lambda.
     """
     if isinstance(part, tfd.Distribution | tfb.Bijector):
         new = {name: rebuild(value, replace) for name, value in part.parameters.items()}
@@ -31,9 +32,9 @@ def rebuild(part: Any, replace: Callable[[Any], Any]) -> Any:
 
 
 def parts_of(part: Any) -> Iterator[tfd.Distribution | tfb.Bijector]:
-    """Each distribution and bijector in `part`, itself included.
+    """Yields `part` and each distribution and bijector in it.
 
-    They are found in its `parameters`, since the `submodules` of a copy also include those of its original.
+    The parts are found through `parameters`, since the `submodules` of a copy also include the parts of the original.
     """
     if isinstance(part, tfd.Distribution | tfb.Bijector):
         yield part

@@ -1,4 +1,4 @@
-"""Spline couplings: the moved part goes through monotone rational-quadratic splines."""
+"""Spline couplings: monotone rational-quadratic splines transform the moved part."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,44 +13,44 @@ from tfp_realnvp.checks import check_positive, check_size
 
 __all__ = ["SplineCoupling", "check_spline"]
 
-MIN_BIN = 1e-3  # least width and height of a bin, as a part of the interval
+MIN_BIN = 1e-3  # least width and height of a bin, as a fraction of the interval
 MIN_SLOPE = 1e-3
-MAX_BINS = 512  # of MIN_BIN each, half of the interval is left to share out
+MAX_BINS = 512  # With this many bins of at least MIN_BIN, about half of the interval is left to be learned.
 
 
 class SplineCoupling(Coupling):
-    """Coupling of neural spline flows: each moved feature goes through a monotone rational-quadratic spline.
+    """Coupling of neural spline flows: a monotone rational-quadratic spline transforms each moved feature.
 
-    The conditioner computes the K bins of each spline from the kept part and, if there is one, the context. From data y
-    to latent x (density), with knots (y_k, x_k) from (-B, -B) to (B, B), slopes d_k at them, which are 1 at both ends,
-    s = (x_{k+1} - x_k) / (y_{k+1} - y_k) and t = (y - y_k) / (y_{k+1} - y_k) in the bin k of y,
+    The conditioner computes the K bins of each spline from the kept part and, for a conditional density, the context.
+    The knots (y_k, x_k) go from (-B, -B) to (B, B). The slopes at the knots are d_k, with slope 1 at both ends. With
+    s = (x_{k+1} - x_k) / (y_{k+1} - y_k) and t = (y - y_k) / (y_{k+1} - y_k), where k is the bin of y, the map from
+    data y to latent x (density) is
 
         x = x_k + (x_{k+1} - x_k) (s t^2 + d_k t (1-t)) / (s + (d_{k+1} + d_k - 2 s) t (1-t)),
 
         dx/dy = s^2 (d_{k+1} t^2 + 2 s t (1-t) + d_k (1-t)^2) / (s + (d_{k+1} + d_k - 2 s) t (1-t))^2,
 
     and x = y outside [-B, B]. `forward`, from latent to data, solves the quadratic equation for t. The log-determinant
-    is the sum of log dx/dy over the moved features, or minus that. Kept components come through unchanged, bit for bit.
+    of `inverse` is the sum of log dx/dy over the moved features. Kept components do not change, bit for bit.
 
     Source: Durkan, Bekasov, Murray & Papamakarios, "Neural spline flows", 2019, arXiv 1906.04032.
 
     Args:
-        conditioner: as in `AffineCoupling`, but that it returns one tensor of unconstrained parameters
-            `[N, D - d, 3 K - 1]`, or that flattened to `[N, (D - d) (3 K - 1)]`. Of each spline, the first K give the
-            widths of the bins and the next K their heights, each by a softmax, and the others the K - 1 slopes within,
-            by a softplus. Zeros give the identity.
+        conditioner: as in `AffineCoupling`, but it returns one tensor of unconstrained parameters,
+            `[N, D - d, 3 K - 1]` or flattened to `[N, (D - d) (3 K - 1)]`. For each spline, a softmax of the first K
+            parameters gives the widths of the bins, a softmax of the next K the heights, and a softplus of the other
+            K - 1 the inner slopes. Zeros give the identity.
         mask: as in `AffineCoupling`. For images, parameters are `[N, H, W, C - c, 3 K - 1]`, or `[N, H, W, C, 3 K - 1]`
             for a checkerboard.
-        context: floating-point tensor `[B..., K]`, or None, as in `AffineCoupling`.
+        context: as in `AffineCoupling`.
         num_bins: K, from 2 to 512.
-        bound: B, from 1e-6 to 1e6: where the tails begin. Standardised data lie within 3 as a rule.
-        conditioner_variables: as in `AffineCoupling`.
-        validate_args, name: as in every `tfb.Bijector`.
+        bound: B, from 1e-6 to 1e6. The spline is the identity outside [-B, B]. Most standardised values lie within 3.
+        conditioner_variables, validate_args, name: as in `AffineCoupling`.
 
-    Events are `[..., D]`, log-determinants `[...]`, in nats, and in float32 at least.
+    Events and log-determinants have the shapes of `AffineCoupling`.
 
     Raises:
-        ValueError: as `AffineCoupling`; if `num_bins` or `bound` is out of range.
+        ValueError: as in `AffineCoupling`, or if num_bins or bound is out of range.
 
     >>> coupling = SplineCoupling(lambda kept: tf.zeros([len(kept), 1, 11]), np.array([True, False]), num_bins=4)
     >>> coupling.forward([[1.0, 2.0]]).numpy().round(4)
@@ -93,7 +93,7 @@ class SplineCoupling(Coupling):
 
 
 class RationalQuadraticSpline:
-    """A monotone spline of each feature from [-bound, bound] to itself, and the identity outside."""
+    """A monotone spline from [-bound, bound] to [-bound, bound] for each feature, and the identity outside."""
 
     def __init__(self, num_bins: int, bound: float):
         self._bound = bound
@@ -109,11 +109,11 @@ class RationalQuadraticSpline:
     def _stretched(self, spline: Callable[..., ValueAndLogDet], x: tf.Tensor, parameters: tf.Tensor) -> ValueAndLogDet:
         """(new values, log-derivatives) of `spline`, a bijection of [0, 1], stretched to [-bound, bound]."""
         dtype = log_det_dtype(x.dtype)
-        x = tf.broadcast_to(x, tf.shape(parameters)[:-1])  # to the batch shape of a context
+        x = tf.broadcast_to(x, tf.shape(parameters)[:-1])  # A context may add a batch shape.
         inside = tf.abs(x) < self._bound
-        # Values outside go through the middle of the spline, so that no gradient of its tails is NaN.
+        # Values outside are replaced by the middle of the spline, so that no gradient is NaN.
         position = tf.where(inside, tf.cast(x, dtype), 0.0) / (2 * self._bound) + 0.5
-        # With bins first, TensorFlow's kernels run over contiguous features: half the time of bins last.
+        # The bins become the first axis, so that TensorFlow's kernels run over contiguous features: twice as fast.
         parameters = tf.transpose(parameters, [parameters.shape.rank - 1, *range(parameters.shape.rank - 1)])
         value, log_derivative = spline(position, tf.cast(parameters, dtype))
         value = tf.cast((2 * value - 1) * self._bound, x.dtype)
@@ -121,7 +121,7 @@ class RationalQuadraticSpline:
 
 
 def check_spline(num_bins: Any, bound: Any) -> None:
-    """Raises a ValueError unless splines of so many bins within [-bound, bound] can be computed in float32."""
+    """Raises a ValueError unless a spline with `num_bins` bins in [-bound, bound] can be computed in float32."""
     check_size("num_bins", num_bins, least=2)
     if num_bins > MAX_BINS:
         raise ValueError(f"num_bins must be at most {MAX_BINS}, got {num_bins}")
@@ -131,7 +131,7 @@ def check_spline(num_bins: Any, bound: Any) -> None:
 
 
 def _spline(x: tf.Tensor, parameters: tf.Tensor) -> ValueAndLogDet:
-    """(y, log dy/dx), each `[...]`, at x `[...]` in [0, 1] of the splines with `parameters [3 K - 1, ...]`."""
+    """(y, log dy/dx), each `[...]`, of splines with `parameters [3 K - 1, ...]` at x `[...]` in [0, 1]."""
     widths, heights, slopes = _bins(parameters)
     below, within = _bin_of(x, widths)
     x_k, width = tf.reduce_sum(widths[:-1] * below, axis=0), tf.reduce_sum(widths * within, axis=0)
@@ -143,9 +143,10 @@ def _spline(x: tf.Tensor, parameters: tf.Tensor) -> ValueAndLogDet:
 
 
 def _inverse_spline(y: tf.Tensor, parameters: tf.Tensor) -> ValueAndLogDet:
-    """(x, log dx/dy) of the inverse of `_spline`, by the root t of a t^2 + b t + c = 0 that lies in [0, 1]:
+    """(x, log dx/dy) of the inverse of `_spline`.
 
-    t = -2 c / (b + r), or the same as (r - b) / (2 a) where b < 0, with r = sqrt(b^2 - 4 a c): nothing cancels.
+    t is the root of a t^2 + b t + c = 0 in [0, 1]. With r = sqrt(b^2 - 4 a c), we compute t = -2 c / (b + r) if b >= 0
+    and t = (r - b) / (2 a) if b < 0. Both are equal, and this choice avoids cancellation.
     """
     widths, heights, slopes = _bins(parameters)
     below, within = _bin_of(y, heights)
@@ -162,7 +163,7 @@ def _inverse_spline(y: tf.Tensor, parameters: tf.Tensor) -> ValueAndLogDet:
 
 
 def _bins(parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Widths and heights `[K, ...]`, which add up to 1, and slopes `[K - 1, ...]` that are unconstrained still."""
+    """Widths and heights `[K, ...]`, each with sum 1 over the bins, and unconstrained slopes `[K - 1, ...]`."""
     num_bins = (parameters.shape[0] + 1) // 3
 
     def sizes(logits: tf.Tensor) -> tf.Tensor:
@@ -173,9 +174,9 @@ def _bins(parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
 
 
 def _bin_of(x: tf.Tensor, sizes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Which bins lie below x, `[K - 1, ...]`, and which one x lies in, `[K, ...]`: masks of 0 and 1.
+    """Two masks of 0 and 1: the bins that lie below x, `[K - 1, ...]`, and the bin that contains x, `[K, ...]`.
 
-    A sum of what a mask leaves picks one of K without a gather, whose gradient is a scatter.
+    A product with a mask and a sum select one of K values. A gather would be slower, since its gradient is a scatter.
     """
     num_bins = sizes.shape[0]
     sizes = tf.stop_gradient(tf.reshape(sizes, [num_bins, -1]))
@@ -186,7 +187,7 @@ def _bin_of(x: tf.Tensor, sizes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _slopes_of(slopes: tf.Tensor, within: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The slopes at both ends of the bin that x lies in; where it is a tail's end the sum is empty, and the slope 1."""
+    """The slopes at both ends of the bin that contains x. At the ends of the spline, the sum 0 gives the slope 1."""
 
     def constrained(unconstrained: tf.Tensor) -> tf.Tensor:
         return MIN_SLOPE + tf.math.softplus(unconstrained + math.log(math.expm1(1 - MIN_SLOPE)))
@@ -196,14 +197,14 @@ def _slopes_of(slopes: tf.Tensor, within: tf.Tensor) -> tuple[tf.Tensor, tf.Tens
 
 
 def _within_bin(t: tf.Tensor) -> tf.Tensor:
-    """t in [0, 1], with its gradient: rounding may put it past a knot, where the formula of a slope gives any sign."""
+    """Clips t to [0, 1] and keeps its gradient. Rounding may move t past a knot, where the slope could be negative."""
     return t + tf.stop_gradient(tf.clip_by_value(t, 0.0, 1.0) - t)
 
 
 def _rational_quadratic(
     t: tf.Tensor, s: tf.Tensor, slope: tf.Tensor, next_slope: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """(value in [0, 1], log-derivative) at t in [0, 1] of a bin, whose own value goes from 0 to 1."""
+    """(value, log-derivative) at t in [0, 1] of a bin that is scaled to values from 0 to 1."""
     product = t * (1 - t)
     denominator = s + (next_slope + slope - 2 * s) * product
     value = (s * t * t + slope * product) / denominator

@@ -1,4 +1,4 @@
-"""Space to channels."""
+"""Squeezing: squares of pixels become channels."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -14,15 +14,17 @@ __all__ = ["Squeeze"]
 
 
 class Squeeze(OnePassBijector):
-    """Turns squares of an image into channels: `[H, W, C]` into `[H / f, W / f, f * f * C]`.
+    """Turns squares of f x f pixels into channels: `[H, W, C]` becomes `[H / f, W / f, f * f * C]`.
 
         y[h, w, p * C + c] = x[f * h + i, f * w + j, c],        log|det dy/dx| = 0,
 
-    where (i, j) is the p-th position of a square of f x f pixels. By rows, p = f * i + j. In the order "checkerboard",
-    positions whose row and column add up to an even number come first: for an even f, the first half of the channels
-    is a checkerboard of the image, and the second half its complement, as the parts are that Real NVP factors out.
+    where (i, j) is the p-th position in a square. In the order "rows", p = f * i + j. In the order "checkerboard",
+    positions whose row and column add up to an even number come first. For an even f, the first half of the channels
+    is then a checkerboard of the image, and the second half the complementary checkerboard. Real NVP uses this order
+    before it factors out half of the channels.
 
-    `forward` squeezes, `inverse` puts the squares together again: from data to latent, a flow has `tfb.Invert` of it.
+    `forward` squeezes, `inverse` restores the image. A flow squeezes from data to latent, so it contains
+    `tfb.Invert(Squeeze())`.
 
     Source: Dinh, Sohl-Dickstein & Bengio, "Density estimation using Real NVP", 2017, arXiv 1605.08803, section 3.6.
 
@@ -31,11 +33,11 @@ class Squeeze(OnePassBijector):
         order: "rows" or "checkerboard".
         validate_args, name: as in every `tfb.Bijector`.
 
-    Events are `[..., H, W, C]`, log-determinants a scalar 0.
+    Events are `[..., H, W, C]`. The log-determinant is the scalar 0.
 
     Raises:
-        ValueError: if factor is below 1, or the order unknown; if an image's H or W is no multiple of f, or the number
-            of channels of a squeezed one none of f * f.
+        ValueError: if factor is below 1, or order is unknown; in `forward`, if H or W is not a multiple of f; in
+            `inverse`, if the number of channels is not a multiple of f * f.
 
     >>> Squeeze().forward(tf.reshape(tf.range(4.0), [2, 2, 1])).numpy()
     array([[[0., 1., 2., 3.]]], dtype=float32)
@@ -109,7 +111,7 @@ class Squeeze(OnePassBijector):
         return tf.TensorShape([*shape[:-3], *image])
 
     def _image_shape(self, shape: tf.TensorShape) -> tf.TensorShape:
-        """`shape`, if its last three sizes are known; else a ValueError."""
+        """Returns `shape`. Raises a ValueError unless its last three sizes are known."""
         if shape.rank is None or shape.rank < 3 or None in shape[-3:]:
             raise ValueError(f"event of {self.name} must have a known shape [..., H, W, C], got {shape}")
         return shape
@@ -124,12 +126,12 @@ class Squeeze(OnePassBijector):
 
 
 def _reshape(tensor: tf.Tensor, leading: tf.Tensor, sizes: Sequence[int]) -> tf.Tensor:
-    """`tensor` with the leading dimensions of an image, and these sizes."""
+    """Reshapes `tensor` to `[*leading, *sizes]`."""
     return tf.reshape(tensor, tf.concat([leading, sizes], axis=0))
 
 
 def _swapped(tensor: tf.Tensor) -> tf.Tensor:
-    """`[..., A, f, B, g, C]` as `[..., A, B, f, g, C]`, or the other way round."""
+    """Swaps the two middle axes of the last five: `[..., A, f, B, g, C]` becomes `[..., A, B, f, g, C]`."""
     rank = tensor.shape.rank
     order = [*range(rank - 5), rank - 5, rank - 3, rank - 4, rank - 2, rank - 1]
     return tf.transpose(tensor, order)

@@ -10,16 +10,16 @@ __all__ = ["Standardization"]
 
 
 class Standardization(OnePassBijector):
-    """Shift and positive scale of each component of an event, between data y and what a flow learns, x.
+    """Shift and positive scale of each component of an event: standardised events x to data y.
 
         y = loc + scale * x,        log|det dy/dx| = sum(log(scale))
 
     Args:
-        loc: tensor or `tf.Variable` of the shape of an event.
-        scale: likewise, above 0.
+        loc: tensor or `tf.Variable` with the shape of an event.
+        scale: tensor or `tf.Variable` with the same shape and positive values.
         validate_args, name: as in every `tfb.Bijector`.
 
-    Events are `[..., *shape]`, log-determinants are scalars, in nats.
+    Events are `[..., *shape]`. Log-determinants are scalars in nats.
 
     >>> Standardization(tf.constant([1.0, 2.0]), tf.constant([1.0, 4.0])).forward([[1.0, 1.0]]).numpy()
     array([[2., 6.]], dtype=float32)
@@ -28,7 +28,7 @@ class Standardization(OnePassBijector):
     def __init__(self, loc: Any, scale: Any, *, validate_args: bool = False, name: str = "standardization"):
         parameters = dict(locals())
         with tf.name_scope(name) as name:
-            # TensorFlow lists the variables in the order of these names, and so do files.
+            # TensorFlow orders variables by these attribute names, and saved files depend on the order.
             self._loc, self._scale = loc, scale
             super().__init__(
                 forward_min_event_ndims=len(loc.shape),
@@ -41,7 +41,7 @@ class Standardization(OnePassBijector):
 
     @classmethod
     def _parameter_properties(cls, dtype: Any) -> dict[str, Any]:
-        return {}  # None of its parameters has a batch shape.
+        return {}  # No parameter has a batch shape.
 
     @classmethod
     def _is_increasing(cls) -> bool:

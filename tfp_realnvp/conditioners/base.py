@@ -1,4 +1,4 @@
-"""What all conditioners share."""
+"""The base class of conditioners, and functions that conditioners share."""
 
 import abc
 from collections.abc import Callable
@@ -28,9 +28,9 @@ Shape = tuple[int | None, ...]
 
 
 class Conditioner(keras.layers.Layer, abc.ABC):
-    """What all conditioners share: checked arguments, and an output layer that starts at zero.
+    """Base class of conditioners for vectors: checks arguments, and has an output layer that starts at zero.
 
-    Subclasses build what comes before the output layer in `_build_hidden`, and call it in `_call_hidden`.
+    Subclasses build the layers before the output layer in `_build_hidden`, and call them in `_call_hidden`.
     """
 
     def __init__(
@@ -54,8 +54,8 @@ class Conditioner(keras.layers.Layer, abc.ABC):
         self.num_parameters = None if num_parameters is None else int(num_parameters)
         self.log_scale_bound = float(log_scale_bound)
         self.seed = None if seed is None else int(seed)
-        self._sizes: tuple[int, int] | None = None  # of kept and context, once built
-        # One product for both outputs of an affine coupling: half the kernel launches of two layers.
+        self._sizes: tuple[int, int] | None = None  # sizes of kept and context, once built
+        # One layer computes shift and log-scale, since two layers would launch twice as many kernels.
         self.output_layer = self.dense((self.num_parameters or 2) * self.output_size, kernel_initializer="zeros")
 
     def dense(self, units: int, depth: int = 0, **kwargs: Any) -> keras.layers.Dense:
@@ -64,17 +64,17 @@ class Conditioner(keras.layers.Layer, abc.ABC):
 
     @abc.abstractmethod
     def _build_hidden(self, size: int, context_size: int) -> int:
-        """Builds the hidden layers for kept features and contexts `[N, size]`; returns the size of what they give."""
+        """Builds the hidden layers for inputs `[N, size]`, kept features and contexts; returns their output size."""
 
     @abc.abstractmethod
     def _call_hidden(self, inputs: Any, context: Any, training: bool | None) -> Any:
-        """What the output layer takes, of kept features and contexts `[N, size]` side by side."""
+        """Calls the hidden layers on `inputs [N, size]`, the kept features and contexts side by side."""
 
     def build(self, kept_shape: Shape, context_shape: Shape | None = None) -> None:
         self._check_shapes(kept_shape, context_shape)
         kept_size, context_size = kept_shape[-1] or 0, (0 if context_shape is None else context_shape[-1]) or 0
         size = kept_size + context_size
-        if size == 0:  # TensorFlow aborts the process on some processors, in the product with an empty kernel.
+        if size == 0:  # On some processors, TensorFlow would abort in a matrix product of size 0.
             raise ValueError(f"kept must have a feature where there is no context, got shape {list(kept_shape)}")
         self.output_layer.build((None, self._build_hidden(size, context_size)))
         self._sizes = kept_size, context_size
@@ -88,7 +88,7 @@ class Conditioner(keras.layers.Layer, abc.ABC):
         return (shape, shape) if self.num_parameters is None else (*shape, self.num_parameters)
 
     def _check_shapes(self, kept_shape: Shape, context_shape: Shape | None) -> None:
-        """Raises a ValueError unless shapes are `[N, size]`, with the sizes that the layer was built for."""
+        """Raises a ValueError unless the shapes are `[N, size]` with the sizes that the layer was built for."""
         for argument, shape in (("kept", kept_shape), ("context", context_shape)):
             if shape is not None and len(shape) != 2:
                 raise ValueError(f"{argument} must be of shape [N, size], got shape {list(shape)}")
@@ -122,7 +122,7 @@ class Conditioner(keras.layers.Layer, abc.ABC):
 
 
 def freeze_parts_of_frozen(network: keras.layers.Layer) -> None:
-    """Freezes the layers within a frozen network. Layers that were made after it was frozen still train."""
+    """Freezes the layers inside a frozen network, since layers created after it was frozen are still trainable."""
     if not network.trainable:
         for layer in layers_within(network):
             layer.trainable = False  # Reaches the variables, which is where an outer model looks.
@@ -132,11 +132,11 @@ def _differ(size: int | None, other: int | None) -> bool:
     return None not in (size, other) and size != other
 
 
-@keras.saving.register_keras_serializable(package="tfp_realnvp", name="Constant")  # its name in files of version 0.1
+@keras.saving.register_keras_serializable(package="tfp_realnvp", name="Constant")  # the name in files of version 0.1
 class ConstantParameters(Conditioner):
-    """Outputs that are the same for every row, and learned: for events of one feature, where there is no context.
+    """Learned outputs that are the same for every row. They serve events of one feature without a context.
 
-    Arguments, shapes and errors are those of `MLP`, without its hidden layers.
+    Arguments, shapes and errors are as in `MLP`, without hidden layers.
 
     >>> ConstantParameters(1, num_parameters=11)(keras.ops.ones((5, 0))).shape
     TensorShape([5, 1, 11])
@@ -155,7 +155,7 @@ class ConstantParameters(Conditioner):
 
 
 def activation_config(activation: str | Callable[..., Any]) -> Any:
-    """How Keras writes an activation to a file; a ValueError for one that it could not read again."""
+    """The Keras config of an activation. Raises a ValueError for a lambda, which Keras could not load again."""
     if getattr(activation, "__name__", None) == "<lambda>":
         raise ValueError("activation cannot be saved: a lambda has no name; register a function with Keras instead")
     return keras.activations.serialize(as_activation(activation))
@@ -177,12 +177,12 @@ def unfused(tensor: Any) -> Any:
 
 
 def batch_normalization(dtype: keras.DTypePolicy, **options: Any) -> keras.layers.BatchNormalization:
-    """Keras's, over the rows of all replicas, if it is made in the scope of a strategy that has several."""
-    # Without that it is not the same layer: it takes the mean of squares for variances, and counts values one by one.
+    """Keras's batch normalisation. In the scope of a strategy with several replicas, it uses all their rows."""
+    # `synchronized=True` is not used for one replica: it computes variances differently, from the mean of squares.
     synchronized = tf.distribute.get_strategy().num_replicas_in_sync > 1
     return keras.layers.BatchNormalization(synchronized=synchronized, dtype=dtype, **options)
 
 
 def dropout_layer(rate: float, seed: int | None, dtype: keras.DTypePolicy) -> keras.layers.Dropout | None:
-    """None at rate 0: a layer would bring a random state into every file."""
+    """A dropout layer, or None at rate 0: a layer would add a random state to every file."""
     return keras.layers.Dropout(rate, seed=seed, dtype=dtype) if rate else None

@@ -15,38 +15,38 @@ __all__ = ["MLP"]
 class MLP(Conditioner):
     """Multilayer perceptron `(kept[, context]) -> (shift, log_scale)`.
 
-    With h the last hidden layer and B = `log_scale_bound`,
+    With the last hidden layer h and B = `log_scale_bound`,
 
         shift = W_t h + b_t,        log_scale = B * tanh((W_s h + b_s) / B),
 
-    or, for splines, parameters = W h + b, without a bound. These W and b start at zero, so that a coupling starts as
-    the identity; the hidden layers start at Glorot's values. `|log_scale| < B` keeps each coupling invertible in
-    floating point. A context is concatenated to the kept features.
+    or, for splines, parameters = W h + b, without a bound. W and b start at zero, so that a coupling starts as the
+    identity. The hidden layers have Glorot initialisation. `|log_scale| < B` keeps each coupling invertible in floating
+    point. A context is concatenated to the kept features.
 
     Source: Dinh, Sohl-Dickstein & Bengio, "Density estimation using Real NVP", 2017, arXiv 1605.08803.
 
     Args:
         output_size: number of moved features, `D - d`; at least 1.
         hidden_units: width of each hidden layer, each at least 1; may be empty.
-        num_parameters: None for the pair (shift, log_scale) of an affine coupling; else the number P of parameters of
-            each moved feature, such as `3 * num_bins - 1` for a `SplineCoupling`.
+        num_parameters: None for the pair (shift, log_scale) of an affine coupling. Otherwise the number P of parameters
+            of each moved feature, such as `3 * num_bins - 1` for a `SplineCoupling`.
         activation: name of a Keras activation, or a callable, for the hidden layers.
-        dropout: part of the units that each hidden layer drops in training, from 0 to below 1.
-        log_scale_bound: B, the largest absolute value that `log_scale` approaches; above 0, finite.
-        seed: integer that fixes the initial weights and what is dropped, or None.
+        dropout: fraction of the units that each hidden layer drops in training, at least 0 and below 1.
+        log_scale_bound: B, the bound of the absolute value of `log_scale`; above 0, finite.
+        seed: integer that fixes the initial weights and the dropout, or None.
         **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
 
     Call arguments:
-        kept: floating-point tensor `[N, d]`; d may be 0 where there is a context.
+        kept: floating-point tensor `[N, d]`; d may be 0 if there is a context.
         context: floating-point tensor `[N, K]`, or None.
-        training: whether to drop units; as in every Keras layer.
+        training: whether to drop units, as in every Keras layer.
 
     Returns (of a call):
         The pair (shift, log_scale), each `[N, output_size]`; or one tensor `[N, output_size, P]`.
 
     Raises:
-        ValueError: if a size is below 1, the bound not above 0 and finite, dropout out of its range, or the seed no
-            integer; in a call, if there is neither a kept feature nor a context.
+        ValueError: if a size is below 1, log_scale_bound is not above 0 and finite, dropout is out of range, or seed is
+            not an integer. In a call, if there is neither a kept feature nor a context.
 
     >>> shift, log_scale = MLP(2, hidden_units=(16,))(keras.ops.ones((5, 3)))
     >>> shift.shape, log_scale.shape

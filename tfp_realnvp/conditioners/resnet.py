@@ -28,28 +28,24 @@ class ResNet(Conditioner):
 
         h_0 = W [kept, c],        h_{i+1} = h_i + sigmoid(V_i c) * W_i2 dropout(a(n(W_i1 a(n(h_i)))))
 
-    (biases left out; without a context, no factor sigmoid). The last h gives the outputs as in `MLP`. Each W_i2 and the
-    output layer start at zero, so that every block, and a coupling, starts as the identity.
+    where biases are left out. Without a context there is no sigmoid factor. The output layer is the same as in `MLP`.
+    Each W_i2 and the output layer start at zero, so that every block and every coupling starts as the identity.
 
     Sources: He, Zhang, Ren & Sun, "Identity mappings in deep residual networks", 2016, arXiv 1603.05027; in couplings
     as in Durkan, Bekasov, Murray & Papamakarios, "Neural spline flows", 2019, arXiv 1906.04032.
 
     Args:
         output_size: number of moved features, `D - d`; at least 1.
-        hidden_units: width of each residual block, of two layers each; all equal, at least one block.
-        num_parameters: as in `MLP`.
-        activation: name of a Keras activation, or a callable.
-        dropout: part of the units that each block drops in training, from 0 to below 1.
-        normalization: None, "batch" or "layer", before each activation, as in Keras's layers of these names.
-        gate_context: whether a context, besides being concatenated to the kept features, gates each block.
-        log_scale_bound: B, as in `MLP`.
-        seed: integer that fixes the initial weights and what is dropped, or None.
-        **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
+        hidden_units: width of each residual block, all equal; at least one block. A block has two layers.
+        normalization: None, "batch" for `keras.layers.BatchNormalization` or "layer" for
+            `keras.layers.LayerNormalization` before each activation.
+        gate_context: whether a context gates each block. A context is concatenated to the kept features in any case.
+        num_parameters, activation, dropout, log_scale_bound, seed, **kwargs: as in `MLP`.
 
-    Call arguments, returns and errors are those of `MLP`; besides,
+    Call arguments and returns are the same as in `MLP`.
 
     Raises:
-        ValueError: if hidden_units is empty or not all equal, or normalization unknown.
+        ValueError: as in `MLP`, or if hidden_units is empty or not all equal, or normalization is unknown.
 
     >>> ResNet(2, hidden_units=(16, 16), num_parameters=23)(keras.ops.ones((5, 3))).shape
     TensorShape([5, 2, 23])
@@ -74,9 +70,11 @@ class ResNet(Conditioner):
         )
         check_sizes("hidden_units", hidden_units)
         if len(set(hidden_units)) != 1:
-            raise ValueError(f"hidden_units must be the width of each block, all equal, got {hidden_units!r}")
+            raise ValueError(
+                f"hidden_units must be the width of one or more residual blocks, all equal, got {hidden_units!r}"
+            )
         if normalization is not None:
-            check_option("normalization", normalization, tuple(_NORMALIZATIONS))
+            check_option("normalization", normalization, tuple(_NORMALIZATIONS), "; None is allowed too")
         check_flag("gate_context", gate_context)
         self.hidden_units = tuple(int(units) for units in hidden_units)
         check_fraction("dropout", dropout)
@@ -107,7 +105,7 @@ class ResNet(Conditioner):
         }
 
 
-class ResidualBlock(keras.layers.Layer):  # Keras makes a scope of the name, which may not begin with "_".
+class ResidualBlock(keras.layers.Layer):  # without "_": Keras makes a scope of the name, which must not start with "_"
     """h + sigmoid(V c) * W_2 dropout(a(n(W_1 a(n(h)))))."""
 
     def __init__(self, network: ResNet, depth: int):

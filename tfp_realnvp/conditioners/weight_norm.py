@@ -11,16 +11,16 @@ __all__ = ["WeightNormConv"]
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
 class WeightNormConv(keras.layers.Layer):
-    """Convolution with the kernel g v / |v|: a learned scale g for each filter, and a direction v.
+    """Convolution with the kernel g v / |v|, where each filter has a learned scale g and a learned direction v.
 
     Source: Salimans & Kingma, "Weight normalization", 2016, arXiv 1602.07868.
 
     Args:
         filters: number of filters F.
-        kernel_size: height and width of the kernel; the image keeps its size.
+        kernel_size: height and width of the kernel. The output has the height and width of the input.
         scale_penalty: weight of the L2 penalty on g.
-        starts_at_zero: whether g starts at 0, in place of |v|.
-        use_bias: whether to add a bias to each channel; batch normalisation would take it away again.
+        starts_at_zero: whether g starts at 0 instead of |v|.
+        use_bias: whether to add a bias to each channel. A bias has no effect before batch normalisation.
         seed: integer that fixes the initial v, or None.
 
     >>> WeightNormConv(4)(keras.ops.ones((5, 6, 6, 3))).shape
@@ -67,7 +67,7 @@ class WeightNormConv(keras.layers.Layer):
     def call(self, inputs: Any) -> Any:
         kernel = self.direction * (self.scale / self._norm())
         rows, may_be_empty = tf.shape(inputs)[0], not inputs.shape[0] and self.filters != inputs.shape[-1]
-        if may_be_empty:  # TensorFlow's convolution of no images would have the channels of the inputs: lend it one.
+        if may_be_empty:  # For 0 images, TensorFlow returns the wrong number of channels: add an image.
             inputs = tf.pad(inputs, [[tf.cast(rows == 0, tf.int32), 0], [0, 0], [0, 0], [0, 0]])
         outputs = ops.conv(inputs, kernel, padding="same", data_format="channels_last")
         outputs = outputs[:rows] if may_be_empty else outputs

@@ -1,4 +1,4 @@
-"""Arguments of flows, checked and brought into one form."""
+"""Checks and conversions of the arguments of flows."""
 
 import math
 import numbers
@@ -29,7 +29,7 @@ __all__ = [
 
 
 def as_vector_shape(shape: Any, argument: str) -> tuple[int]:
-    """`(size,)` from `size` or `(size,)`."""
+    """Converts `size` or `(size,)` to `(size,)`."""
     sizes = tuple(shape) if isinstance(shape, tuple | list | tf.TensorShape) or np.ndim(shape) else (shape,)
     if len(sizes) != 1 or not is_size(sizes[0]):
         raise ValueError(f"{argument} must be one integer of at least 1, or a tuple of one, got {shape!r}")
@@ -37,7 +37,7 @@ def as_vector_shape(shape: Any, argument: str) -> tuple[int]:
 
 
 def as_sample_shape(sample_shape: Any) -> np.ndarray | tf.Tensor:
-    """A vector of sizes of at least 0, from an integer or integers; a tensor where a graph does not know them yet."""
+    """Converts an integer, or several, of at least 0 to a vector: a tensor if the values are unknown in a graph."""
     if tf.is_tensor(sample_shape) and tf.get_static_value(sample_shape) is None:
         return tf.reshape(tf.cast(sample_shape, tf.int32), [-1])
     sizes = _as_integers("sample_shape", sample_shape, "an integer or a vector of integers of at least 0")
@@ -51,7 +51,10 @@ def as_sample_shape(sample_shape: Any) -> np.ndarray | tf.Tensor:
 def check_contexts(
     distribution: tfd.Distribution, bijectors: Sequence[tfb.Bijector], context_shape: tuple[int, ...] | None
 ) -> None:
-    """Raises unless `bijectors` hold all the couplings of `distribution` with a context, and theirs has that shape."""
+    """Raises a ValueError if a call could not replace the contexts of all couplings by one of `context_shape`.
+
+    Every coupling in `distribution` with a context must be in `bijectors` and have a context of `context_shape`.
+    """
     if context_shape is None:
         return
     conditional = [part for part in _couplings(distribution) if part.context is not None]
@@ -63,7 +66,7 @@ def check_contexts(
         if is_reference(coupling.context):
             raise ValueError(
                 f"context_shape is {list(context_shape)}, but the context of {coupling.name} is a variable, which each "
-                f"call would replace: give it a placeholder, such as tf.zeros({list(context_shape)})"
+                f"call would replace: use a placeholder instead, such as tf.zeros({list(context_shape)})"
             )
         if shape != context_shape:
             raise ValueError(f"context_shape is {list(context_shape)}, but {coupling.name} has a context {shape}")
@@ -79,21 +82,23 @@ def check_distribution(distribution: Any) -> None:
     if not isinstance(distribution, tfd.Distribution):
         raise ValueError(f"distribution must be a tfd.Distribution, got {distribution!r}")
     if tf.nest.is_nested(distribution.dtype) or not distribution.dtype.is_floating:
-        raise ValueError(f"distribution must have floating-point events in one part, got dtype {distribution.dtype}")
+        raise ValueError(
+            f"distribution must have floating-point events in one part (one tensor), got dtype {distribution.dtype}"
+        )
     if not distribution.event_shape.is_fully_defined():
-        raise ValueError(f"distribution must have events of known shape, got {distribution.event_shape}")
+        raise ValueError(f"distribution must have a known event shape, got {distribution.event_shape}")
     if distribution.batch_shape.rank != 0:
         raise ValueError(f"distribution must have batch shape [], got {distribution.batch_shape}")
     for part in (distribution, *distribution.submodules):
         for name, value in (getattr(part, "parameters", None) or {}).items():
             if isinstance(value, keras.Variable):
                 raise ValueError(
-                    f"{name} of {part.name} is a keras.Variable, which TFP takes for a constant: make it a tf.Variable"
+                    f"{name} of {part.name} is a keras.Variable, which TFP treats as a constant: use a tf.Variable"
                 )
 
 
 def drawn_seed(seed: int | None) -> int:
-    """The seed of a flow, an integer from 0 to 2**32 - 1; drawn from `numpy.random` for None."""
+    """Returns `seed`, an integer from 0 to 2**32 - 1. For None, draws a seed from `numpy.random`."""
     if seed is None:
         return int(np.random.randint(2**31))  # noqa: NPY002
     if not is_integer(seed) or not 0 <= seed < 2**32:
@@ -102,7 +107,7 @@ def drawn_seed(seed: int | None) -> int:
 
 
 def stateless_seed(seed: Any) -> tf.Tensor:
-    """An int32 tensor `[2]`: a fresh one from None, the two halves of a 64-bit integer, or the given pair."""
+    """Converts a seed to an int32 tensor `[2]`: from a 64-bit integer, a pair of int32, or None for a random seed."""
     if seed is None:
         return tf.random.uniform([2], tf.int32.min, tf.int32.max, tf.int32)
     if is_integer(seed):
@@ -129,7 +134,7 @@ def _as_integers(argument: str, value: Any, expected: str) -> np.ndarray:
 
 
 def check_fit_options(batch_size: Any, epochs: Any, validation_split: Any, options: dict[str, Any]) -> None:
-    """Raises a ValueError if an argument of `fit` is out of range; `options` are its other keyword arguments."""
+    """Raises a ValueError if an argument of `fit` is out of range. `options` are the other keyword arguments."""
     counts = ("steps_per_epoch", "validation_steps", "validation_batch_size")
     check_counts(batch_size=batch_size, **{name: options.get(name) for name in counts})
     for name, count in {"epochs": epochs, "initial_epoch": options.get("initial_epoch", 0)}.items():
@@ -137,11 +142,13 @@ def check_fit_options(batch_size: Any, epochs: Any, validation_split: Any, optio
     if not isinstance(validation_split, numbers.Real) or not 0 <= float(validation_split) < 1:
         raise ValueError(f"validation_split must be from 0 to below 1, got {validation_split!r}")
     if options.get("class_weight") is not None:
-        raise ValueError("a flow has no classes, so class_weight must be None; see sample_weight")
+        raise ValueError(
+            f"class_weight must be None, got {options['class_weight']!r:.100}: a flow has no classes; use sample_weight"
+        )
 
 
 def check_counts(**counts: int | None) -> None:
-    """Raises a ValueError unless each number of batches or rows is None or an integer of at least 1."""
+    """Raises a ValueError unless each count is None or an integer of at least 1."""
     for name, count in counts.items():
         if count is not None:
             check_size(name, count)

@@ -1,4 +1,4 @@
-"""Batches of arrays in the dtypes of the arrays, where Keras would cast them."""
+"""Batches of arrays that keep the dtypes of the arrays. Keras would cast them to `keras.config.floatx()`."""
 
 from typing import Any
 
@@ -15,16 +15,18 @@ def are_arrays(x: Any) -> bool:
 
 
 def split_rows(x: Any, sample_weight: Any, fraction: float) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
-    """(x, sample_weight) of the first rows of arrays, and of the last `fraction` of them.
+    """Splits arrays into two pairs (x, sample_weight): the first rows, and the last `fraction` of the rows.
 
-    Raises a ValueError if x are no arrays, or if there would be no row in one of the two.
+    Raises a ValueError if x does not consist of arrays, or if one of the pairs would have no rows.
     """
     if not are_arrays(x):
-        raise ValueError(f"validation_split must be 0 unless x are arrays, got {fraction} for x of {type(x)}")
+        raise ValueError(f"validation_split must be 0 unless x is an array, got {fraction} for x of {type(x)}")
     size = len(tf.nest.flatten(x)[0])
     split = int(size * (1 - fraction))
     if split in (0, size):
-        raise ValueError(f"validation_split must leave rows to train on and to validate with, got {fraction} of {size}")
+        raise ValueError(
+            f"validation_split must leave rows to train on and to validate with, got {fraction} for {size} rows"
+        )
 
     def part_of(rows: slice) -> Any:
         def take(part: Any) -> Any:
@@ -38,7 +40,7 @@ def split_rows(x: Any, sample_weight: Any, fraction: float) -> tuple[tuple[Any, 
 def for_keras(
     data: tuple[Any, Any], dtype: str, batch_size: int | None, steps: int | None, shuffle: bool | str = False
 ) -> tuple[Any, Any, Any]:
-    """(x, y, sample_weight) for Keras, from (x, sample_weight) of a flow of the given dtype.
+    """Converts (x, sample_weight) for a flow of the given dtype to (x, y, sample_weight) for Keras.
 
     Keras ignores sample weights when y is None, so we pass them as y too.
     """
@@ -51,9 +53,9 @@ def for_keras(
 def array_batches(
     x: Any, sample_weight: Any, batch_size: int | None, steps: int | None, shuffle: bool | str
 ) -> tf.data.Dataset:
-    """The batches that Keras makes of arrays, in the dtypes of the arrays: Keras casts them to `keras.config.floatx()`.
+    """The same batches as Keras makes of arrays, but in the dtypes of the arrays.
 
-    Elements are `(x,)` or `(x, sample_weight, sample_weight)`. Arguments are those of `keras.Model.fit`.
+    Elements are `(x,)` or `(x, sample_weight, sample_weight)`. The arguments have the meaning of `keras.Model.fit`.
     """
     parts = (x,) if sample_weight is None else (x, sample_weight, sample_weight)
     parts = tf.nest.map_structure(lambda part: part if tf.is_tensor(part) else tf.constant(np.asarray(part)), parts)
@@ -68,6 +70,6 @@ def array_batches(
     def take(rows: tf.Tensor) -> Any:
         return tf.nest.map_structure(lambda part: tf.gather(part, rows), parts)
 
-    options = tf.data.Options()  # As in Keras: workers share the rows of arrays, which each of them has.
+    options = tf.data.Options()  # As in Keras, each worker has all rows of an array and reads a part of them.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return batches.map(take, num_parallel_calls=tf.data.AUTOTUNE).with_options(options).prefetch(tf.data.AUTOTUNE)

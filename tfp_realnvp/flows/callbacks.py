@@ -1,4 +1,4 @@
-"""The callbacks that `fit` is given: which of them look at each batch, and our own before them."""
+"""The callbacks of a call of `fit`: finds those that look at each batch, and adds the callbacks of this package."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,15 +12,15 @@ __all__ = ["each_callback", "needs_every_batch", "with_callbacks"]
 
 
 def each_callback(callbacks: Any) -> list[keras.callbacks.Callback]:
-    """The callbacks that `fit` was given: None, one, a nested list, or a `keras.callbacks.CallbackList`."""
+    """Flattens the argument `callbacks`: None, one callback, a nested list, or a `keras.callbacks.CallbackList`."""
     return list(tf.nest.flatten(getattr(callbacks, "callbacks", callbacks) or []))
 
 
 def needs_every_batch(callbacks: Any, modes: Sequence[str]) -> bool:
-    """Whether a callback looks at each batch of one of the modes ("train", "test", "predict").
+    """Whether a callback looks at each batch in one of the modes ("train", "test", "predict").
 
-    Keras's own callbacks do if their `save_freq` or `update_freq` counts batches, others if they define a method for
-    batches.
+    A callback from Keras does so if its `save_freq` or `update_freq` counts batches. Any other callback does so if it
+    defines a method for batches, such as `on_train_batch_end`.
     """
     methods = [f"on_{mode}_batch_{when}" for mode in modes for when in ("begin", "end")]
     if "train" in modes:
@@ -38,7 +38,7 @@ def needs_every_batch(callbacks: Any, modes: Sequence[str]) -> bool:
 
 
 def with_callbacks(own: Sequence[keras.callbacks.Callback], callbacks: Any, model: keras.Model) -> Any:
-    """Our own callbacks and then those of the user, whose backups are repaired."""
+    """Returns our own callbacks followed by the user's callbacks, and repairs the files of `BackupAndRestore`."""
     for callback in each_callback(callbacks):
         if isinstance(callback, keras.callbacks.BackupAndRestore):
             repair_backup(callback)

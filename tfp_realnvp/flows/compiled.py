@@ -1,4 +1,4 @@
-"""The densities of a flow as compiled functions of rows, for calls and for export."""
+"""Compiled functions of a flow, such as its log-density, for calls and for export."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -17,18 +17,18 @@ __all__ = ["CompiledDensity"]
 
 
 class CompiledDensity:
-    """`log_prob`, `sample`, `sample_and_log_prob`, `forward` and `inverse`, each traced once, for any number of rows.
+    """`log_prob`, `sample`, `sample_and_log_prob`, `forward` and `inverse`, each traced once for any number of rows.
 
-    x is `[N, *event_shape]`, z `[N, *latent_shape]`, context `[N, K]`; log-densities and log-determinants are `[N]`, in
+    x is `[N, *event_shape]`, z `[N, *latent_shape]`, context `[N, K]`. Log-densities and log-determinants are `[N]`, in
     nats.
 
     Args:
-        distribution: gives the distribution for a context, or for None.
+        distribution: function from a context, or None, to the distribution.
         event_shape: shape of one event.
-        latent_shape: shape of the latent of one.
+        latent_shape: shape of one latent.
         context_shape: shape of one context, or None.
-        dtype: of events and contexts.
-        as_sample: what is done to a sample, but not to one with its log-density.
+        dtype: dtype of events and contexts.
+        as_sample: function applied to samples from `sample`, but not from `sample_and_log_prob`.
     """
 
     def __init__(
@@ -67,11 +67,12 @@ class CompiledDensity:
 
             @functools.wraps(function)
             def traced(*args: tf.Tensor) -> Any:
-                # Traced once and for all, so not in the mode of whatever Keras layer may be calling just now.
+                # The trace is used for all later calls, so it must not depend on a Keras layer in training mode.
                 with inference_mode():
                     return function(*args)
 
-            # A `partial`, since TensorFlow warns of a plain function that is traced often, here once for each flow.
+            # TensorFlow warns of a plain function that is traced often, and each flow traces it once. A `partial` is
+            # counted by itself.
             return tf.function(functools.partial(traced), input_signature=signature, autograph=False)
 
         rows = tf.TensorSpec([None, *event_shape], dtype)
@@ -83,9 +84,9 @@ class CompiledDensity:
         self.inverse = compiled(inverse, x=rows)
 
     def log_prob_of_any(self, x: tf.Tensor, context: tf.Tensor | None) -> tf.Tensor:
-        """Log-densities `[...]` of events `[..., *event_shape]` at contexts `[..., K]`; batch shapes broadcast."""
+        """Log-densities `[...]` of events `[..., *event_shape]` given contexts `[..., K]`. Batch shapes broadcast."""
         event_ndims = len(self._event_shape)
-        if context is None and x.shape.rank == 1 + event_ndims:  # Rows already: 0.5 ms less, eagerly.
+        if context is None and x.shape.rank == 1 + event_ndims:  # x has rows already. This saves 0.5 ms in eager mode.
             return self.log_prob(x)
         if context is not None:
             x, context = broadcast_batches(x, event_ndims, context)
@@ -97,16 +98,16 @@ class CompiledDensity:
     def samples(
         self, function: Callable[..., Any], shape: Any, context: tf.Tensor | None, seed: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
-        """What `sample` or `sample_and_log_prob` returns for samples of any shape `[S...]` and contexts `[B..., K]`.
+        """Calls `sample` or `sample_and_log_prob` for a sample shape `[S...]` and contexts `[B..., K]`.
 
-        The first is `[S..., B..., *event_shape]`, the second `[S..., B...]`.
+        Samples are `[S..., B..., *event_shape]`, log-densities `[S..., B...]`.
         """
         number = tf.reduce_prod(shape) if tf.is_tensor(shape) else np.prod(shape, dtype=np.int32)
         if context is not None:
             shape = tf.concat([shape, tf.shape(context)[:-1]], axis=0)
             context = tf.reshape(context, [-1, context.shape[-1]])
         results = tf.nest.flatten(function(number, seed, context))
-        if context is None and tuple(shape.shape) == (1,):  # Rows already.
+        if context is None and tuple(shape.shape) == (1,):  # The results have this shape already.
             return tuple(results)
         return tuple(
             tf.reshape(result, tf.concat([shape, tf.constant(event_shape, tf.int32)], axis=0))
@@ -114,7 +115,7 @@ class CompiledDensity:
         )
 
     def check_variables(self, variables: Sequence[keras.Variable]) -> None:
-        """Raises a ValueError if the density reads variables that are not among `variables` of the model."""
+        """Raises a ValueError if the density reads a variable missing in `variables`, the variables of the model."""
         held = [raw_variable(variable) for variable in variables]
         # A distributed variable stands for one variable in each replica.
         known = {id(part) for variable in held for part in (variable, *getattr(variable, "values", ()))}
@@ -122,15 +123,15 @@ class CompiledDensity:
         hidden = [variable.name for variable in used if id(variable) not in known]
         if hidden:
             raise ValueError(
-                f"the density depends on variables that the model cannot see, so they would never train: {hidden}. "
-                "They are used inside a plain function or object: pass the Keras layer itself as the conditioner, or "
-                "make it a tf.Module that holds them"
+                f"distribution depends on variables that the model cannot see, so they would never train: {hidden}. "
+                "They are used inside a plain function or object. Pass the Keras layer itself as the conditioner, or "
+                "wrap the function in a tf.Module that has the variables as attributes"
             )
 
     def export(self, directory: str, variables: Sequence[tf.Variable]) -> tuple[str, ...]:
-        """Writes a SavedModel whose signatures return dictionaries, and returns the signatures' names.
+        """Writes a SavedModel whose signatures return dictionaries, and returns the names of the signatures.
 
-        `variables` are those that the functions read.
+        `variables` are the variables that the functions read.
         """
 
         def signature(function: Any, *names: str) -> Any:
@@ -138,7 +139,7 @@ class CompiledDensity:
                 results = function(*_checked(args, function.input_signature))
                 return dict(zip(names, tf.nest.flatten(results), strict=True))
 
-            # Concrete, since within a save TensorFlow would trace `function` once more.
+            # A concrete function, since TensorFlow would trace `function` again while it saves.
             return tf.function(named, input_signature=function.input_signature, autograph=False).get_concrete_function()
 
         module = tf.Module()
@@ -154,13 +155,13 @@ class CompiledDensity:
 
 
 def _checked(args: Sequence[tf.Tensor], specs: Sequence[tf.TensorSpec]) -> list[tf.Tensor]:
-    """The inputs `args` of a signature, with checks of their shapes that run with it.
+    """Adds checks of shapes to the inputs `args` of a signature. The checks run in each call of the signature.
 
-    TensorFlow itself lets a loaded signature take any shape.
+    Without them, a loaded signature accepts inputs of any shape.
     """
     checked, rows = [], []
     for tensor, spec in zip(args, specs, strict=True):
-        # TensorFlow removes a check that the declared shape of its input fulfils. This operation declares no shape.
+        # TensorFlow removes a check if the declared shape of the input fulfils it. This operation declares no shape.
         tensor = tf.raw_ops.PlaceholderWithDefault(input=tensor, shape=None, name=f"input/{spec.name}")
         tensor = tf.ensure_shape(tensor, spec.shape)
         if spec.shape.rank and spec.shape[0] is None:

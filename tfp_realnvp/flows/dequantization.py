@@ -1,7 +1,7 @@
-"""Events that are whole numbers, made continuous by noise.
+"""Dequantisation: makes events that are whole numbers continuous by adding noise.
 
-A flow calls its `Dequantization` wherever events come in or samples go out. The base class is for continuous events and
-changes nothing.
+A flow calls its `Dequantization` on all events that it gets and on all samples that it returns. The base class is for
+continuous events and changes nothing.
 """
 
 import contextlib
@@ -21,15 +21,15 @@ from tfp_realnvp.replicas import rows_of_replicas
 
 __all__ = ["Dequantization", "PixelDequantization"]
 
-_IMAGES_AT_ONCE = 64  # as in a usual batch of training
+_IMAGES_AT_ONCE = 64  # as in a typical training batch
 _SCALED_HINT = "; images in [0, 1] must be scaled: np.round((num_levels - 1) * images)"
 
 
 class Dequantization:
-    """What a flow of continuous events does with them: nothing. Subclasses say what is different."""
+    """Dequantisation for flows of continuous events: all methods leave the events unchanged."""
 
     def checked(self, data: Any, argument: str) -> Any:
-        """`data` of `fit` and `evaluate`. A ValueError that names `argument` if they hold wrong values."""
+        """Checks `data` of `fit` or `evaluate`. Raises a ValueError that names `argument` if a value is wrong."""
         return data
 
     @contextlib.contextmanager
@@ -39,11 +39,11 @@ class Dequantization:
             yield
 
     def noisy(self, x: tf.Tensor) -> tf.Tensor:
-        """Events `[N, *event_shape]` of a step of `fit` or `evaluate`, made continuous."""
+        """Makes events `[N, *event_shape]` in a step of `fit` or `evaluate` continuous."""
         return x
 
     def noisy_batch(self, data: Any) -> tuple[Any, Any, Any]:
-        """(x, y, sample_weight) of a batch of `fit` or `evaluate`, with events made continuous."""
+        """Returns (x, y, sample_weight) of a batch of `fit` or `evaluate`, with continuous events in x."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if not isinstance(x, Mapping):
             return self.noisy(x), y, sample_weight
@@ -52,22 +52,22 @@ class Dequantization:
     def check_continuous(self, data: Any, events: tf.Tensor | None = None) -> None:
         """Raises a ValueError if `data` of `log_prob`, `predict` or a call are not continuous events.
 
-        `events [..., *event_shape]` are the same as a tensor of the dtype of the flow, where there is one.
+        `events [..., *event_shape]` is None, or the same data as a tensor with the dtype of the flow.
         """
 
     def as_sample(self, x: tf.Tensor) -> tf.Tensor:
-        """What `sample` returns for a sample of the distribution."""
+        """Converts a sample of the distribution to the result of `sample`."""
         return x
 
 
 class PixelDequantization(Dequantization):
-    """U(0, 1) noise on images of whole numbers from 0 to `num_levels - 1`; samples are clipped to [0, num_levels).
+    """Adds U(0, 1) noise to images of whole numbers from 0 to `num_levels - 1`, and clips samples to [0, num_levels).
 
     Args:
         num_levels: number of values of a pixel.
-        margin: how far beyond [0, num_levels] the flow has a density.
-        dtype: of the flow.
-        seed: gives the noise in training.
+        margin: the flow has a density in [-margin, num_levels + margin].
+        dtype: dtype of the flow.
+        seed: generator of the noise in `fit` and `evaluate`.
     """
 
     def __init__(self, num_levels: int, margin: float, dtype: str, seed: keras.random.SeedGenerator):
@@ -109,7 +109,7 @@ class PixelDequantization(Dequantization):
         return self._with_noise(images, self.noise(tf.shape(images)))
 
     def noise(self, shape: tf.Tensor) -> tf.Tensor:
-        """U(0, 1) noise `[N, ...]` for the rows of a replica; a batch gets the same noise on any number of replicas."""
+        """U(0, 1) noise `[N, ...]` for the rows of a replica. The noise of a batch does not depend on the replicas."""
         replica = tf.distribute.get_replica_context()
         if replica.num_replicas_in_sync == 1:
             return keras.random.uniform(shape, dtype=self._dtype, seed=self._seed)
@@ -119,7 +119,7 @@ class PixelDequantization(Dequantization):
         return keras.random.uniform(whole, dtype=self._dtype, seed=self._seed)[start : start + shape[0]]
 
     def check_continuous(self, data: Any, events: tf.Tensor | None = None) -> None:
-        """Raises a ValueError if images hold integers, or numbers that not even `sample_and_log_prob` gives."""
+        """Raises a ValueError if images are integers, or lie outside the range of `sample_and_log_prob`."""
         images = events_of(data.element_spec if isinstance(data, tf.data.Dataset) else data)
         if events is not None and not hasattr(images, "dtype"):
             images = tf.convert_to_tensor(images)
@@ -154,10 +154,10 @@ class PixelDequantization(Dequantization):
         """Mean of `log_prob(images + noise)` over `num_draws` draws of U(0, 1) noise.
 
         Args:
-            log_prob: from images `[S, B..., H, W, C]`, with noise, to log-densities `[S, B...]`.
+            log_prob: function from images with noise, `[S, B..., H, W, C]`, to log-densities `[S, B...]`.
             images: whole numbers `[..., H, W, C]`.
-            context: None, or the context `[..., K]` of `log_prob`; `[B...]` is what its batch shape and that of the
-                images broadcast to.
+            context: None, or the context `[..., K]` of `log_prob`. `[B...]` is the batch shape of images and context,
+                broadcast.
             num_draws: number of draws for each image, at least 1.
             seed: None, an integer or a pair of int32.
 
@@ -165,7 +165,8 @@ class PixelDequantization(Dequantization):
             Tensor `[B...]`.
 
         Raises:
-            ValueError: if images hold other values, NaN aside (in a graph, the result is NaN).
+            ValueError: if images hold values other than NaN and whole numbers from 0 to `num_levels - 1`. In a graph,
+                the result is NaN instead.
         """
         if hasattr(images, "numpy"):  # not in a graph
             rows = tf.reshape(images, [-1, *images.shape[-3:]])
@@ -173,7 +174,8 @@ class PixelDequantization(Dequantization):
         if context is not None:
             batch_shape = broadcast_batch_shape(images, 3, context)
             images = tf.broadcast_to(images, tf.concat([batch_shape, images.shape[-3:]], axis=0))
-        # One call takes several draws of few images, but one draw of many images or of a number unknown in a graph.
+        # One call of `log_prob` takes several draws if there are few images. It takes one draw if there are many
+        # images, or if a graph does not know their number.
         num_images = images.shape[:-3].num_elements() or _IMAGES_AT_ONCE
         draws_of_a_call = max(1, _IMAGES_AT_ONCE // num_images)
         draws = [min(draws_of_a_call, num_draws - start) for start in range(0, num_draws, draws_of_a_call)]
@@ -185,20 +187,20 @@ class PixelDequantization(Dequantization):
         return total / num_draws
 
     def _is_pixel(self, images: Any) -> Any:
-        """Where images hold whole numbers from 0 to `num_levels - 1`, as an array or tensor of their shape."""
+        """Boolean array or tensor: which values of images are whole numbers from 0 to `num_levels - 1`."""
         floor = tf.floor if tf.is_tensor(images) else np.floor
         return (images >= 0) & (images < self._num_levels) & (images == floor(images))
 
     def _with_noise(self, images: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
-        """The sum of both, with NaN for each value that is not a pixel, which stops `fit`."""
-        # Only a wrong value computes a NaN here. A constant NaN, chosen by `tf.where`, would be in every graph, and
-        # `tf.debugging.enable_check_numerics` would report it.
+        """Adds noise to images. A value that is not a whole number in range becomes NaN, which stops `fit`."""
+        # The square root is NaN for wrong values only. `tf.debugging.enable_check_numerics` would always report a
+        # constant NaN in a `tf.where`.
         return images + noise + tf.sqrt(tf.cast(self._is_pixel(images), images.dtype) - 1)
 
     def _check_pixels(
         self, data: Any, are_right: Callable[[np.ndarray], np.ndarray], expected: str, argument: str
     ) -> None:
-        """Raises a ValueError unless `are_right` is true of all pixels of arrays of images."""
+        """Raises a ValueError if `data` are arrays of images and `are_right` is false for a pixel."""
         images = events_of(data)
         if not is_array(images):
             return

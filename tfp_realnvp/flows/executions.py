@@ -1,4 +1,4 @@
-"""How many steps Keras runs in one execution, before it and its callbacks have a look."""
+"""How many training steps Keras runs in one execution, before it calls the callbacks."""
 
 import contextlib
 import functools
@@ -14,11 +14,11 @@ from tfp_realnvp.flows.saving import SavingModel
 
 __all__ = ["ExecutionsModel"]
 
-MAX_STEPS_PER_EXECUTION = 32  # Keras's own work for an execution is that of several small steps.
+MAX_STEPS_PER_EXECUTION = 32  # Keras needs as much time for an execution as for several small steps.
 
 
 def _by_steps(name: str) -> property:
-    """A function that Keras makes for one number of steps in an execution, kept for each number of steps."""
+    """A property that keeps one of Keras's compiled functions for each number of steps per execution."""
 
     def get(model: "ExecutionsModel") -> Any:
         return model._functions.get((name, model.steps_per_execution))
@@ -30,22 +30,22 @@ def _by_steps(name: str) -> property:
 
 
 class ExecutionsModel(SavingModel):
-    """A model that chooses a number of steps in one execution for each `fit`, `evaluate` and `predict`.
+    """A model that chooses the number of steps per execution for each call of `fit`, `evaluate` and `predict`.
 
-    The choice holds for the thread that makes the call. A callback may call `evaluate` or `predict` while `fit` runs,
-    and so may another thread or a generator of data.
+    The choice is stored for the current thread, since a callback, another thread or a generator of data may call
+    `evaluate` or `predict` while `fit` runs.
     """
 
     def __init__(self, **kwargs: Any):
-        self._asked_steps: int | None = 1  # of compile's steps_per_execution; Keras's own, until compiled
-        self._functions: dict[tuple[str, int], Any] = {}  # Keras's own, by name and steps in one execution
-        self._running = threading.local()  # what `_executing` says of the call that runs in this thread
+        self._asked_steps: int | None = 1  # the argument steps_per_execution of `compile`; 1, as in Keras, before it
+        self._functions: dict[tuple[str, int], Any] = {}  # Keras's functions by name and steps per execution
+        self._running = threading.local()  # the state of `_executing` in this thread
         super().__init__(**kwargs)
 
     def compile(
         self, optimizer: Any = "rmsprop", loss: None = None, *, steps_per_execution: int | None = None, **kwargs: Any
     ) -> None:
-        """As `keras.Model.compile`; None chooses the number of steps."""
+        """Like `keras.Model.compile`. With steps_per_execution=None, each call chooses the number of steps."""
         self._functions = {}
         super().compile(optimizer, loss, steps_per_execution=steps_per_execution or 1, **kwargs)
         self._asked_steps = steps_per_execution
@@ -56,7 +56,7 @@ class ExecutionsModel(SavingModel):
 
     @property
     def steps_per_execution(self) -> int:
-        """Number of steps of one execution: of the call that runs in this thread, or else as compiled."""
+        """Number of steps per execution in the call that runs in this thread, or the argument of `compile`."""
         running: int | None = getattr(self._running, "steps", None)
         return running or self._asked_steps or 1
 
@@ -64,7 +64,7 @@ class ExecutionsModel(SavingModel):
     def steps_per_execution(self, steps: int) -> None:
         self._asked_steps = steps
 
-    predict_function: Any  # Keras's own
+    predict_function: Any  # set by Keras
     train_function = _by_steps("train_function")
     test_function = _by_steps("test_function")
 
@@ -72,24 +72,24 @@ class ExecutionsModel(SavingModel):
         if self.predict_function is None or force:
             super().make_predict_function(force)
             if not self.run_eagerly:
-                # TensorFlow warns of a function that is traced often, and counts Keras's of all models together. A
-                # `partial` it counts by itself.
+                # TensorFlow warns of a function that is traced often, and counts Keras's function in all models
+                # together. A `partial` is counted by itself.
                 self.predict_function = tf.function(functools.partial(self.predict_function), reduce_retracing=True)
 
     def _steps(self, counts: Sequence[int | None], callbacks: Any, *modes: str) -> int:
-        """How many steps to run in one execution: what the user has asked for, or as many as divide each count.
+        """The number of steps per execution: the user's choice, or the largest number up to 32 that divides each count.
 
-        Keras rounds a given number of steps up to whole executions. It sees the end of the data by itself.
+        The number must divide counts such as steps_per_epoch, because Keras rounds them up to whole executions.
         """
-        # Keras's loop over several steps fails on several replicas, with any model (InvalidArgumentError, Keras 3.15).
-        # Older Keras, which has no such attribute, drops a final incomplete execution.
+        # On several replicas, Keras fails with several steps per execution (InvalidArgumentError, Keras 3.15). Older
+        # Keras, which has no attribute `unrolled_steps_per_execution`, drops a final incomplete execution.
         if self.distribute_strategy.num_replicas_in_sync > 1 or not hasattr(self, "unrolled_steps_per_execution"):
             return 1
         if self._asked_steps is not None:
             return self._asked_steps
         if needs_every_batch(callbacks, modes):
             return 1
-        # The validation of a `fit` has to run as many steps as the `fit`, which has looked at both counts.
+        # Validation inside `fit` uses the number of steps of `fit`, which divides the counts of both.
         outer: int = getattr(self._running, "steps", None) or MAX_STEPS_PER_EXECUTION
         steps = outer, *range(MAX_STEPS_PER_EXECUTION, 0, -1)
         divide_all: Iterator[int] = (step for step in steps if all(count % step == 0 for count in counts if count))
@@ -97,11 +97,11 @@ class ExecutionsModel(SavingModel):
 
     @contextlib.contextmanager
     def _executing(self, steps: int, checked: Any = None) -> Iterator[None]:
-        """Has Keras run `steps` steps in one execution, in this thread alone.
+        """Context manager: Keras runs `steps` steps per execution in this thread.
 
         Args:
             steps: number of steps.
-            checked: x of the validation data that `fit` has checked, so that `evaluate` need not check it each epoch.
+            checked: x of the validation data that `fit` has checked. `evaluate` then does not check it in each epoch.
         """
         outer = vars(self._running).copy()
         vars(self._running).update(steps=steps, checked=checked)
@@ -114,16 +114,16 @@ class ExecutionsModel(SavingModel):
 
     @property
     def _checked(self) -> Any:
-        """What `_executing` of the call in this thread says is checked."""
+        """The argument `checked` of `_executing` in this thread."""
         return getattr(self._running, "checked", None)
 
 
 @contextlib.contextmanager
 def _without_retracing_warnings() -> Iterator[None]:
-    """TensorFlow does not warn in here of Keras's functions for executions.
+    """Context manager: suppresses TensorFlow's warnings that Keras's functions are retraced.
 
-    It counts the calls of all models together, and warns where 5 of 10 traced. Since a call runs up to 32 steps, a few
-    short trainings of different flows look like that.
+    TensorFlow counts the calls of all models together, and warns if 5 of 10 calls traced. Since one call runs up to 32
+    steps, short trainings of a few different flows would cause the warning.
     """
 
     def keep(record: logging.LogRecord) -> bool:

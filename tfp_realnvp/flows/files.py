@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all."""
+"""Writes files and folders completely or not at all."""
 
 import contextlib
 import math
@@ -22,15 +22,15 @@ TENSORFLOW_FILE_ERRORS = (
 
 
 def as_path(filepath: Any) -> str:
-    """`filepath` as a string; a ValueError unless it is one, or an `os.PathLike` of one."""
+    """Converts `filepath` to a string. Raises a ValueError unless it is a string or an `os.PathLike` of a string."""
     path = os.fspath(filepath) if isinstance(filepath, str | os.PathLike) else None
     if not isinstance(path, str):
-        raise ValueError(f"filepath must be a path, got {filepath!r}")
+        raise ValueError(f"filepath must be a string or an os.PathLike, got {filepath!r}")
     return path
 
 
 def confirm_overwrite(path: str, overwrite: bool) -> bool:
-    """Whether a file may be written: nothing is at `path` yet, `overwrite` is true, or the user says yes."""
+    """Whether to write a file: True if `path` does not exist, if `overwrite` is true, or if the user says yes."""
     if overwrite or not os.path.exists(path):
         return True
     answer = ""
@@ -41,19 +41,20 @@ def confirm_overwrite(path: str, overwrite: bool) -> bool:
 
 @contextlib.contextmanager
 def atomic_file(path: str, variables: Sequence[Any] = ()) -> Iterator[str]:
-    """A path to write a new file to, in the folder of `path` and with the same endings. It then replaces `path`.
+    """Context manager: yields a path for a new file, which replaces `path` at the end.
 
-    Until then, and if writing fails, the older file stays as it was. The new file gets the permissions of the older
-    one. An OSError names `path`. If there is no room for `variables`, it is raised before anything is written.
+    The new path has the same folder and file extension as `path`. If writing fails, the older file does not change. The
+    new file gets the permissions of the older file. Raises an OSError that names `path`, before anything is written if
+    the disk has no space for `variables`.
     """
-    if "://" in path:  # No folder of this machine, and what is there now is replaced at once by Keras.
+    if "://" in path:  # Not a local folder, so Keras writes to the path directly.
         yield path
         return
-    target = os.path.realpath(path)  # of what a link points to
+    target = os.path.realpath(path)  # the file that a link points to
     folder, name = os.path.split(target)
     with _named(path), tempfile.TemporaryDirectory(prefix=f".{name[:24]}-", dir=folder) as temporary:
         if os.path.exists(target):
-            open(target, "ab").close()  # An error, where it is write-protected.
+            open(target, "ab").close()  # Raises an error if the file is write-protected.
         new = os.path.join(temporary, name)
         _reserve(new, variables)
         yield new
@@ -64,7 +65,7 @@ def atomic_file(path: str, variables: Sequence[Any] = ()) -> Iterator[str]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str) -> Iterator[str]:
-    """As `atomic_file`, for the folder of a SavedModel. Other files in it stay there."""
+    """Like `atomic_file`, for the folder of a SavedModel. Other files in the folder do not change."""
     if "://" in path:
         yield path
         return
@@ -74,7 +75,7 @@ def atomic_folder(path: str) -> Iterator[str]:
             new, old = (os.path.join(temporary, name) for name in ("new", "old"))
             os.mkdir(old)
             yield new
-            # Without this file no folder is a SavedModel, so it goes first and comes last.
+            # A folder without this file is not a SavedModel, so the old file moves first and the new one last.
             names = sorted(os.listdir(new), key="saved_model.pb".__eq__)
             there = [name for name in reversed(names) if os.path.exists(os.path.join(path, name))]
             moves = [(os.path.join(path, name), os.path.join(old, name)) for name in there]
@@ -83,7 +84,7 @@ def atomic_folder(path: str) -> Iterator[str]:
 
 
 def _move(moves: Sequence[tuple[str, str]]) -> None:
-    """Moves each source to its target, or none of them."""
+    """Moves each source to its target. If one move fails, undoes the others."""
     done: list[tuple[str, str]] = []
     try:
         for source, target in moves:
@@ -96,7 +97,7 @@ def _move(moves: Sequence[tuple[str, str]]) -> None:
 
 
 def _reserve(path: str, variables: Sequence[Any]) -> None:
-    """Raises an OSError where a file of these variables has no room: HDF5 would take the whole process down."""
+    """Raises an OSError if the disk has no space for a file of these variables, where HDF5 would abort the process."""
     size = sum(math.prod(variable.shape) * tf.as_dtype(variable.dtype).size + 4096 for variable in variables)
     if size and hasattr(os, "posix_fallocate"):
         with open(path, "wb") as file:

@@ -1,4 +1,4 @@
-"""The Keras model around a distribution: training, densities, samples, files."""
+"""`Flow`: a Keras model of a distribution, with densities, samples and `adapt`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -40,18 +40,18 @@ class Flow(LikelihoodModel):
 
         log p(x) = log p_base(z) + log|det dz/dx|  [nats],        loss = -mean(log p(x)).
 
-    `fit` trains every trainable variable of the distribution, be it of a Keras 3 layer, of a tf_keras layer or a bare
-    `tf.Variable`; the model counts, saves and loads them all. The loss is built in: `compile(optimizer)` is enough.
+    `fit` trains every trainable variable of the distribution: variables of Keras 3 layers, variables of tf_keras layers
+    and other `tf.Variable`s. The model also counts, saves and loads them. `compile(optimizer)` needs no loss.
 
     Source: Dinh, Sohl-Dickstein & Bengio, "Density estimation using Real NVP", 2017, arXiv 1605.08803.
 
     Args:
-        distribution: a `tfd.Distribution` of floating-point events of known shape, with batch shape `[]`; as a rule
+        distribution: a `tfd.Distribution` with floating-point events of known shape and batch shape `[]`, usually
             `tfd.TransformedDistribution(base, tfb.Chain([coupling, tfb.Permute(...), coupling, ...]))`.
-        context_shape: None, or `(K,)` for a conditional flow: give its couplings a placeholder, such as
-            `context=tf.zeros([K])`, which each call replaces by its own context, standardised by this model's `adapt`
-            (not by that of an inner flow).
-        dtype: Keras dtype policy; its variable dtype must be the distribution's dtype. Defaults to that dtype.
+        context_shape: None, or `(K,)` for a conditional flow. Give its couplings a placeholder, such as
+            `context=tf.zeros([K])`. Each call replaces the placeholder by its context, standardised by `adapt` of this
+            model (not by `adapt` of a flow inside `distribution`).
+        dtype: Keras dtype policy. Its variable dtype must be the dtype of the distribution, which is the default.
         **kwargs: `name` and `trainable` of `keras.Model`.
 
     Call arguments:
@@ -61,14 +61,14 @@ class Flow(LikelihoodModel):
         Log-densities `[N]`, in nats.
 
     Attributes:
-        num_epochs_done: number of epochs of the fit that runs or ran last; in files, too, so that training that goes on
-            from one can start with the next epoch.
+        num_epochs_done: number of epochs done in the current or last `fit`. It is saved to files, so that training can
+            continue from a file with the next epoch.
 
     Raises:
-        ValueError: if `distribution` is not such a distribution.
+        ValueError: if `distribution` does not have these properties.
 
-    The model standardises: its own distribution is `distribution` followed by `x -> shift + scale * x`, the identity
-    unless `adapt` is called. Densities and samples run as compiled functions; nothing is cached between calls.
+    The density of the model is `distribution` followed by `x -> shift + scale * x`, which is the identity unless
+    `adapt` is called. Densities and samples run as compiled functions. No results are cached between calls.
 
     >>> import numpy as np
     >>> base = tfd.MultivariateNormalDiag(tf.Variable([0.0, 0.0]), tf.ones(2))
@@ -88,7 +88,7 @@ class Flow(LikelihoodModel):
         **kwargs: Any,
     ):
         check_distribution(distribution)
-        # Data stay in the dtype of the variables under a mixed precision policy; networks cast for themselves.
+        # Under a mixed precision policy, data keep the dtype of the variables, and networks cast their inputs.
         policy = floating_policy(dtype or distribution.dtype.name)
         event_shape = tuple(distribution.event_shape)
         context_shape = None if context_shape is None else as_vector_shape(context_shape, "context_shape")
@@ -117,7 +117,7 @@ class Flow(LikelihoodModel):
         self.built = True
 
     def _track_variables(self) -> None:
-        """Shows Keras what the distribution depends on: layers, and a Keras variable around each other variable."""
+        """Makes Keras track the layers of the distribution, and each other variable, wrapped in a Keras variable."""
         self.conditioners = list(keras_layers(self._distribution))
         in_layers = {id(raw_variable(variable)) for layer in self.conditioners for variable in layer.variables}
         frozen = {id(variable) for variable in frozen_variables(self._tf_keras_layers)}
@@ -128,7 +128,7 @@ class Flow(LikelihoodModel):
         ]
 
     def __repr__(self) -> str:
-        if not self.built:  # Keras may ask while the constructor runs.
+        if not self.built:  # Keras may call this while the constructor runs.
             return str(super().__repr__())
         return one_line(
             type(self).__name__, self._distribution, self._context_shape, is_adapted=self._standardizer.is_adapted()
@@ -141,13 +141,11 @@ class Flow(LikelihoodModel):
         print_fn: Callable[[str], object] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Prints each bijector from data to latent, with the shape of its events and its number of parameters.
+        """Prints the bijectors from data to latent, with the shape of their events and their number of parameters.
 
         Args:
-            line_length: has no effect, like the other arguments of `keras.Model.summary`.
-            positions: has no effect.
-            print_fn: takes the text, in place of `print`.
-            **kwargs: have no effect.
+            print_fn: function that gets the text; `print` by default.
+            line_length, positions, **kwargs: arguments of `keras.Model.summary`, without effect here.
 
         >>> Flow(tfd.MultivariateNormalDiag(tf.zeros(2))).summary()  # doctest: +ELLIPSIS
         flow...: events [2], no context
@@ -165,56 +163,56 @@ class Flow(LikelihoodModel):
             context: None, or a tensor `[B..., K]` for a conditional flow.
 
         Returns:
-            `tfd.TransformedDistribution` of batch shape `[B...]`. Its variables are those of the model.
+            `tfd.TransformedDistribution` with batch shape `[B...]`. It shares the variables of the model.
 
         Raises:
-            ValueError: if the context is missing, unexpected or of wrong shape.
+            ValueError: if the context is missing, unexpected, or has the wrong shape.
         """
         return self._at_context(self._distribution, context)
 
     def bijector(self, context: Any = None) -> tfb.Chain:
-        """The map from latent to data (`forward`) and back (`inverse`), that of `distribution(context)`."""
+        """The bijector of `distribution(context)`. `forward` maps latent to data, `inverse` data to latent."""
         return self.distribution(context).bijector
 
     def log_prob(self, x: Any, context: Any = None) -> tf.Tensor:
         """Log-density in nats.
 
         Args:
-            x: events `[..., *event_shape]`; a single event is fine.
-            context: None, or `[..., K]`; its leading dimensions broadcast with those of x.
+            x: one event `[*event_shape]`, or several `[..., *event_shape]`.
+            context: None, or `[..., K]`. The leading dimensions of x and context broadcast.
 
         Returns:
-            Tensor of the leading dimensions.
+            Tensor with the leading dimensions, broadcast.
 
         Raises:
-            ValueError: if a shape is wrong, or the context missing or unexpected.
+            ValueError: if a shape is wrong, or if the context is missing or unexpected.
         """
         if isinstance(x, Mapping):
-            raise ValueError(f"x must be an array, got a dictionary of {list(x)}: here, pass log_prob(x, context)")
+            raise ValueError(f"x must be an array, got a dictionary of {list(x)}: pass log_prob(x, context) instead")
         check_context(context, self._context_shape)
         x = self._as_x(x)
         return self._compiled.log_prob_of_any(x, None if context is None else self._as_context(context))
 
     def sample(self, sample_shape: Any = (), context: Any = None, seed: Any = None) -> tf.Tensor:
-        """Samples.
+        """Draws samples.
 
         Args:
             sample_shape: integer or integers, the shape `[S...]` of the sample.
             context: None, or `[B..., K]` for a conditional flow.
-            seed: an integer or a pair of int32; the same seed gives the same sample. None for fresh ones.
+            seed: an integer or a pair of int32. The same seed gives the same samples; None gives new samples each time.
 
         Returns:
-            Tensor `[S..., B..., *event_shape]`. Gradients flow through it to the variables.
+            Tensor `[S..., B..., *event_shape]`. Gradients flow through the samples to the variables.
 
         Raises:
-            ValueError: if the context is missing, unexpected or of wrong shape, or the seed neither of these.
+            ValueError: if the context is missing, unexpected, or has the wrong shape, or if seed is of another type.
         """
         return self._sample(self._compiled.sample, sample_shape, context, seed)[0]
 
     def sample_and_log_prob(
         self, sample_shape: Any = (), context: Any = None, seed: Any = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Samples and their log-densities in nats, from one pass; arguments and errors are those of `sample`.
+        """Draws samples and computes their log-densities in nats, in one pass. Arguments and errors as in `sample`.
 
         Returns:
             The pair of tensors `[S..., B..., *event_shape]` and `[S..., B...]`.
@@ -245,22 +243,20 @@ class Flow(LikelihoodModel):
     # Training
 
     def adapt(self, data: Any, context: None = None) -> None:
-        """Standardises within the density: sets the shift and scale of the last bijector to mean and deviation.
+        """Standardises the data inside the model: sets its shift and scale to the mean and standard deviation.
 
-        The log-determinant counts, so log-densities stay those of the data as given. A context is standardised too.
-        Not for a distribution that ends in bounds, such as `tfb.Sigmoid`, which this would move: have the flow within
-        them adapt to `bounds.inverse(data)`.
+        Log-densities still refer to the data as given, since the log-determinant includes the scale. A context is
+        standardised too. Do not call `adapt` if the distribution ends in bounds, such as `tfb.Sigmoid`: it would move
+        the bounds. Call `adapt(bounds.inverse(data))` of the flow inside the bounds instead.
 
         Args:
-            data: `x [N, *event_shape]`, `{"x": x, "context": context [N, K]}`, or a `tf.data.Dataset` of batches of
-                either.
-            context: no argument of its own; it goes into `data`.
+            data: `x [N, *event_shape]`, `{"x": x, "context": context [N, K]}`, or a `tf.data.Dataset` of such batches.
+            context: must be None; pass a context in `data`.
 
         Raises:
-            ValueError: if a dataset has no end; if a shape is wrong, a row is not finite in the dtype of the model, or
-                a feature of x is constant: it has no density; if a feature varies too little or too much for the dtype;
-                if the distribution would have no density any more where it had one, a standard deviation from the
-                mean.
+            ValueError: if a dataset is infinite; if a shape is wrong; if a row is not finite in the dtype of the model;
+                if a feature of x is constant, or a feature varies too little or too much for the dtype; if the
+                distribution has bounds, so that rows near the mean would lose their density.
         """
         check_no_context_argument(context)
         self._standardizer.adapt(data, self.log_prob)
@@ -272,14 +268,14 @@ class Flow(LikelihoodModel):
             context = self._as_context(context, leading="N")
             if not x.shape[:1].is_compatible_with(context.shape[:1]):
                 raise ValueError(f"x and context must have as many rows, got shapes {x.shape} and {context.shape}")
-        if training and self.trainable:  # A frozen flow is in inference mode, as Keras's own layers are.
+        if training and self.trainable:  # A frozen flow runs in inference mode, like a frozen Keras layer.
             with tf_keras_training_mode(self._tf_keras_layers):
                 return self._at_context(self._training_distribution, context).log_prob(x)
         return self._compiled.log_prob(x, context)
 
     @property
     def losses(self) -> list[Any]:
-        """Regularisation losses of all layers, those of tf_keras too."""
+        """Regularisation losses of all layers, including tf_keras layers."""
         return [*super().losses] + [loss for layer in self._tf_keras_layers for loss in layer.losses]
 
     def _check_range(self, x: Any, argument: str) -> None:
@@ -288,7 +284,7 @@ class Flow(LikelihoodModel):
     def _check_variables(self) -> None:
         self._compiled.check_variables(self.variables)
         if not self.trainable_variables:
-            raise ValueError("nothing to train: the distribution has no trainable variables")
+            raise ValueError("distribution has no trainable variables, so there is nothing to train")
 
     def _constructor_config(self) -> dict[str, Any]:
         return {

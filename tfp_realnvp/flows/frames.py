@@ -1,4 +1,4 @@
-"""Names of the columns of DataFrames of pandas and polars, for errors; this package needs neither."""
+"""Column names of pandas and polars DataFrames, for error messages. This package does not import either library."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,7 +9,7 @@ __all__ = ["column_names", "in_features", "listed", "non_numeric_columns"]
 
 
 def column_names(array: Any) -> list[Any] | None:
-    """Names of the columns of a DataFrame; None for other arrays."""
+    """The column names of a DataFrame; None for other arrays."""
     columns: Any = getattr(array, "columns", None)
     shape: Any = getattr(array, "shape", ())
     if not isinstance(columns, Iterable) or len(shape) != 2:
@@ -25,7 +25,10 @@ def listed(items: Iterable[Any]) -> str:
 
 
 def in_features(array: Any, which: np.ndarray) -> str:
-    """Where `which` is true: " in the columns 'b'" of a DataFrame, else " in the features [1]"; "" for a scalar."""
+    """Names the features where `which` is true, as " in the columns 'b'" (DataFrames) or " in the features [1]".
+
+    The text is empty if `which` is a scalar.
+    """
     if which.ndim == 0:
         return ""
     names = column_names(array)
@@ -36,7 +39,7 @@ def in_features(array: Any, which: np.ndarray) -> str:
 
 
 def non_numeric_columns(array: Any) -> str:
-    """The columns that keep a DataFrame from being an array of numbers: ": convert or drop the columns 'b' (str)"."""
+    """Text such as ": convert or drop the columns 'b' (str)", for columns of a DataFrame that are not numbers."""
     names = column_names(array)
     if names is None or not hasattr(array, "dtypes"):
         return ""
@@ -47,5 +50,5 @@ def non_numeric_columns(array: Any) -> str:
 def _is_numeric(dtype: Any) -> bool:
     if hasattr(dtype, "is_numeric"):  # polars
         return bool(dtype.is_numeric())
-    # Booleans and pandas' own dtypes, such as Float64, make an array of objects where columns differ.
+    # Columns of booleans or pandas dtypes, such as Float64, beside other columns would make an array of objects.
     return isinstance(dtype, np.dtype) and dtype.kind in "iuf"

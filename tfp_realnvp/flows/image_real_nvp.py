@@ -31,45 +31,47 @@ class ImageRealNVP(Flow):
 
         x = num_levels * (sigmoid(y) - alpha) / (1 - 2 * alpha),    y = scales.forward(z),    z ~ N(0, I) [H * W * C]
 
-    An event is the continuous value of pixels in [0, num_levels). An integer image stands for all events whose floor
-    it is. `fit` and `evaluate` take integer images, add U(0, 1) noise, anew each time, and report the loss in nats and
+    An event x is an image of continuous pixel values in [0, num_levels). For example, pixel value 3 of an integer image
+    corresponds to all values in [3, 4). `fit` and `evaluate` take integer images, add new U(0, 1) noise each time, and
+    report the loss in nats and
 
         bits_per_dim = -mean(log p(images + noise)) / (H * W * C * log(2)),
 
-    an upper bound, in expectation, on the code length of the integer images. Callbacks want to be told that less is
-    better: `EarlyStopping("val_bits_per_dim", mode="min")`. `log_prob(images, dequantize=n)` adds noise, too. All other
-    densities, samples and exports are of continuous pixels, without noise. `log_prob`, `predict` and calls refuse
-    integers with a ValueError; `distribution()`, `bijector()` and exports take them for floats, as TFP and TensorFlow
-    do. The range of y's image is a little wider than the range of pixels, so `sample` clips to [0, num_levels);
-    `sample_and_log_prob` and `bijector()` do not.
+    which is, in expectation, an upper bound on the code length of the integer images. Tell callbacks that less is
+    better: `EarlyStopping("val_bits_per_dim", mode="min")`. `log_prob(images, dequantize=n)` also adds noise. All other
+    densities, samples and exports use continuous pixels and no noise. `log_prob`, `predict` and calls raise a
+    ValueError for integers. `distribution()`, `bijector()` and exports convert integers to floats, as TFP and
+    TensorFlow do. The formula for x reaches a little below 0 and above num_levels, so `sample` clips to
+    [0, num_levels); `sample_and_log_prob` and `bijector()` do not clip.
 
-    Each scale but the last: 3 couplings of alternating checkerboards, a squeeze of 2 x 2 pixels, 3 couplings of
-    channels, then half of the channels, a checkerboard again, is latent, and the rest goes on to the next scale. The
-    last scale has 4 couplings of checkerboards. After each coupling, seen from the data, comes a `BatchNorm`, of
-    momentum 0.9. Each network is a `ConvResNet`, twice as wide at each further scale, and as wide for channels as for
-    the checkerboards of the next scale. Latents are flat, factored-out parts first.
+    From the data, each scale except the last has 3 couplings with alternating checkerboards, a squeeze of 2 x 2 pixels,
+    and 3 couplings of channels. Then half of the channels, a checkerboard of the image, become latent, and the next
+    scale transforms the rest. The last scale has 4 couplings with checkerboards. A `BatchNorm` with momentum 0.9
+    follows each coupling. Each network is a `ConvResNet`. The width of the networks doubles at each scale. The networks
+    of channel couplings have the width of the next scale. Latents are flat and start with the parts that were factored
+    out first.
 
     Source: Dinh, Sohl-Dickstein & Bengio, "Density estimation using Real NVP", 2017, arXiv 1605.08803, sections 3.4 to
     3.7 and 4.1.
 
     Args:
-        event_shape: `(H, W, C)`; H and W are multiples of `2 ** (num_scales - 1)`, and the last scale has at least two
-            pixels.
+        event_shape: `(H, W, C)`. H and W must be multiples of `2 ** (num_scales - 1)`, and the last scale must have at
+            least two pixels.
         num_scales: number of scales, at least 1.
         num_blocks: number of residual blocks of each network.
         num_channels: width of the networks of the first scale.
-        num_levels: number of values of a pixel, from 2 to 65536 in float32, in which noise needs room.
-        alpha: keeps y finite at the ends of the range; its own range is in the docstring of `Pixels`.
-        context_shape: number K of context features, or `(K,)`, such as a one-hot label; None for none.
-        seed: integer that fixes the initial weights and the noise; None draws one (from `numpy.random`).
-        dtype: Keras dtype policy, "float32" or "float64" as a rule, or a mixed one. Defaults to Keras's own.
+        num_levels, alpha: number of values of a pixel, and a constant that keeps y finite; as in `Pixels`.
+        context_shape: number K of context features, or `(K,)`, for a conditional density. A context may be a one-hot
+            label. None for an unconditional density.
+        seed: integer that fixes the initial weights and the noise. None draws a seed from `numpy.random`.
+        dtype: Keras dtype policy, usually "float32" or "float64"; mixed policies work too. None for Keras's default.
         **kwargs: `name` and `trainable` of `keras.Model`.
 
     Raises:
-        ValueError: if a size is below 1, an image cannot be squeezed as often, or alpha or num_levels is out of range;
-            in `fit` and `evaluate`, if pixels of arrays or datasets are no whole numbers from 0 to num_levels - 1 (of
-            generators, the loss is then NaN); elsewhere, if pixels are integers, or out of range (in a graph, the
-            density is NaN).
+        ValueError: if a size is below 1, H or W is not such a multiple, or alpha or num_levels is out of range. In
+            `fit` and `evaluate`, if pixels of arrays or datasets are not whole numbers from 0 to num_levels - 1 (with
+            generators, the loss is NaN instead). In other methods, if pixels are integers or out of range (in a graph,
+            the density is NaN instead).
 
     >>> flow = ImageRealNVP((4, 4, 1), num_scales=1, num_blocks=1, num_channels=4, num_levels=16, seed=0)
     >>> flow.compile("adam")
@@ -126,7 +128,7 @@ class ImageRealNVP(Flow):
             "seed": int(seed),
         }
         self._noise_seed = keras.random.SeedGenerator(seed)  # an attribute, so that Keras tracks its state
-        margin = alpha * num_levels / (1 - 2 * alpha) + 1e-6 * num_levels  # of Pixels' range, and for rounding
+        margin = alpha * num_levels / (1 - 2 * alpha) + 1e-6 * num_levels  # beyond the pixels, plus rounding
         self._pixels = PixelDequantization(num_levels, margin, dtype, self._noise_seed)
         self._dequantization = self._pixels
         self._bits_per_dim = keras.metrics.Mean("bits_per_dim")
@@ -137,19 +139,19 @@ class ImageRealNVP(Flow):
         return int(self._options["num_levels"])
 
     def adapt(self, data: Any, context: None = None) -> None:
-        """Standardises the context; pixels need none, since `num_levels` says what their scale is.
+        """Standardises the context. Pixels are not standardised, since `num_levels` gives their scale.
 
         Args:
             data: `{"x": x [N, H, W, C], "context": context [N, K]}`, or a `tf.data.Dataset` of such batches.
-            context: no argument of its own; it goes into `data`.
+            context: must be None; pass a context in `data`.
 
         Raises:
-            ValueError: if a dataset has no end, a shape is wrong, a row is not finite in the dtype of the model, or a
-                feature varies too little or too much for it; in a flow without context.
+            ValueError: if the flow has no context; if a dataset is infinite; if a shape is wrong; if a row is not
+                finite in the dtype of the model; if a feature varies too little or too much for the dtype.
         """
         check_no_context_argument(context)
         if self.context_shape is None:
-            raise ValueError("data: there is nothing to adapt; num_levels says what the scale of pixels is")
+            raise ValueError("data: there is nothing to adapt; the flow has no context, and num_levels scales pixels")
         self._standardizer.adapt_context(data)
 
     def compute_loss(
@@ -161,26 +163,26 @@ class ImageRealNVP(Flow):
         return loss
 
     def log_prob(self, x: Any, context: Any = None, *, dequantize: int | None = None, seed: Any = None) -> tf.Tensor:
-        """Log-density in nats, of continuous pixels or, with `dequantize`, of integer images.
+        """Log-density in nats of continuous pixels or, with `dequantize`, of integer images.
 
             log_prob(images, dequantize=n) = mean over n draws of log p(images + noise),    noise ~ U(0, 1) per pixel
 
-        It is, in expectation, a lower bound on the log-probability of the integer images, in nats;
-        `-log_prob / (H * W * C * log(2))` are bits per dimension.
+        With `dequantize`, the result is, in expectation, a lower bound on the log-probability of the integer images.
+        `-log_prob / (H * W * C * log(2))` is in bits per dimension.
 
         Args:
-            x: floating-point pixels `[..., H, W, C]` in [0, num_levels]; with `dequantize`, whole numbers from 0 to
+            x: floating-point pixels `[..., H, W, C]` in [0, num_levels]. With `dequantize`, whole numbers from 0 to
                 num_levels - 1 of any dtype.
-            context: None, or `[..., K]`; its leading dimensions broadcast with those of x.
-            dequantize: number n of draws of noise for each image, at least 1; None for pixels that are continuous.
-            seed: of the noise, an integer or a pair of int32; the same seed gives the same noise. None for fresh noise.
+            context: None, or `[..., K]`. The leading dimensions of x and context broadcast.
+            dequantize: number n of draws of noise for each image, at least 1; None for continuous pixels.
+            seed: seed of the noise, an integer or a pair of int32. None gives new noise each time.
 
         Returns:
-            Tensor of the leading dimensions.
+            Tensor with the leading dimensions, broadcast.
 
         Raises:
-            ValueError: if x holds integers and `dequantize` is None; with `dequantize`, if pixels are not such whole
-                numbers (in a graph, the density is NaN); as `Flow.log_prob`.
+            ValueError: as in `Flow.log_prob`; if x holds integers and dequantize is None; with `dequantize`, if pixels
+                are not whole numbers from 0 to num_levels - 1 (in a graph, the density is NaN instead).
         """
         if dequantize is None:
             return super().log_prob(x, context)
@@ -220,11 +222,11 @@ def _bijectors(
 ) -> Iterator[tfb.Bijector]:
     """The bijectors of `num_scales` scales, from an image of the given shape to its flat latent.
 
-    `coupling` makes one from a mask, the number of moved channels at each position, and the width of its network.
+    `coupling` makes a coupling from a mask, the number of moved channels at each position, and the network's width.
     """
 
     def norm(channels: int) -> BatchNorm:
-        # A batch of images has many positions, and so reliable moments, which the averages may follow closely.
+        # A batch of images has many positions, so its statistics are reliable and a small momentum is enough.
         return BatchNorm(channels, event_ndims=3, momentum=0.9, dtype=dtype)
 
     height, width, channels = shape

@@ -1,4 +1,4 @@
-"""The data that users hand to a flow: split into events and contexts, checked, made tensors."""
+"""Splits the data that users pass to a flow into events and contexts, checks both, and converts them to tensors."""
 
 import contextlib
 import re
@@ -27,48 +27,50 @@ __all__ = [
     "wrong_rows",
 ]
 
-_CHUNK = 1 << 22  # values looked at in one go, so that a memory map larger than memory can be checked
+_CHUNK = 1 << 22  # number of values checked at once, so that arrays may be memory maps larger than memory
 
 Shape = tuple[int, ...]
 
 
 def check_context(
-    context: Any, context_shape: Shape | None, argument: str = "context", hint: str = "the flow depends on it"
+    context: Any, context_shape: Shape | None, argument: str = "context", hint: str = "pass it as the argument context"
 ) -> None:
     """Raises a ValueError if a context is missing or unexpected."""
     if context is None and context_shape is not None:
-        raise ValueError(f"{argument}: a context of shape [..., {context_shape[0]}] is missing; {hint}")
+        raise ValueError(
+            f"{argument}: the flow is conditional, but a context of shape [..., {context_shape[0]}] is missing; {hint}"
+        )
     if context is not None and context_shape is None:
         shape = list(getattr(context, "shape", np.shape(context)))
-        raise ValueError(f"{argument}: unexpected context of shape {shape}; context_shape is None")
+        raise ValueError(f"{argument}: got an unexpected context of shape {shape}; context_shape of the flow is None")
 
 
 def split_inputs(data: Any, context_shape: Shape | None, argument: str = "x") -> tuple[Any, Any]:
-    """(x, context) of a tensor or of `{"x": ..., "context": ...}`; context is None in an unconditional flow."""
+    """Returns (x, context) of `x` or `{"x": ..., "context": ...}`. In an unconditional flow, context is None."""
     if not isinstance(data, Mapping):
         data = {"x": data}
     if "x" not in data or not set(data) <= {"x", "context"}:
         raise ValueError(
-            f'{argument} must have the keys "x" and, if conditional, "context"; got {sorted(data, key=str)}'
+            f'{argument} must have the keys "x" and, for a conditional flow, "context"; got {sorted(data, key=str)}'
         )
     check_context(data.get("context"), context_shape, argument, 'pass it with x, as {"x": x, "context": context}')
     return data["x"], data.get("context")
 
 
 def events_of(data: Any) -> Any:
-    """x of arrays, of a dictionary of arrays, or of the first of several parts of a batch."""
+    """The events x of an array, of a dictionary, or of a batch `(x, ...)`."""
     data = data[0] if isinstance(data, tuple) and data else data
     return data.get("x") if isinstance(data, Mapping) else data
 
 
 def check_no_context_argument(context: Any) -> None:
-    """Raises a ValueError if a context is given as an argument of its own where it goes with x."""
+    """Raises a ValueError if a context is passed as a separate argument to a method that expects it with x."""
     if context is not None:
         raise ValueError('context must be passed with x, as {"x": x, "context": context}, not as an argument')
 
 
 def check_ends(data: Any, argument: str, steps_argument: str | None = None, steps: int | None = None) -> None:
-    """Raises a ValueError if a dataset is known to have no end, and no number of steps to take from it is given."""
+    """Raises a ValueError if a dataset is known to be infinite and `steps` does not limit the number of batches."""
     if isinstance(data, keras.utils.PyDataset):
         is_infinite = data.num_batches is None
     else:
@@ -81,9 +83,10 @@ def check_ends(data: Any, argument: str, steps_argument: str | None = None, step
 def check_rows(
     data: Any, event_shape: Shape, context_shape: Shape | None, argument: str, dtype: str | None = None
 ) -> None:
-    """Raises a ValueError if arrays have a wrong shape, no row, or (unless `dtype` is None) values not finite in it.
+    """Raises a ValueError if arrays have a wrong shape, no rows, or values that are not finite in `dtype`.
 
-    Of a dataset it is checked that it is not known to be empty, and whatever shapes of its batches are known.
+    If `dtype` is None, values are not checked. For a dataset, the static shapes of its batches are checked, and whether
+    it is known to be empty.
     """
     if isinstance(data, list | tuple | str | int | float) or data is None:
         raise ValueError(f"{argument} must be an array, a dictionary of arrays or a tf.data.Dataset, got {data!r:.60}")
@@ -113,9 +116,9 @@ def check_rows(
 def as_tensor(
     argument: str, value: Any, shape: Sequence[int], dtype: str, leading: str = "...", *, is_context: bool = False
 ) -> tf.Tensor:
-    """`value` as a tensor of numbers of the given dtype and of shape `[..., *shape]`, or `[N, *shape]`.
+    """Converts `value` to a tensor of the given dtype with shape `[..., *shape]`, or `[N, *shape]` if `leading` is "N".
 
-    What a graph does not know of the shape yet is checked when it runs.
+    If a graph does not know the shape, the shape is checked when the graph runs.
     """
     if np.ma.is_masked(value):
         raise ValueError(f"{argument} must be an array of numbers, got masked values")
@@ -136,13 +139,15 @@ def as_tensor(
 
 
 def check_input_shape(argument: str, array: Any, shape: Sequence[int], leading: str, *, is_context: bool) -> None:
-    """`check_shape`, whose error names the columns of a DataFrame, and has a hint for labels given as a context."""
+    """Like `check_shape`. The error names the columns of a DataFrame, and has hints for a single row and for labels."""
     try:
         check_shape(argument, array, shape, leading)
     except ValueError as error:
         names, hint = column_names(array), ""
         if names is not None:
             hint = f" with the columns {listed(map(repr, names))}"
+        if leading == "N" and tuple(array.shape) == tuple(shape):
+            hint = f"; N is the number of rows, so pass a single row with shape {[1, *shape]}"
         if is_context and shape[0] > 1 and tuple(array.shape)[1:] in ((), (1,)) and _has_integers(array):
             hint += f"; labels must be one-hot, as from keras.utils.to_categorical(labels, {shape[0]})"
         raise ValueError(f"{error}{hint}") from None
@@ -151,7 +156,7 @@ def check_input_shape(argument: str, array: Any, shape: Sequence[int], leading: 
 def _has_integers(array: Any) -> bool:
     try:
         return bool(tf.as_dtype(getattr(array, "dtype", None) or np.asarray(array[:0]).dtype).is_integer)
-    except TypeError:  # dtypes of pandas and others
+    except TypeError:  # a dtype that TensorFlow does not know, for example from pandas
         return False
 
 
@@ -169,7 +174,7 @@ def batch_shape_errors() -> Iterator[None]:
 
 
 def check_weights(sample_weight: Any, data: Any, argument: str, dtype: str) -> None:
-    """Raises a ValueError unless weights are an array of one finite number of at least 0 for each row of `data`."""
+    """Raises a ValueError unless weights are an array `[N]` or `[N, 1]` of finite numbers, not negative, not all 0."""
     if sample_weight is None:
         return
     if not is_array(sample_weight):
@@ -184,7 +189,7 @@ def check_weights(sample_weight: Any, data: Any, argument: str, dtype: str) -> N
     _check_finite(sample_weight, argument, dtype)
     least = np.min(sample_weight)
     if least < 0 or not np.any(sample_weight):
-        raise ValueError(f"{argument} must be of 0 and above, not all 0, got {least} for the least")
+        raise ValueError(f"{argument} must not be negative, and not all 0; its smallest value is {least}")
 
 
 def is_array(data: Any) -> bool:
@@ -199,7 +204,7 @@ def _check_array(array: Any, shape: Shape, name: str, dtype: str | None, *, is_c
     _check_numbers(array, name)
     if len(array) == 0:
         raise ValueError(f"{name} must have at least one row, got shape {list(array.shape)}")
-    if dtype is not None or np.ma.is_masked(array):  # What is masked is no number either.
+    if dtype is not None or np.ma.is_masked(array):  # Masked values count as NaN.
         _check_finite(array, name, dtype or "float64")
 
 
@@ -223,7 +228,10 @@ def _check_finite(array: Any, name: str, dtype: str) -> None:
 
 
 def wrong_rows(array: Any, are_right: Callable[[np.ndarray], np.ndarray]) -> tuple[list[int], Any, np.ndarray]:
-    """The rows of which not all values are right; the first wrong value, or None; which features have wrong values."""
+    """(rows, value, features): the rows with a wrong value, the first wrong value, and which features have one.
+
+    A value is wrong if `are_right` is false for it. Without wrong values, `value` is None.
+    """
     rows: list[int] = []
     example, features = None, np.zeros(tuple(array.shape[1:]), bool)
     for start, chunk in chunks(array):
@@ -237,7 +245,7 @@ def wrong_rows(array: Any, are_right: Callable[[np.ndarray], np.ndarray]) -> tup
 
 
 def chunks(array: Any) -> Iterator[tuple[int, np.ndarray]]:
-    """Some rows at a time, each with the number of the first; as numbers, NaN where they are masked."""
+    """Yields (index of the first row, rows) for some rows at a time, as numbers, with NaN for masked values."""
     rows = max(1, _CHUNK // max(1, int(np.prod(array.shape[1:]))))
     array = array if isinstance(array, np.ndarray) else np.asarray(array)
     for start in range(0, len(array), rows):

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of the data that a flow adapts to."""
+"""The mean and standard deviation of data, for `adapt`."""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from tfp_realnvp.flows.inputs import check_ends, check_rows, chunks, is_array, s
 
 __all__ = ["context_moments", "standardization_moments", "warn_unless_standardized"]
 
-_SAMPLE = 1000  # rows looked at, to see whether data are standardised
+_SAMPLE = 1000  # number of rows used to check whether data are standardised
 
 Shape = tuple[int, ...]
 
@@ -20,15 +20,18 @@ Shape = tuple[int, ...]
 def standardization_moments(
     data: Any, event_shape: Shape, context_shape: Shape | None, dtype: str
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray] | None]:
-    """(mean, standard deviation) of the rows of x, and of the context or None; a constant context gets 1.
+    """The pair (mean, standard deviation) of x, and the same pair of the context or None.
 
-    Raises a ValueError if a dataset has no end, a shape is wrong, a row is not finite, a feature of x is constant, or
-    a feature cannot be standardised in that dtype.
+    A constant feature of the context gets standard deviation 1. Raises a ValueError if a dataset is infinite, a shape
+    is wrong, a row is not finite, a feature of x is constant, or a feature cannot be standardised in `dtype`.
     """
     of_x, of_context = _moments(data, event_shape, context_shape, dtype)
     x, name = (data["x"], 'data["x"]') if isinstance(data, Mapping) else (data, "data")
     if np.any(of_x.constant):
-        raise ValueError(f"{name} is constant{in_features(x, of_x.constant)}: drop them, or add noise to them")
+        raise ValueError(
+            f"{name} is constant{in_features(x, of_x.constant)}: drop these features, add noise to them, or give more "
+            f"rows, got {of_x.count}"
+        )
     moments = _in_dtype(of_x, dtype, name, x)
     return moments, None if context_shape is None else _of_context(of_context, dtype, data)
 
@@ -36,14 +39,15 @@ def standardization_moments(
 def context_moments(
     data: Any, event_shape: Shape, context_shape: Shape | None, dtype: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(mean, standard deviation) of the rows of the context alone; errors are those of `standardization_moments`."""
+    """(mean, standard deviation) of the context only. Raises the errors of `standardization_moments`."""
     return _of_context(_moments(data, event_shape, context_shape, dtype)[1], dtype, data)
 
 
 def warn_unless_standardized(data: Any, model_name: str) -> None:
-    """Warns, in the name of the caller of `fit`, of features of arrays far from mean 0 and standard deviation 1.
+    """Warns if features of arrays are far from mean 0 and standard deviation 1.
 
-    Far is a mean beyond 5, or a standard deviation above 10 or below 0.1, of some of the rows.
+    A feature is far if, in a sample of rows, its mean is beyond 5 or -5, or its standard deviation above 10 or below
+    0.1. The warning points to the line that calls `fit`.
     """
     parts = {f'x["{key}"]': part for key, part in data.items()} if isinstance(data, Mapping) else {"x": data}
     far = {name: _far_from_standard(part) for name, part in parts.items() if is_array(part)}
@@ -58,7 +62,7 @@ def warn_unless_standardized(data: Any, model_name: str) -> None:
 
 
 def _far_from_standard(array: Any) -> np.ndarray:
-    """Which features are far; not those that are constant or hold zeros and ones alone, such as one-hot labels."""
+    """Which features are far from standardised. Constant features, and features of zeros and ones, do not count."""
     rows = np.asarray(array[:: -(-len(array) // _SAMPLE)], np.float64)
     with np.errstate(over="ignore"):
         mean, stddev = rows.mean(axis=0), rows.std(axis=0)
@@ -70,7 +74,7 @@ class Moments:
     """Mean, standard deviation and range of rows that come in batches, in float64.
 
     Batches are merged as in Chan, Golub & LeVeque, "Updating formulae and a pairwise algorithm for computing sample
-    variances", 1979: nothing cancels for data far from zero.
+    variances", 1979. This avoids cancellation for data far from zero.
     """
 
     def __init__(self) -> None:
@@ -98,13 +102,13 @@ class Moments:
 
     @property
     def constant(self) -> np.ndarray:
-        """Where all rows are equal up to rounding."""
+        """Which features are equal in all rows, up to rounding."""
         is_rounding = (self.stddev > 0) & (self.stddev <= 8 * np.finfo(np.float64).eps * np.abs(self.mean))
         return np.asarray(is_rounding | (self.least == self.greatest))
 
 
 def _moments(data: Any, event_shape: Shape, context_shape: Shape | None, dtype: str) -> tuple[Moments, Moments]:
-    """The moments of x and of the context; without a context, its moments stay empty."""
+    """The moments of x and of the context. Without a context, the second moments are empty."""
     check_ends(data, "data")
     check_rows(data, event_shape, context_shape, "data")
     of_x, of_context = Moments(), Moments()
@@ -128,7 +132,8 @@ def _of_context(moments: Moments, dtype: str, data: Any) -> tuple[np.ndarray, np
 def _in_dtype(moments: Moments, dtype: str, name: str, array: Any) -> tuple[np.ndarray, np.ndarray]:
     """(mean, standard deviation) in the dtype of a flow.
 
-    Raises a ValueError if (value - mean) / deviation would overflow in it, or the deviation is below its normal range.
+    Raises a ValueError if (value - mean) / deviation would overflow in this dtype, or if the deviation is smaller than
+    its normal numbers.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         numbers = (moments.mean, moments.stddev, moments.least, moments.greatest)
@@ -137,21 +142,21 @@ def _in_dtype(moments: Moments, dtype: str, name: str, array: Any) -> tuple[np.n
     if np.any(is_wide):
         raise ValueError(f"{name} spreads too far for {dtype}{in_features(array, is_wide)}: scale the data down")
     more_digits = "" if dtype == "float64" else ', or give the flow dtype="float64"'
-    smallest = 4 / float(tf.as_dtype(dtype).max)  # of the normal numbers, which no processor takes for 0
+    smallest = 4 / float(tf.as_dtype(dtype).max)  # Smaller numbers are subnormal, and some processors round them to 0.
     is_narrow = ~moments.constant & ((stddev < smallest) | (least == greatest))
     if np.any(is_narrow):
         raise ValueError(
-            f"{name} varies too little for {dtype}{in_features(array, is_narrow)}: shift the data towards 0 or scale "
-            f"them up{more_digits}"
+            f"{name} varies too little for {dtype}{in_features(array, is_narrow)}: shift the data towards 0, scale "
+            f"the data up{more_digits}"
         )
-    # Rounded values of 32 steps to a deviation move by at most 1/64 of it: below that, rounding shows in densities.
+    # With 32 rounding steps in a standard deviation, values move by at most 1/64 of it. Fewer steps affect densities.
     steps = np.spacing(np.maximum(np.abs(least), np.abs(greatest)))
     is_coarse = ~moments.constant & (stddev < 32 * steps)
     if np.any(is_coarse):
         warnings.warn(
-            f"{name} varies little for numbers that far from 0{in_features(array, is_coarse)}: {dtype} rounds them to "
-            f"steps of up to {np.max(steps):.2g}, so densities are those of rounded data. Subtract an offset from "
-            f"them first{more_digits}",
+            f"{name} varies little compared with its distance from 0{in_features(array, is_coarse)}: {dtype} rounds "
+            f"the values to steps of up to {np.max(steps):.2g}, so the flow learns the density of rounded data. "
+            f"Subtract an offset from the data first{more_digits}",
             UserWarning,
             stacklevel=5,
         )
@@ -159,7 +164,7 @@ def _in_dtype(moments: Moments, dtype: str, name: str, array: Any) -> tuple[np.n
 
 
 def _batches(data: Any) -> Iterator[tuple[str, Any]]:
-    """What `fit` sees as x, batch by batch, each with a name: arrays and dictionaries of arrays are one batch."""
+    """Yields (name, batch) of x. Arrays and dictionaries of arrays are one batch."""
     if is_array(data) or isinstance(data, Mapping):
         yield "data", data
         return

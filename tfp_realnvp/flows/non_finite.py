@@ -1,4 +1,4 @@
-"""Training that stops where its loss is no longer finite, with the weights that it had before."""
+"""Stops training when the loss is not finite, and restores earlier weights."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,18 +11,18 @@ from tfp_realnvp.keras_internals import raw_variable
 
 __all__ = ["FiniteSteps", "StopOnNonFiniteLoss"]
 
-BATCHES_BETWEEN_COPIES = 32  # Copies of all weights cost as much as a small step or two.
+BATCHES_BETWEEN_COPIES = 32  # A copy of all weights takes as long as one or two small steps.
 
 
 class FiniteSteps:
-    """Counts, within a graph, the steps of an epoch up to the first whose loss is not finite.
+    """Counts the steps of an epoch, inside a graph, up to the first step whose loss is not finite.
 
-    Several steps run in one execution before anybody looks; this tells which of them it was.
+    Callbacks run only after an execution of several steps. The count tells which of the steps had the loss.
     """
 
     def __init__(self) -> None:
         self._steps = tf.Variable(0, trainable=False, dtype=tf.int64, name="finite_steps")
-        self._goes_on = tf.Variable(1, trainable=False, dtype=tf.int64, name="finite_so_far")  # 1, or 0 from then on
+        self._goes_on = tf.Variable(1, trainable=False, dtype=tf.int64, name="finite_so_far")  # 0 after that step
 
     def reset(self) -> None:
         self._steps.assign(0)
@@ -30,26 +30,27 @@ class FiniteSteps:
 
     def add(self, loss: tf.Tensor) -> None:
         """Counts a step, unless the loss of an earlier step was not finite."""
-        with tf.control_dependencies([loss]):  # Older Keras learns by a step without a loss that the data have ended.
+        # Older Keras starts a last step that finds no data. Because of the dependency on the loss, it does not count.
+        with tf.control_dependencies([loss]):
             self._steps.assign_add(self._goes_on)
         self._goes_on.assign(self._goes_on * tf.cast(tf.math.is_finite(loss), tf.int64))
 
     def count(self) -> int:
-        """Number of steps counted; 0 on several replicas, where each step is an execution."""
+        """Number of steps counted; 0 on several replicas, where each execution is one step and none is counted."""
         return int(self._steps.read_value())
 
 
 class StopOnNonFiniteLoss(keras.callbacks.Callback):
-    """Stops `fit` at a loss that is NaN or infinite, and puts weights and optimizer back to what was finite.
+    """Stops `fit` at a loss that is NaN or infinite, and restores earlier weights and an earlier optimizer state.
 
-    Copies are taken every 32 batches, and the two newest kept, of twice the memory of weights and optimizer: the newest
-    may be what made the loss not finite.
+    The callback copies weights and optimizer every 32 batches and keeps the last two copies, because the last copy may
+    itself have caused the loss. The copies need twice the memory of weights and optimizer.
 
     Args:
-        finite_steps: counts the steps of executions of several steps.
+        finite_steps: counter of the steps inside an execution.
 
     Attributes:
-        message: None, or after a stop, what happened, with the epoch and the batch counted from 1 as Keras shows them.
+        message: None, or after a stop, a description. It counts epochs and batches from 1, as Keras does.
     """
 
     def __init__(self, finite_steps: FiniteSteps):
@@ -58,7 +59,7 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
         self._finite_steps = finite_steps
         self._batches, self._epoch, self._epoch_start = 0, 0, 0
         self._variables: list[tf.Variable] = []
-        self._copies: list[tuple[int, list[tf.Tensor]]] = []  # (batches of this fit before it, values)
+        self._copies: list[tuple[int, list[tf.Tensor]]] = []  # (number of batches of this fit before the copy, values)
 
     def on_train_begin(self, logs: Any = None) -> None:
         held = *self.model.weights, *self.model.optimizer.variables
@@ -66,13 +67,13 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
         self._finite_steps.reset()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        # Keras tells the batch where an execution would have ended that the data did not fill.
+        # After an incomplete execution, Keras reports the batch at which a complete execution would have ended.
         counted = self._finite_steps.count()
         self._epoch, self._epoch_start = epoch, self._epoch_start + counted if counted else self._batches
         self._finite_steps.reset()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        # Keras begins one more execution than there are, to learn that the data have ended.
+        # Keras also calls this before an execution that finds no more data.
         done = self._epoch_start + (self._finite_steps.count() or batch)
         if not self._copies or done - self._copies[-1][0] >= BATCHES_BETWEEN_COPIES:
             self._copies = [*self._copies[-1:], (done, [variable.read_value() for variable in self._variables])]
@@ -84,14 +85,14 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
             self._stop(batch, f"the loss is {float(loss)} in")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        # The update of the last batch has had no loss after it that would show what it did.
+        # No loss follows the last update, so we check the weights themselves.
         if self.message is None and self._batches > self._epoch_start and not _are_finite(self._variables):
             self._stop(self._batches - self._epoch_start - 1, "the weights are not finite after")
 
     def _stop(self, last_batch: int, what: str) -> None:
-        # The last step counted is the one whose loss made the sum not finite, if any did.
+        # The last counted step is the first step whose loss was not finite, if there was one.
         batch = (self._finite_steps.count() or last_batch + 1) - 1
-        # A copy is known to be good if a batch had a finite loss with it; at the first batch of all, there is none.
+        # A copy is good if a batch had a finite loss with its weights. No copy is good if the first batch fails.
         earlier = [copy for copy in self._copies if copy[0] < self._epoch_start + batch]
         good = [copy for copy in earlier if _are_finite(copy[1])]
         done, values = (good or self._copies)[-1 if good else 0]
@@ -100,10 +101,10 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
         self.model.stop_training = True
         lost = self._epoch_start + batch - done
         self.message = (
-            f"{what} epoch {self._epoch + 1}, batch {batch + 1}, so fit has stopped and put back the "
-            f"weights and the optimizer of {lost} batch{'' if lost == 1 else 'es'} before. What helps: a smaller "
-            "learning rate, clipnorm in the optimizer, adapt() for data far from standardised, a look at the data for "
-            "extreme rows and for rows that lie where the distribution has no density"
+            f"{what} epoch {self._epoch + 1}, batch {batch + 1}, so fit has stopped and restored earlier weights and "
+            f"an earlier optimizer state; the training of {lost} batch{'' if lost == 1 else 'es'} before this one is "
+            "lost. Try a smaller learning rate, clipnorm in the optimizer, or adapt() for data that are not "
+            "standardised. Check the data for extreme rows, and for rows where the distribution has no density"
         )
 
 

@@ -1,4 +1,4 @@
-"""What flows change in Keras's optimizers: a faster Adam, and clipping that holds on several replicas."""
+"""Changes to Keras optimizers: a faster Adam, and gradient clipping that is the same on several replicas."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -16,28 +16,28 @@ MAX_ERROR = 2e-5  # 1.3e-5 for Keras's default beta_2 = 0.999 in float32, but 1.
 
 
 def use_fused_adam(optimizer: keras.optimizers.Optimizer) -> None:
-    """From now on, `optimizer` updates each variable by one operation instead of about forty, if it is Adam or AdamW.
+    """Makes `optimizer`, if it is Adam or AdamW, update each variable by one operation instead of about forty.
 
-    TensorFlow then traces and optimizes a training step in half the time. The update is that of Keras, in the same
-    variables, except for 1 - beta_2: the operation takes beta_2 in the dtype of the variable, which changes second
-    moments by a part of up to `MAX_ERROR`. Where it would change them more, the update of Keras runs.
+    TensorFlow then traces and optimizes a training step in half the time. The variables and the update are the same as
+    in Keras, up to rounding: the operation computes 1 - beta_2 in the dtype of the variable, which changes second
+    moments by a relative error of up to `MAX_ERROR`. If the error would be larger, Keras's update runs.
     """
-    # Of the instance alone: its class, its configuration and so its files stay Keras's own.
+    # Only the instance changes. Its class and its configuration stay the same, and so do saved files.
     if type(optimizer) in (keras.optimizers.Adam, keras.optimizers.AdamW):
         optimizer.update_step = functools.partial(_update, optimizer)
 
 
 def _update(optimizer: keras.optimizers.Adam, gradient: Any, variable: Any, learning_rate: Any) -> None:
-    """The step of Kingma & Ba, "Adam: a method for stochastic optimization", 2015, arXiv 1412.6980."""
+    """One step of Adam. Source: Kingma & Ba, "Adam: a method for stochastic optimization", 2015, arXiv 1412.6980."""
     dtype = tf.as_dtype(variable.dtype)
-    # What the operation cannot do: sparse gradients, distributed variables.
+    # The operation has no AMSGrad, and supports neither sparse gradients nor distributed variables.
     special = optimizer.amsgrad or isinstance(gradient, tf.IndexedSlices) or tf.distribute.has_strategy()
     if special or max(_error(beta, dtype) for beta in (optimizer.beta_1, optimizer.beta_2)) > MAX_ERROR:
         type(optimizer).update_step(optimizer, gradient, variable, learning_rate)
         return
     step = tf.cast(optimizer.iterations, dtype) + 1
 
-    def power(beta: float) -> tf.Tensor:  # of the float32 next to beta, as in Keras
+    def power(beta: float) -> tf.Tensor:  # rounds beta to float32 first, as Keras does
         return tf.pow(tf.cast(tf.constant(beta, tf.float32), dtype), step)
 
     first_moment, second_moment = adam_moments(optimizer, variable)
@@ -56,15 +56,15 @@ def _update(optimizer: keras.optimizers.Adam, gradient: Any, variable: Any, lear
 
 
 def _error(beta: float, dtype: tf.DType) -> float:
-    """The relative error of 1 - beta where beta is rounded to `dtype`."""
+    """The relative error of 1 - beta if beta is rounded to `dtype`."""
     return abs((1 - float(dtype.as_numpy_dtype(beta))) / (1 - beta) - 1)
 
 
 def clip_across_replicas(optimizer: keras.optimizers.Optimizer) -> None:
-    """From now on, `optimizer` clips on several replicas as it does on one device: the sums of their gradients.
+    """Makes `optimizer` clip the sum of the gradients of all replicas, so that the result is the same as on one device.
 
-    Keras clips the gradients of each replica. With scaled losses, a step is left out on all replicas if the gradients
-    of any replica are not finite.
+    Keras would clip the gradients of each replica separately. With a `LossScaleOptimizer`, all replicas skip a step if
+    the gradients of one replica are not finite.
     """
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         optimizer.check_finite = functools.partial(_are_finite, optimizer)
@@ -80,7 +80,7 @@ def _clip_sums(
     if not clips or replica is None or replica.num_replicas_in_sync == 1:
         return clip(gradients)
     sums = clip(replica.all_reduce(tf.distribute.ReduceOp.SUM, list(gradients)))
-    return [each / replica.num_replicas_in_sync for each in sums]  # Keras adds them up once more.
+    return [each / replica.num_replicas_in_sync for each in sums]  # Keras will sum over replicas again.
 
 
 def _are_finite(optimizer: keras.optimizers.LossScaleOptimizer, gradients: Sequence[tf.Tensor]) -> tf.Tensor:

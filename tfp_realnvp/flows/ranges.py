@@ -1,4 +1,4 @@
-"""Rows outside the range of a distribution, where it has no density."""
+"""Finds rows outside the range of a distribution, where the density is 0."""
 
 import itertools
 from typing import Any
@@ -17,9 +17,9 @@ __all__ = ["check_range"]
 
 
 def check_range(data: Any, chain: OnePassChain, event_ndims: int, dtype: str, argument: str) -> None:
-    """Raises a ValueError if rows of arrays lie outside the range of `chain`, whatever is learned or conditioned on.
+    """Raises a ValueError if rows of arrays lie outside the range of `chain` for all weights and contexts.
 
-    Only the bijectors next to the data that neither training nor a context changes are looked at.
+    Starting from the data, this checks the bijectors before the first one that training or a context can change.
     """
     x = events_of(data)
     fixed = list(itertools.takewhile(_is_fixed, chain.bijectors))

@@ -1,4 +1,4 @@
-"""Real NVP for vectors: couplings and permutations, assembled."""
+"""`RealNVP`: couplings and permutations for vectors."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
@@ -47,46 +47,48 @@ class RealNVP(Flow):
 
         x = P_1(f_1(P_2(f_2(... P_L(f_L(z)))))),        z ~ base_distribution,
 
-    with couplings f_i, each of a network of its own, and permutations P_i, the first of which is the identity.
-    Successive couplings move complementary parts of the event: two move every feature, four let every feature depend on
-    every other.
+    where each coupling f_i has its own network and P_i are permutations, with P_1 the identity. Successive couplings
+    move complementary parts of the event: two couplings move every feature, and with four couplings every feature
+    depends on every other.
 
     Sources: Dinh, Sohl-Dickstein & Bengio, "Density estimation using Real NVP", 2017, arXiv 1605.08803; splines and LU
     maps as in Durkan, Bekasov, Murray & Papamakarios, "Neural spline flows", 2019, arXiv 1906.04032.
 
     Args:
-        event_shape: number of features D, or `(D,)`. For D = 1, which no coupling can split, each coupling is an
-            element-wise transform by functions of the context; without a context its parameters are learned constants,
-            and an affine one is enough for all of them.
-        num_couplings: L, at least 1; 8 if not given.
-        hidden_units: width of each hidden layer of each network, or of each residual block; (128, 128) if not given.
-        activation: Keras activation of the hidden layers, by name or a callable; "relu" if not given. Smooth ones, such
-            as "silu", give smooth densities, in whose latent space Hamiltonian Monte Carlo takes larger steps.
-        context_shape: number K of context features, or `(K,)`, for a conditional density; None for none.
-        conditioner: the kind of network: "mlp", an `MLP`, or "resnet", a `ResNet`.
-        dropout: part of the units that the networks drop in training, from 0 to below 1. Densities and samples, in
-            `evaluate`, too, and exports use all units.
-        coupling: "affine", an `AffineCoupling`, or "spline", a `SplineCoupling`.
-        log_scale_bound: of affine couplings: each scales by at most e to the power of it.
-        num_bins: of splines: the number of bins of each.
-        bound: of splines: each is the identity outside [-bound, bound]; `adapt` brings data to unit scale.
-        permutation: "reverse" turns the features around between couplings; "random" permutes them by `seed`, so that
-            of a pair of couplings the second moves what the first kept; "lu" learns a linear map, an `LULinear`, in
-            place of each such permutation, and one more at either end. Saved with the weights.
-        normalization: after each coupling, seen from the data: "actnorm", an `ActNorm`, "batchnorm", a `BatchNorm`, or
-            None.
-        base_distribution: `tfd.Distribution` of event shape `[D]` and batch shape `[]`, of the dtype of the flow;
-            its trainable variables train too. Or "student_t", for data with outliers: independent standard Student-t
-            distributions, whose degrees of freedom are trained, from 10 on. Defaults to N(0, I).
-        seed: integer that fixes initial weights and permutations; None draws one (from `numpy.random`).
-        dtype: Keras dtype policy, "float32" or "float64" as a rule. Defaults to Keras's own.
+        event_shape: number of features D, or `(D,)`. A coupling cannot split an event with D = 1. Each coupling is then
+            an element-wise transform, and its parameters are functions of the context. Without a context, they are
+            learned constants, and a single affine transform replaces all affine couplings.
+        num_couplings: L, at least 1.
+        hidden_units: width of each hidden layer of each network, or of each residual block.
+        activation: Keras activation of the hidden layers, a name or a callable. Smooth activations, such as "silu",
+            give smooth densities. Hamiltonian Monte Carlo in the latent space of a smooth flow can take larger steps.
+        context_shape: number K of context features, or `(K,)`, for a conditional density. None for an unconditional
+            density.
+        conditioner: "mlp" for `MLP` networks, or "resnet" for `ResNet` networks.
+        dropout: fraction of the units that the networks drop in training, at least 0 and below 1. Densities, samples,
+            `evaluate` and exports use all units.
+        coupling: "affine" for `AffineCoupling`, or "spline" for `SplineCoupling`.
+        log_scale_bound: an affine coupling scales by at most exp(log_scale_bound).
+        num_bins: number of bins of each spline.
+        bound: a spline is the identity outside [-bound, bound]. Call `adapt` so that most data lie inside.
+        permutation: "reverse" reverses the order of the features between couplings. "random" permutes the features at
+            random, so that the second coupling of each pair moves what the first coupling kept. "lu" replaces these
+            permutations by learned linear maps, `LULinear`, and adds one at each end. Permutations are saved with the
+            weights.
+        normalization: "actnorm" or "batchnorm" adds an `ActNorm` or a `BatchNorm` after each coupling, in the order
+            from data to latent; None adds nothing.
+        base_distribution: None for N(0, I). "student_t", for data with outliers, for independent standard Student-t
+            distributions with trainable degrees of freedom, which start at 10. Or a `tfd.Distribution` with event shape
+            `[D]`, batch shape `[]` and the dtype of the flow, whose trainable variables are trained too.
+        seed: integer that fixes initial weights and permutations. None draws a seed from `numpy.random`.
+        dtype: Keras dtype policy, usually "float32" or "float64". None for Keras's default.
         **kwargs: `name` and `trainable` of `keras.Model`.
 
-    Call arguments, returns and methods are those of `Flow`; call `adapt` before `fit`, unless data are standardised. A
-    first `fit` on arrays that are far from it gives a UserWarning.
+    Call arguments, returns and methods are the same as in `Flow`. Call `adapt` before `fit`, unless data are
+    standardised. If they are far from standardised, the first `fit` on arrays gives a UserWarning.
 
     Raises:
-        ValueError: if a size is below 1, an option unknown, or the base distribution of wrong shape or dtype.
+        ValueError: if a size is below 1, an option is unknown, or base_distribution has a wrong shape or dtype.
 
     >>> flow = RealNVP(2, num_couplings=4, hidden_units=(32,), seed=1)
     >>> flow.compile("adam")
@@ -129,14 +131,14 @@ class RealNVP(Flow):
         check_spline(num_bins, bound)
         check_option("permutation", permutation, _PERMUTATIONS)
         if normalization is not None:
-            check_option("normalization", normalization, tuple(_NORMALIZATIONS))
+            check_option("normalization", normalization, tuple(_NORMALIZATIONS), "; None is allowed too")
         policy, seed = floating_policy(dtype), drawn_seed(seed)
 
         base = base_distribution
         if base is None:
             base = tfd.Independent(tfd.Normal(*np.array([[0.0] * size, [1.0] * size], policy.variable_dtype)), 1)
         elif isinstance(base, str):
-            check_option("base_distribution", base, ("student_t",))
+            check_option("base_distribution", base, ("student_t",), "; None and a tfd.Distribution are allowed too")
             base = _student_t(size, policy.variable_dtype)
         _check_base(base, size, policy.variable_dtype)
         context = None if context_shape is None else tf.zeros(context_shape, policy.variable_dtype)
@@ -184,7 +186,7 @@ class RealNVP(Flow):
         self._base_distribution = base_distribution
 
     def _wants_adapt(self) -> bool:
-        # A user's own base may lie where the data are; a flow that has trained fits the data as they are.
+        # A user's base distribution may fit the data without `adapt`, and so may a flow that has trained.
         has_own_base = isinstance(self._base_distribution, tfd.Distribution)
         return not (has_own_base or self.num_epochs_done or self._standardizer.is_adapted())
 
@@ -202,23 +204,24 @@ def _bijectors(
     seed: int,
     dtype: str,
 ) -> Iterator[tfb.Bijector]:
-    """Couplings with permutations between them, and normalisations after them, from data to latent."""
-    # The legacy generator's stream is frozen for good: a saved seed gives the same permutations in every version.
+    """Couplings, permutations between them, and normalisations after them, in the order from data to latent."""
+    # NumPy never changes the numbers of this legacy generator, so a saved seed gives the same permutations forever.
     random = np.random.RandomState(seed)
     for index in range(num_couplings):
         coupling_seed = int(random.randint(2**31))
         if permutation == "lu":
             order = _random_permutation(size, random, swap=index % 2 == 1)
-            yield LULinear(size, np.argsort(order), dtype=dtype)  # which takes it the other way round than tfb.Permute
+            # The inverse permutation, since `LULinear` applies it in `inverse`, but `tfb.Permute` in `forward`.
+            yield LULinear(size, np.argsort(order), dtype=dtype)
         elif index and size > 1:
             if permutation == "reverse":
                 yield tfb.Permute(np.arange(size)[::-1])
             else:
-                # A variable, so that weights bring the permutations along that they were trained with.
+                # A variable, so that the permutations are saved with the weights.
                 order = _random_permutation(size, random, swap=index % 2 == 1).astype(np.int32)
                 yield tfb.Permute(tf.Variable(order, trainable=False, name="permutation"))
-        # The first of a pair keeps ceil(D/2) features, the second the other floor(D/2): with ceil(D/2) both times and
-        # an odd D, a reversal would never let the middle feature move. A single feature moves each time.
+        # The first coupling of a pair keeps ceil(D/2) features, the second the other floor(D/2). If both kept
+        # ceil(D/2), then with reversals and an odd D the middle feature would never move. For D = 1 it always moves.
         mask = masks.half(size) if index % 2 == 0 else masks.half(size, flip=True)[::-1]
         yield make_coupling(mask if size > 1 else np.array([False]), coupling_seed)
         if normalization is not None:
@@ -228,7 +231,7 @@ def _bijectors(
 
 
 def _random_permutation(size: int, random: np.random.RandomState, swap: bool) -> np.ndarray:
-    """A random permutation; with `swap`, one that moves the first floor(D/2) features to the end, in any order."""
+    """A random permutation. With `swap`, it also moves the first floor(D/2) features to the end."""
     if not swap:
         return random.permutation(size)
     first = size // 2
@@ -247,5 +250,5 @@ def _check_base(base: tfd.Distribution, size: int, dtype: str) -> None:
     if base.event_shape != [size] or base.batch_shape != [] or base.dtype != dtype:
         raise ValueError(
             f"base_distribution must have event shape [{size}], batch shape [] and dtype {dtype}, "
-            f"got {base.event_shape}, {base.batch_shape} and {base.dtype}"
+            f"got {base.event_shape}, {base.batch_shape} and {getattr(base.dtype, 'name', base.dtype)}"
         )

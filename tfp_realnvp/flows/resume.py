@@ -1,4 +1,4 @@
-"""Training that goes on where a process was killed: the number of epochs in files, and backups that are whole."""
+"""Continues training after a process was killed: counts epochs in files, and repairs incomplete backups."""
 
 import json
 import os
@@ -16,10 +16,10 @@ BACKUP_FILES = "latest.weights.h5", "training_metadata.json"  # of keras.callbac
 
 
 class CountEpochs(keras.callbacks.Callback):
-    """Counts in `model.num_epochs_done` the epochs that are done, so that files written by other callbacks hold it.
+    """Counts the completed epochs in `model.num_epochs_done`, so that other callbacks save this number to files.
 
     Args:
-        initial_epoch: number of epochs that are done before `fit` begins.
+        initial_epoch: number of epochs completed before `fit` starts.
     """
 
     def __init__(self, initial_epoch: int):
@@ -34,9 +34,9 @@ class CountEpochs(keras.callbacks.Callback):
 
 
 def repair_backup(backup: keras.callbacks.BackupAndRestore) -> None:
-    """Repairs the two files of a backup after a process was killed between writing them, or while writing one.
+    """Repairs the two files of a backup after a process was killed while it wrote them.
 
-    The file of weights is written whole and holds the number of its epoch. The other file is made to agree with it.
+    The file of weights is always complete and contains the number of its epoch. The other file is changed to match.
     """
     weights, metadata = (os.path.join(backup.backup_dir, name) for name in BACKUP_FILES)
     if "://" in metadata or not (os.path.isfile(weights) or os.path.isfile(metadata)):
@@ -47,7 +47,7 @@ def repair_backup(backup: keras.callbacks.BackupAndRestore) -> None:
     try:
         with h5py.File(weights) as file:
             epoch = int(np.asarray(file["vars"]["num_epochs_done"]))
-    except (OSError, KeyError):  # no file of ours: let Keras say what is wrong with it
+    except (OSError, KeyError):  # not a file of a flow, so Keras reports the error
         return
     try:
         with open(metadata, encoding="utf-8") as file:

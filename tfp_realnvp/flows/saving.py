@@ -1,4 +1,4 @@
-"""What a flow writes to files and reads from them."""
+"""Saving, loading and exporting of flows."""
 
 import os
 from typing import Any
@@ -15,28 +15,28 @@ __all__ = ["SavingModel"]
 
 
 class SavingModel(BuiltModel):
-    """A Keras model whose files are written whole or not at all, and hold what Keras leaves out of files.
+    """A Keras model that writes files completely or not at all, and also saves random states, which Keras does not.
 
-    Subclasses define `_constructor_config` and `_compiled`, the functions that `export` writes.
+    Subclasses define `_constructor_config`, and `_compiled` with the functions for `export`.
     """
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
-        self.num_epochs_done = 0  # of the fit that runs, or ran last
+        self.num_epochs_done = 0  # in the current or last `fit`
 
     # The model
 
     def save(self, filepath: str | os.PathLike[str], overwrite: bool = True, **kwargs: Any) -> None:
-        """Writes architecture, weights and optimizer to one file; arguments are those of `keras.Model.save`.
+        """Writes architecture, weights and optimizer to one file. Other arguments as in `keras.Model.save`.
 
         Args:
             filepath: a path that ends in ".keras".
             overwrite: whether to replace an existing file. If False, the user is asked.
 
         Raises:
-            ValueError: if the path has another ending, or if a part of the distribution cannot be described; the
+            ValueError: if the path does not end in ".keras", or if a part of the distribution cannot be saved. The
                 message names the part.
-            OSError: if the file cannot be written; an older file then stays as it was.
+            OSError: if the file cannot be written. An older file then does not change.
         """
         path = as_path(filepath)
         if not path.endswith(".keras"):
@@ -51,13 +51,13 @@ class SavingModel(BuiltModel):
         return config | flags | self._constructor_config()
 
     def _constructor_config(self) -> dict[str, Any]:
-        """The constructor's own arguments, besides those of `keras.Model`."""
+        """The constructor's arguments, without the arguments of `keras.Model`."""
         raise NotImplementedError
 
     def _with_flags(self) -> dict[str, list[Any]]:
-        """Layers and variables, by the name of the list of their flags `trainable` in the configuration.
+        """Layers and variables whose flags `trainable` are saved, by the key of the flags in the configuration.
 
-        Outer layers come before inner ones, because a layer sets the flags of all that it holds.
+        Outer layers come before inner layers, because setting the flag of a layer also sets the flags inside it.
         """
         return {"layers_train": layers_within(self), "variables_train": self.variables}
 
@@ -87,16 +87,16 @@ class SavingModel(BuiltModel):
             self.optimizer.build(self.trainable_variables)
 
     def _build_layers(self) -> None:
-        """Builds layers of a subclass that are built by their first call."""
+        """Builds the layers of a subclass that would otherwise be built by their first call."""
 
     # Weights
 
     def save_weights(self, filepath: str | os.PathLike[str], overwrite: bool = True, **kwargs: Any) -> None:
-        """Writes weights, optimizer and random states; arguments are those of `keras.Model.save_weights`.
+        """Writes weights, optimizer and random states. Arguments as in `keras.Model.save_weights`.
 
         Raises:
             ValueError: if the path does not end in ".weights.h5".
-            OSError: if the file cannot be written; an older file then stays as it was.
+            OSError: if the file cannot be written. An older file then does not change.
         """
         path = as_path(filepath)
         if kwargs.get("max_shard_size") is not None:  # Keras writes several files.
@@ -109,11 +109,11 @@ class SavingModel(BuiltModel):
                 super().save_weights(new_path, **kwargs)
 
     def load_weights(self, filepath: str | os.PathLike[str], skip_mismatch: bool = False, **kwargs: Any) -> None:
-        """Reads what `save_weights` or `save` wrote; arguments are those of `keras.Model.load_weights`.
+        """Reads a file from `save_weights` or `save`. Arguments as in `keras.Model.load_weights`.
 
         Raises:
-            ValueError: if the file is damaged, or of another model; the flow then is as before.
-            OSError: if there is no such file, or it cannot be opened.
+            ValueError: if the file is damaged or belongs to another model. The flow then does not change.
+            OSError: if the file does not exist or cannot be opened.
         """
         path, variables = as_path(filepath), self._saved_variables()
         former, num_epochs_done = [keras.ops.convert_to_numpy(v) for v in variables], self.num_epochs_done
@@ -131,7 +131,7 @@ class SavingModel(BuiltModel):
         return [*self.variables, *(optimizer.variables if optimizer else ())]
 
     def save_own_variables(self, store: Any) -> None:
-        # Keras keeps no random states in files: training that goes on from one would see the first noise again.
+        # Keras does not save random states. Without them, training that continues would repeat the first noise.
         super().save_own_variables(store)
         store["num_weights"] = np.array(len(self.weights))
         store["num_epochs_done"] = np.array(self.num_epochs_done)
@@ -140,7 +140,7 @@ class SavingModel(BuiltModel):
 
     def load_own_variables(self, store: Any) -> None:
         found = {name: store[name] for name in store.keys()}  # noqa: SIM118
-        # Keras ignores weights in a file beyond those of the model, such as those of further couplings.
+        # Keras ignores extra weights in a file, for example of additional couplings, so we check their number.
         num_weights = int(np.asarray(found.pop("num_weights", len(self.weights))))
         if num_weights != len(self.weights):
             raise ValueError(f"the file has {num_weights} weights, but {self.name} has {len(self.weights)}")
@@ -161,36 +161,36 @@ class SavingModel(BuiltModel):
     ) -> None:
         """Writes a SavedModel that loads where only TensorFlow is installed.
 
-        Signatures, with rows `[N, *event_shape]`, in the dtype of the model; a conditional flow's take `context` too:
+        Rows x are `[N, *event_shape]`, in the dtype of the model. In a conditional flow, all signatures also take
+        `context [N, K]`. The signatures are:
 
             serving_default: x -> {"log_prob": [N]}
             sample: num_samples (int32 scalar), seed (int32 [2]) -> {"x": [num_samples[, N], *event_shape]}
             forward: z -> {"x", "log_det": [N]}
             inverse: x -> {"z", "log_det": [N]}
 
-        An input of another shape is an error of TensorFlow's that names the input and both shapes.
+        If an input has another shape, TensorFlow raises an error that names the input and both shapes.
 
         Args:
             filepath: the folder to write.
-            format: "tf_saved_model"; there is no other.
-            verbose: whether to print the signatures; None for no.
-            input_signature: must be None, since the shapes of the flow give the signatures.
-            **kwargs: the other arguments of `keras.Model.export`, which are for other formats and backends. Must be
-                None.
+            format: must be "tf_saved_model".
+            verbose: whether to print the names of the signatures; None means False.
+            input_signature: must be None, since the flow defines the signatures.
+            **kwargs: other arguments of `keras.Model.export`, which must be None.
 
         Raises:
-            ValueError: if the path is empty or that of a file, or another argument has a value that it cannot have.
-            OSError: if the folder cannot be written to; an older SavedModel in it is still whole.
+            ValueError: if the path is empty or is a file, or if another argument has a wrong value.
+            OSError: if the folder cannot be written to. An older SavedModel in the folder does not change.
         """
         check_option("format", format, ("tf_saved_model",))
         if verbose is not None:
             check_flag("verbose", verbose)
         for name, value in {"input_signature": input_signature, **kwargs}.items():
             if value is not None:
-                raise ValueError(f"{name} must be None, got {value!r:.100}: an exported flow has signatures of its own")
+                raise ValueError(f"{name} must be None, got {value!r:.100}: the flow defines its signatures")
         path = as_path(filepath)
         if not path or os.path.isfile(path):
-            raise ValueError(f"filepath must be a folder, or one to make, got {path!r}")
+            raise ValueError(f"filepath must be the path of a new or existing folder, got {path!r}")
         with atomic_folder(path) as new_path:
             signatures = self._compiled.export(new_path, [raw_variable(variable) for variable in self.variables])
         if verbose:

@@ -1,4 +1,7 @@
-"""TFP distributions and bijectors to and from JSON-able dictionaries, by class name and parameters. No pickle."""
+"""Converts TFP distributions and bijectors to dictionaries for JSON, by class name and parameters, and back.
+
+Nothing is pickled.
+"""
 
 import contextlib
 import inspect
@@ -26,32 +29,33 @@ _NAMESPACES = {
 }
 _NAMED_BY_CLASS = tfp.distributions.Distribution | tfp.bijectors.Bijector | tf_keras.constraints.Constraint
 
-# What a flow hands out of itself, and what a user would have written.
+# Classes of this package that are saved under the name of the TFP class that they replace.
 _WRITTEN_AS = {
     OnePassTransformedDistribution: tfp.distributions.TransformedDistribution,
     UnbatchedPermute: tfp.bijectors.Permute,
     Softplus: tfp.bijectors.Softplus,
 }
 
-# Classes of version 0.1, and what reads their files now.
+# Classes of version 0.1, and the classes that replace them.
 _RENAMED = {"ElementwiseAffine": "AffineCoupling", "ElementwiseSpline": "SplineCoupling"}
 
-_REMEDY = "Use save_weights(), and load_weights() in a flow built anew by your own code; or export()"
+_REMEDY = "Use save_weights() and load_weights() with a flow that your own code builds, or use export()"
 
 
 def to_config(value: Any, path: str) -> Any:
-    """A JSON-able description of a distribution, a bijector or one of their parameters.
+    """Converts a distribution, a bijector or one of their parameters to a dictionary for JSON.
 
     Args:
-        value: a TFP distribution or bijector (or one of this package) whose parameters are numbers, strings, arrays,
-            tensors, `tf.Variable`s, `tfp.util.TransformedVariable`s, serialisable Keras layers, or again such objects.
-        path: how to call `value` in an error.
+        value: a distribution or bijector of TFP or of this package. Its parameters may be numbers, strings, arrays,
+            tensors, `tf.Variable`s, `tfp.util.TransformedVariable`s, serialisable Keras layers, and other distributions
+            and bijectors.
+        path: the name of `value` in errors, such as "distribution.bijector".
 
     Returns:
-        The description. Variables are described by their present values.
+        The dictionary. It contains the current values of variables.
 
     Raises:
-        ValueError: if a part cannot be described; it names the part by its path.
+        ValueError: if a part cannot be converted. The message names the part by its path.
 
     >>> float(from_config(to_config(tfp.distributions.Normal(0.0, 2.0), "base"), "base").scale)
     2.0
@@ -60,23 +64,23 @@ def to_config(value: Any, path: str) -> Any:
 
 
 def from_config(config: Any, path: str) -> Any:
-    """The object that `to_config` described in `config`.
+    """Converts a dictionary from `to_config` back to an object.
 
     Args:
-        config: the description.
-        path: how to call the object in an error.
+        config: the dictionary.
+        path: the name of the object in errors, such as "distribution.bijector".
 
     Raises:
-        ValueError: if `config`, or a part of it, describes no such object; it names the part by its path.
+        ValueError: if `config` or a part of it cannot be converted. The message names the part by its path.
     """
     return _Reader().read(config, path)
 
 
 class _Writer:
-    """Objects with an identity of their own (variables, layers, bijectors) are written once, then referred to."""
+    """Converts objects to dictionaries. A variable, layer or bijector that occurs again becomes a reference."""
 
     def __init__(self) -> None:
-        self.written: list[Any] = []  # by position; keeps them alive, so that identities stay unique
+        self.written: list[Any] = []  # References are positions in this list.
 
     def write(self, value: Any, path: str) -> Any:
         if value is None or isinstance(value, bool | int | float | str):
@@ -91,7 +95,7 @@ class _Writer:
             if value is other:
                 return {"same_as": index}
         config = self._object(value, path)
-        self.written.append(value)  # After its parts, in the order in which the reader finishes them.
+        self.written.append(value)  # After its parts, which is also the order of the reader.
         return config
 
     def _object(self, value: Any, path: str) -> dict[str, Any]:
@@ -119,12 +123,12 @@ class _Writer:
         if isinstance(value, _NAMED_BY_CLASS):
             return self._by_class(value, path)
         raise ValueError(
-            f"{path} cannot be saved: {value!r:.100} is no TFP distribution or bijector, no array and no Keras "
-            f"constraint or Keras 3 layer. {_REMEDY}"
+            f"{path} cannot be saved: {value!r:.100} is not a TFP distribution or bijector, an array, a Keras "
+            f"constraint or a Keras 3 layer. {_REMEDY}"
         )
 
     def _check_shares_nothing(self, layer: keras.layers.Layer, path: str) -> None:
-        """Layers are rebuilt one by one, so that what two of them share would come back as two."""
+        """Raises a ValueError if two layers share variables, since layers that are rebuilt do not share them."""
         for other in self.written:
             if not isinstance(other, keras.layers.Layer):
                 continue
@@ -135,7 +139,8 @@ class _Writer:
     def _by_class(self, value: Any, path: str) -> dict[str, Any]:
         kind = _WRITTEN_AS.get(type(value), type(value))
         for namespace, module in _NAMESPACES.items():
-            # TFP makes a _Chain of a Chain whose parts are no composite tensors; likewise _TransformedDistribution.
+            # If a part is not a composite tensor, TFP makes a `_Chain` instead of a `Chain`, and likewise a
+            # `_TransformedDistribution`.
             name = kind.__name__.lstrip("_")
             found = getattr(module, name, None)
             if inspect.isclass(found) and kind in (found, *found.__mro__):
@@ -165,20 +170,20 @@ class _Writer:
 
 
 class UnreadableError(ValueError):
-    """An error that says what could not be read."""
+    """A ValueError whose message names the object or file that could not be read."""
 
 
 @contextlib.contextmanager
 def reading(what: str) -> Iterator[None]:
-    """Turns any error in here into a ValueError that says what could not be read; the innermost one stays.
+    """Context manager: turns any error into a ValueError "<what> cannot be read: ...".
 
-    Errors of opening a file stay as they are.
+    If contexts are nested, the innermost one makes the message. Errors of opening a file do not change.
     """
     try:
         yield
     except (UnreadableError, FileNotFoundError, IsADirectoryError, PermissionError):
         raise
-    except Exception as error:  # A damaged or foreign file can make anything fail, in any way.
+    except Exception as error:  # A damaged or foreign file can cause any error.
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise UnreadableError(f"{what} cannot be read: {reason}") from error
 
@@ -202,7 +207,7 @@ class _Reader:
             return tf.as_dtype(config["dtype"])
         if "array" in config:
             array = np.array(config["array"], config["array_dtype"])
-            return tf.constant(array) if config["tensor"] else array[()]  # a scalar, where it is one
+            return tf.constant(array) if config["tensor"] else array[()]  # `[()]` makes shape [] a scalar
         if "same_as" in config:
             index, number = config["same_as"], len(self.read_objects)
             if not (isinstance(index, int) and 0 <= index < number):

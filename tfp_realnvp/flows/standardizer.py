@@ -15,12 +15,12 @@ Shape = tuple[int, ...]
 
 
 class Standardizer:
-    """Shift and scale of the events of a flow, and of its context; the identity until `adapt` sets them.
+    """The shift and scale of the events of a flow, and of its context. Both are the identity until `adapt` is called.
 
     Args:
         event_shape: shape of one event.
         context_shape: shape of one context, or None.
-        dtype: of both.
+        dtype: dtype of events and contexts.
     """
 
     def __init__(self, event_shape: Shape, context_shape: Shape | None, dtype: str):
@@ -33,21 +33,21 @@ class Standardizer:
         return Standardization(*self._of_x)
 
     def standardized(self, context: tf.Tensor) -> tf.Tensor:
-        """A context `[..., K]` as the networks see it."""
+        """Standardises a context `[..., K]` for the networks."""
         shift, scale = self.of_context
         return (context - shift) / scale
 
     def is_adapted(self) -> bool:
-        """Whether `adapt` was called, on this flow or on the one whose weights it has."""
-        with tf.init_scope():  # so that `repr` works in a graph
+        """Whether `adapt` was called, on this flow or on the flow whose weights were loaded."""
+        with tf.init_scope():  # `repr` may run in a graph.
             shift, scale = (variable.numpy() for variable in self._of_x)
         return bool(np.any(shift != 0) or np.any(scale != 1))
 
     def adapt(self, data: Any, log_prob: Callable[[np.ndarray, np.ndarray | None], tf.Tensor]) -> None:
-        """Takes mean and standard deviation of `data`; errors are those of `Flow.adapt`.
+        """Sets shift and scale to the mean and standard deviation of `data`. Raises the errors of `Flow.adapt`.
 
-        `log_prob` is that of the flow. Nothing changes if the flow would lose a density that it had at the mean, or one
-        standard deviation from it.
+        `log_prob` is the method of the flow. If the flow would lose its density at the mean, or one standard deviation
+        from the mean, the distribution has bounds: then nothing changes and a ValueError is raised.
         """
         of_x, of_context = standardization_moments(data, self._event_shape, self._context_shape, self._dtype)
         mean, stddev = of_x
@@ -60,12 +60,12 @@ class Standardizer:
         if np.any(had_density & ~np.isfinite(log_prob(points, context))):
             _assign(variables, former)
             raise ValueError(
-                "data: the distribution has bounds, which adapt would move away from the data; have the flow within "
-                "them adapt to the data as they are before the bounds, as in the README"
+                "data: the distribution has bounds, and adapt would move them away from the data. Call "
+                "adapt(bounds.inverse(data)) of the flow inside the bounds instead; see 'Bounded data' in the README"
             )
 
     def adapt_context(self, data: Any) -> None:
-        """Takes mean and standard deviation of the context in `data` alone; errors are those of `Flow.adapt`."""
+        """Like `adapt`, for the context in `data` only."""
         _assign(self.of_context, context_moments(data, self._event_shape, self._context_shape, self._dtype))
 
 

@@ -1,4 +1,4 @@
-"""What a flow tells about itself: one line for `repr`, and a table for `summary`."""
+"""Descriptions of a flow: one line for `repr`, and a table for `summary`."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ Row = tuple[str, str, str]
 
 
 def one_line(name: str, distribution: tfd.TransformedDistribution, context_shape: Any, is_adapted: bool) -> str:
-    """A flow in one line, such as `RealNVP(event_shape=(6,), context_shape=None, couplings="8 affine", ...)`."""
+    """Describes a flow in one line: `RealNVP(event_shape=(6,), context_shape=None, couplings='8 affine', ...)`."""
     chain = distribution.bijector
     kinds = Counter(_kind_of(part) for part in parts_of(chain) if isinstance(part, Coupling))
     permutations = [_permutation(part) for part in parts_of(chain)]
@@ -38,7 +38,7 @@ def one_line(name: str, distribution: tfd.TransformedDistribution, context_shape
 
 
 def table(title: str, distribution: tfd.TransformedDistribution, context_shape: Any) -> str:
-    """The bijectors of a flow from data to latent, and its base, each with shape and number of parameters."""
+    """A table of the bijectors from data to latent and of the base, with shapes and numbers of parameters."""
     chain = distribution.bijector
     variables = all_variables(distribution)
     trainable = _size([variable for variable in variables if variable.trainable])
@@ -84,7 +84,7 @@ def _kind_of(coupling: Coupling) -> str:
 
 
 def _permutation(bijector: Any) -> str | None:
-    """ "reverse", "random" or "lu", the options of `RealNVP`, or None for a bijector that permutes nothing."""
+    """The option `permutation` of `RealNVP` that makes such a bijector; None if it is not a permutation."""
     if isinstance(bijector, LULinear):
         return "lu"
     if not (isinstance(bijector, tfb.Bijector) and is_permutation_of_features(bijector)):

@@ -1,4 +1,4 @@
-"""Maximum likelihood through Keras: what `compile`, `fit`, `evaluate` and `predict` add to those of Keras."""
+"""Training by maximum likelihood: `compile`, `fit`, `evaluate` and `predict` of Keras, adapted to flows."""
 
 import warnings
 from typing import Any, Literal
@@ -23,16 +23,16 @@ from tfp_realnvp.replicas import replica_loss
 __all__ = ["LikelihoodModel"]
 
 _NO_TARGETS = (
-    'a flow has no targets y; pass a context as {"x": x, "context": context}, and weights as the argument '
+    'a flow has no targets y. Pass a context as {"x": x, "context": context}. Pass weights as the argument '
     "sample_weight or, in a dataset, as (x, x, sample_weight)"
 )
 _EMPTY = "x must have at least one batch, got an empty dataset"
 
-Data = tuple[Any, Any]  # x and sample_weight, as a user gives them
+Data = tuple[Any, Any]  # (x, sample_weight) from a user
 
 
 class LikelihoodModel(ExecutionsModel):
-    """A Keras model whose call returns log-densities, and whose loss is their negative mean.
+    """A Keras model whose call returns log-densities, and whose loss is the negative mean log-density.
 
     Subclasses define `call`, `_check_variables` and `_check_range`.
     """
@@ -62,25 +62,25 @@ class LikelihoodModel(ExecutionsModel):
         jit_compile: bool | Literal["auto"] = "auto",
         **kwargs: Any,
     ) -> None:
-        """Sets the optimizer; arguments are those of `keras.Model.compile`, without losses and metrics.
+        """Sets the optimizer. Arguments as in `keras.Model.compile`, without losses and metrics.
 
         Args:
-            optimizer: name or instance of a Keras optimizer; Adam and AdamW update by one operation a variable.
-            loss: None, since the loss is the negative log-likelihood.
-            steps_per_execution: number of steps that run before Keras and callbacks have a look. None for 32 in `fit`
-                and `evaluate`, or the largest number up to 32 that divides steps_per_epoch, validation_steps or steps
-                if given; for 1 where a callback looks at each batch; for 1 in `predict`. On several replicas, and with
-                the first releases of Keras 3, it is always 1.
-            jit_compile: whether to compile steps with XLA; "auto" does on a GPU, as in Keras.
+            optimizer: name or instance of a Keras optimizer. Adam and AdamW update each variable by one operation.
+            loss: must be None, since the loss is the negative log-likelihood.
+            steps_per_execution: number of steps between two calls of callbacks. With None, `fit` and `evaluate` use 32,
+                or the largest number up to 32 that divides steps_per_epoch, validation_steps or steps, if given. They
+                use 1 if a callback looks at each batch. `predict` uses 1. On several replicas, and with the first
+                releases of Keras 3, the number is always 1.
+            jit_compile: whether to compile steps with XLA. "auto" compiles on a GPU, as in Keras.
             **kwargs: `run_eagerly`, `auto_scale_loss`.
 
         Raises:
-            ValueError: if a loss or metrics are given: without targets there is nothing to compare with; if
-                steps_per_execution is no integer of at least 1, or another argument has an unknown value.
+            ValueError: if a loss or metrics are given, if steps_per_execution is not an integer of at least 1, or if
+                another argument has an unknown value.
         """
         for name, value in {"loss": loss, **kwargs}.items():
             if value is not None and value != [] and name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
-                raise ValueError(f"{name} must be None, got {value!r}: a flow has its negative log-likelihood alone")
+                raise ValueError(f"{name} must be None, got {value!r}: the loss is the negative log-likelihood")
         if steps_per_execution is not None:
             check_size("steps_per_execution", steps_per_execution)
         if jit_compile not in (True, False, "auto"):
@@ -98,7 +98,7 @@ class LikelihoodModel(ExecutionsModel):
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> tf.Tensor:
-        """Mean negative log-likelihood in nats, each row times its weight; in training, plus the layers' losses."""
+        """Mean over rows of weight * negative log-likelihood, in nats; in training, plus regularisation losses."""
         if y is not None and sample_weight is None:
             raise ValueError(_NO_TARGETS)
         nll = self._weighted_nll(y_pred, sample_weight)
@@ -112,7 +112,7 @@ class LikelihoodModel(ExecutionsModel):
 
     @staticmethod
     def _weighted_nll(log_prob: tf.Tensor, sample_weight: Any) -> tf.Tensor:
-        """The negative log-densities `[N]`, each times the weight of its row."""
+        """The negative log-densities `[N]` times the weights of the rows."""
         if sample_weight is None:
             return -log_prob
         return -log_prob * tf.cast(tf.reshape(sample_weight, [-1]), log_prob.dtype)
@@ -125,7 +125,7 @@ class LikelihoodModel(ExecutionsModel):
 
     def _as_logs(self, logs: dict[str, Any]) -> dict[str, Any]:
         if isinstance(self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
-            # Keras averages those of several workers over a first dimension, which scalars lack.
+            # Keras averages the logs of several workers over the first dimension, so they must not be scalars.
             return {name: tf.reshape(value, [1]) for name, value in logs.items()}
         return logs
 
@@ -142,27 +142,26 @@ class LikelihoodModel(ExecutionsModel):
         shuffle: bool | str = True,
         **kwargs: Any,
     ) -> keras.callbacks.History:
-        """Trains by maximum likelihood; arguments are those of `keras.Model.fit`, without targets.
+        """Trains by maximum likelihood. Arguments as in `keras.Model.fit`, without targets.
 
         Args:
-            x: `x [N, *event_shape]`, `{"x": x, "context": context [N, K]}`, or a `tf.data.Dataset` of batches of
-                either (`(x, x, sample_weight)` to have weights).
+            x: `x [N, *event_shape]`, `{"x": x, "context": context [N, K]}`, or a `tf.data.Dataset` of such batches, or
+                of batches `(x, x, sample_weight)`.
             validation_data: like x, or `(x, None, sample_weight)`.
             **kwargs: `sample_weight [N]`, `initial_epoch`, `steps_per_epoch`, ...
 
         Returns:
-            The history; "loss" is the mean negative log-likelihood in nats plus the regularisation losses of the
-            layers, "val_loss" is without them. At a loss that is NaN or infinite, training stops with the last weights
-            that gave a finite one, of at most 64 batches before (the "val_loss" of that epoch is theirs), and a
-            RuntimeWarning names the epoch and the batch.
+            The history. "loss" is the mean negative log-likelihood in nats plus the regularisation losses; "val_loss"
+            is without them. If the loss is NaN or infinite, training stops and restores the weights of the last finite
+            loss, at most 64 batches ago. A RuntimeWarning names the epoch and the batch, and the "val_loss" of this
+            epoch belongs to the restored weights. With 0 epochs, nothing is trained and the history is empty.
 
         Raises:
             ValueError: if arrays have a wrong shape, a NaN or infinity in the dtype of the model, or rows outside the
-                range of the distribution, such as 2 for `tfb.Sigmoid()` (the rows are named); if a dataset is empty, or
-                infinite without steps_per_epoch (validation_steps); if targets are given; if `epochs` or
-                `initial_epoch` is no integer of at least 0, or another number no integer of at least 1; if the
-                distribution has variables that the model cannot see, or none to train. With 0 epochs nothing is
-                trained, and the history is empty.
+                range of the distribution, such as 2 for `tfb.Sigmoid()` (the message names the rows); if a dataset is
+                empty, or infinite without steps_per_epoch or validation_steps; if targets are given; if a number of
+                epochs is not an integer of at least 0, or another number not an integer of at least 1; if the
+                distribution has variables that the model cannot see, or no trainable variables.
         """
         check_no_context_argument(kwargs.pop("context", None))
         check_fit_options(batch_size, epochs, validation_split, kwargs)
@@ -193,11 +192,11 @@ class LikelihoodModel(ExecutionsModel):
                 verbose=verbose,
                 callbacks=callbacks,
                 validation_data=validation and keras.utils.pack_x_y_sample_weight(*validation),
-                shuffle=shuffle and not isinstance(inputs, tf.data.Dataset),  # of which Keras would warn
+                shuffle=shuffle and not isinstance(inputs, tf.data.Dataset),  # Keras would warn.
                 sample_weight=weights,
                 **kwargs,
             )
-        if stop.message is not None:  # Of this model by name: Python shows one and the same warning once only.
+        if stop.message is not None:  # With the model's name, since Python shows equal warnings once.
             warnings.warn(f"{self.name}: {stop.message}", RuntimeWarning, stacklevel=2)
         if history.epoch and "loss" not in history.history:
             raise ValueError(_EMPTY)
@@ -212,10 +211,10 @@ class LikelihoodModel(ExecutionsModel):
         sample_weight: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """Mean negative log-likelihood in nats; arguments are those of `keras.Model.evaluate`, without targets.
+        """Mean negative log-likelihood in nats. Arguments as in `keras.Model.evaluate`, without targets.
 
         Raises:
-            ValueError: as `fit`.
+            ValueError: as in `fit`.
         """
         check_no_context_argument(kwargs.pop("context", None))
         num_steps = kwargs.get("steps")
@@ -231,11 +230,11 @@ class LikelihoodModel(ExecutionsModel):
         return results
 
     def predict(self, x: Any, batch_size: int | None = None, verbose: Any = "auto", **kwargs: Any) -> np.ndarray:
-        """Log-densities `[N]` in nats, batch by batch; arguments are those of `keras.Model.predict`.
+        """Log-densities `[N]` in nats, computed in batches. Arguments as in `keras.Model.predict`.
 
         Raises:
-            ValueError: if a shape is wrong, the context missing or unexpected, or a dataset empty, or infinite without
-                steps; in an `ImageRealNVP`, if x holds integers, or pixels out of range.
+            ValueError: if a shape is wrong; if the context is missing or unexpected; if a dataset is empty, or infinite
+                without steps; in an `ImageRealNVP`, if x holds integers, or pixels out of range.
         """
         check_no_context_argument(kwargs.pop("context", None))
         check_counts(batch_size=batch_size, steps=kwargs.get("steps"))
@@ -243,19 +242,19 @@ class LikelihoodModel(ExecutionsModel):
         check_rows(x, self.event_shape, self.context_shape, "x")
         check_ends(x, "x", "steps", kwargs.get("steps"))
         x, *_ = for_keras((x, None), self.variable_dtype, batch_size, kwargs.get("steps"))
-        # With more steps, Keras would trace `predict` anew for each number of batches.
+        # With more steps per execution, Keras would trace `predict` again for each number of batches.
         with self._executing(self._steps([], None) if self._asked_steps else 1):
             try:
                 return np.asarray(super().predict(x, batch_size, verbose, **kwargs))
-            except UnboundLocalError as error:  # Keras's own, of the outputs of no batch
+            except UnboundLocalError as error:  # Keras raises it if there was no batch.
                 raise ValueError(_EMPTY) from error
 
     def _checked_data(
         self, x: Any, y: Any, sample_weight: Any, argument: str, steps_argument: str, steps: int | None
     ) -> Data:
-        """(x, sample_weight), or a ValueError if they are not what the flow takes."""
+        """Returns (x, sample_weight), checked. Raises a ValueError if the flow cannot use them."""
         if y is not None and y is not x:
-            raise ValueError(f"{argument}: {_NO_TARGETS}")
+            raise ValueError(f"y must be None, got {type(y)} with {argument}: {_NO_TARGETS}")
         check_rows(x, self.event_shape, self.context_shape, argument, self.variable_dtype)
         weights_argument = "sample_weight" if argument == "x" else f"{argument}: sample_weight"
         check_weights(sample_weight, x, weights_argument, self.variable_dtype)
@@ -265,19 +264,19 @@ class LikelihoodModel(ExecutionsModel):
         return checked, sample_weight
 
     def _checked_validation(self, validation_data: Any, validation_steps: int | None) -> Data:
-        if isinstance(validation_data, list):  # of which Keras would take the first for x
+        if isinstance(validation_data, list):  # Keras would use its first item as x.
             check_rows(validation_data, self.event_shape, self.context_shape, "validation_data")
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(validation_data)
         return self._checked_data(x, y, sample_weight, "validation_data", "validation_steps", validation_steps)
 
     def _check_range(self, x: Any, argument: str) -> None:
-        """Raises a ValueError if rows of arrays lie where the distribution has no density, whatever it learns."""
+        """Raises a ValueError if the distribution can have no density at some rows of an array."""
 
     def _check_variables(self) -> None:
-        """Raises a ValueError if training would miss variables, or has none."""
+        """Raises a ValueError if training would miss some variables, or if there are no trainable variables."""
 
     def _prepare_fit(self, x: Any) -> None:
-        """Checks and builds what `fit` needs, so that Keras traces its step once."""
+        """Checks the model and builds layers and optimizer, so that Keras traces its step once."""
         self._check_variables()
         if self.compiled and self.optimizer is None:
             raise ValueError("optimizer must be given to compile() before fit(), got None")
@@ -289,7 +288,7 @@ class LikelihoodModel(ExecutionsModel):
                 self.optimizer.build(self.trainable_variables)
 
     def _wants_adapt(self) -> bool:
-        """Whether data that are not standardised want `adapt` before the fit that begins."""
+        """Whether to warn, at the start of `fit`, of data that are not standardised."""
         return False
 
     def _build_layers(self) -> None:
