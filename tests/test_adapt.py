@@ -11,7 +11,7 @@ import tfp_realnvp as nvp
 
 def test_numbers_far_from_zero_lose_digits():
     times = pd.DataFrame({"time": 1.7e9 + np.arange(1000.0), "value": np.random.default_rng(0).normal(size=1000)})
-    message = r"data varies little .* in the columns 'time': float32 rounds them to steps of up to 1\.3e\+02, so"
+    message = r"data varies little .* in the columns 'time': float32 rounds the values to steps of up to 1\.3e\+02, so"
     with pytest.warns(UserWarning, match=message) as record:
         nvp.RealNVP(2, num_couplings=2, hidden_units=(4,)).adapt(times)
     assert record[0].filename == __file__

@@ -45,7 +45,7 @@ SMALL = {
     "neutra_hmc": ["--steps", 20, "--chains", 8, "--gradients", 320],
 }
 SAYS = {
-    "two_moons": ["Real NVP", "negative log-likelihood", "and the model agree"],
+    "two_moons": ["Real NVP", "negative log-likelihood", "with TensorFlow only, agree"],
     "tabular": ["Real NVP", "negative log-likelihood"],
     "conditional": ["Real NVP", "negative log-likelihood"],
     "simulation_based_inference": ["Real NVP minus truth", "Simulation-based calibration"],

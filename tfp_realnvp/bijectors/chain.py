@@ -135,7 +135,7 @@ class OnePassChain(NeverCached, OnePass, tfb.Chain):
 def _with_shape(event: tf.Tensor, shape: Sequence[int], argument: str) -> tf.Tensor:
     """`event [..., *shape]`, checked now or, for what a graph does not know yet, when it runs."""
     check_shape(argument, event, shape)
-    if event.shape.is_fully_defined() or not shape:
+    if event.shape.is_fully_defined() or len(shape) == 0:
         return event
     if event.shape.rank is not None:
         return tf.ensure_shape(event, [*event.shape[: -len(shape)], *shape])
