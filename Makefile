@@ -14,13 +14,13 @@ LOG := $(VENV)/install.log
 OLDEST := tensorflow==2.18.* tf-keras==2.18.* keras==3.6.* numpy==2.0.*
 
 .DELETE_ON_ERROR:
-.PHONY: help demo distributed-demo test test-oldest test-next newest mutants lint format clean
+.PHONY: help demo distributed-demo test tests test-oldest test-next newest mutants lint format clean
 
 help:
 	@echo "make demo         train two examples; pictures, models and exports go to demo/"
 	@echo "make distributed-demo  train as two workers on this machine, and as one process, and compare"
 	@echo "make test         ruff and mypy, then all tests"
-	@echo "make test-oldest  the same on the oldest supported versions, in .venv-oldest"
+	@echo "make test-oldest  the tests on the oldest supported versions, in .venv-oldest"
 	@echo "make test-next    for maintainers: all tests on the newest pre-releases, whatever setup.py allows, in .venv-next"
 	@echo "make mutants      for maintainers: plant faults one by one, and tell which of them no test notices"
 	@echo "make lint         ruff and mypy alone"
@@ -51,15 +51,17 @@ demo: $(STAMP)
 distributed-demo: $(STAMP)
 	@$(RUN) examples/distributed.py --compare --epochs 2 --data demo/rows --out demo/distributed
 
-test: lint
+test: lint tests
+
+tests: $(STAMP)
 	@$(RUN) -m pytest -n 2 --dist worksteal
 
 test-oldest:
-	@$(MAKE) --no-print-directory test PYTHON=python3.10 VENV=.venv-oldest PINS="$(OLDEST)"
+	@$(MAKE) --no-print-directory tests PYTHON=python3.10 VENV=.venv-oldest PINS="$(OLDEST)"
 
 test-next:
 	@$(MAKE) --no-print-directory newest VENV=.venv-next
-	@$(MAKE) --no-print-directory test VENV=.venv-next
+	@$(MAKE) --no-print-directory tests VENV=.venv-next
 
 # Candidates of TensorFlow, nightly builds of Keras and TFP; newer ones each time. Nightly builds have names of their own
 # but the same files, so what TensorFlow brought of Keras goes first. tf-keras says that it needs an older TensorFlow.
