@@ -188,7 +188,7 @@ def test_a_bijector_rebuilt_from_tensors_computes_with_them(name):
         np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", filter(can_be_copied, REGISTRY))
+@pytest.mark.parametrize("name", list(filter(can_be_copied, REGISTRY)))
 def test_a_deep_copy_has_variables_of_its_own(name):
     bijector, x = make(name), data_events(name)
     copied, before = copy.deepcopy(bijector), bijector.inverse(x)

@@ -113,7 +113,7 @@ def test_whatever_the_parameters_splines_rise_and_come_back(dtype, magnitude, to
 def test_values_that_rounding_puts_past_a_knot_have_log_determinants():
     """A step past it, the formula of the slope gives a negative one where a steep bin ends flat."""
     raw = 20.0 * np.random.default_rng(0).choice([-1.0, 1.0], (3 * 33 - 1, 200)).astype("float32")
-    for one_way, sizes in zip((spline._spline, spline._inverse_spline), spline._bins(tf.constant(raw)), strict=False):
+    for one_way, sizes in zip((spline._to_latent, spline._to_data), spline._bins(tf.constant(raw)), strict=False):
         knots = np.cumsum(sizes, axis=0)[:-1]
         x = np.concatenate([np.nextafter(knots, -1.0), knots, np.nextafter(knots, 2.0)])
         value, log_slope = one_way(tf.constant(x), tf.constant(np.repeat(raw[:, np.newaxis], len(x), axis=1)))

@@ -26,7 +26,7 @@ def small_flow(**options):
         (
             {"context_shape": 2, "coupling": "spline", "permutation": "lu", "base_distribution": "student_t"},
             "RealNVP(event_shape=(3,), context_shape=(2,), couplings='2 spline', permutation='lu', base='StudentT', "
-            "parameters=444, adapted=False)",
+            "parameters=448, adapted=False)",
         ),
     ],
 )
@@ -71,7 +71,7 @@ def test_summary_of_images_shows_each_scale(capsys):
     assert "events [4, 4, 1], context [3]" in text
     assert "FactorOut" in text and "[2, 2, 4] -> [16]" in text
     inner = [line for line in text.splitlines() if line.startswith("  ")]
-    assert inner[0].startswith("  AffineCoupling(ConvResNet)  [2, 2, 2]") and "[2, 2, 2] -> [8]" in inner[-1]
+    assert inner[0].split()[:4] == ["AffineCoupling(ConvResNet)", "[2,", "2,", "2]"] and "[2, 2, 2] -> [8]" in inner[-1]
 
 
 def test_summary_of_a_users_distribution(capsys):
@@ -79,6 +79,23 @@ def test_summary_of_a_users_distribution(capsys):
     nvp.Flow(tfd.TransformedDistribution(tfd.MultivariateNormalDiag(tf.zeros(2)), chain)).summary()
     text = capsys.readouterr().out
     assert "Invert(Exp)" in text and "Shift" in text and "6 parameters, of which 2 are trainable" in text
+
+
+def test_a_context_counts_as_in_keras(capsys):
+    flow = small_flow(context_shape=2)
+    assert f"parameters={flow.count_params()}, adapted=False" in repr(flow)
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    flow.adapt({"x": x, "context": x[:, :2]})
+    assert repr(flow).endswith("adapted=True)")
+    flow.summary()
+    text = capsys.readouterr().out
+    assert f"{flow.count_params():,} parameters" in text and "standardization of the context" in text
+
+
+def test_a_fixed_permutation_is_not_random():
+    chain = tfb.Chain([tfb.Permute([1, 0, 2]), tfb.Shift([1.0, 2.0, 3.0])])
+    flow = nvp.Flow(tfd.TransformedDistribution(tfd.MultivariateNormalDiag(tf.zeros(3)), chain))
+    assert "permutation='fixed'" in repr(flow)
 
 
 def test_completion_shows_what_users_need():

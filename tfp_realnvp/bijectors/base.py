@@ -65,6 +65,10 @@ class OnePass(CachedInGraphs):
 class OnePassBijector(OnePass, tfb.AutoCompositeTensorBijector):
     """A `tfb.Bijector` that computes its value and its log-determinant together."""
 
+    @classmethod
+    def _parameter_properties(cls, dtype: Any) -> dict[str, Any]:
+        return {}  # No parameter has a batch shape, unless a subclass says otherwise.
+
     @abc.abstractmethod
     def _forward_and_log_det(self, x: tf.Tensor) -> ValueAndLogDet:
         """(y, log|det dy/dx|) for events x with `forward_min_event_ndims` dimensions."""

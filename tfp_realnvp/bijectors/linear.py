@@ -76,10 +76,6 @@ class LULinear(OnePassBijector):
                 name=name,
             )
 
-    @classmethod
-    def _parameter_properties(cls, dtype: Any) -> dict[str, Any]:
-        return {}  # No parameter has a batch shape.
-
     def _is_increasing(self) -> bool:
         if self._size > 1:
             raise NotImplementedError(

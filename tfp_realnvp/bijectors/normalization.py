@@ -23,10 +23,6 @@ class _Normalization(OnePassBijector):
         super().__init__(forward_min_event_ndims=event_ndims, dtype=own_variables[0].dtype, **kwargs)
 
     @classmethod
-    def _parameter_properties(cls, dtype: Any) -> dict[str, Any]:
-        return {}  # No parameter has a batch shape.
-
-    @classmethod
     def _is_increasing(cls) -> bool:
         return True
 
@@ -118,10 +114,10 @@ class ActNorm(_Normalization):
                 size, event_ndims, own_variables, validate_args=validate_args, parameters=parameters, name=name
             )
 
-    def _shift_and_log_scale(self) -> ValueAndLogDet:
+    def _shift_and_log_scale(self) -> tuple[tf.Tensor, tf.Tensor]:
         return tf.convert_to_tensor(self._shift), tf.convert_to_tensor(self._log_scale)
 
-    def _updated_shift_and_log_scale(self, y: tf.Tensor) -> ValueAndLogDet:
+    def _updated_shift_and_log_scale(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         # There is no branch here, because replicas of a distributed step cannot write to variables inside a branch.
         is_set = self._is_set > 0
         _, mean, variance = _moments(tf.stop_gradient(y))
@@ -195,12 +191,12 @@ class BatchNorm(_Normalization):
                 size, event_ndims, own_variables, validate_args=validate_args, parameters=parameters, name=name
             )
 
-    def _shift_and_log_scale(self) -> ValueAndLogDet:
+    def _shift_and_log_scale(self) -> tuple[tf.Tensor, tf.Tensor]:
         if is_training():
             return self._of_moments(self._batch_mean, self._batch_variance)
         return self._of_moments(self._mean, self._variance)
 
-    def _updated_shift_and_log_scale(self, y: tf.Tensor) -> ValueAndLogDet:
+    def _updated_shift_and_log_scale(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         count, mean, variance = _moments(y)
         self._weight.assign(self._momentum * self._weight + count)
         share = tf.math.divide_no_nan(count, self._weight)

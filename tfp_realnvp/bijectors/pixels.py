@@ -80,10 +80,6 @@ class Pixels(OnePassBijector):
             )
 
     @classmethod
-    def _parameter_properties(cls, dtype: Any) -> dict[str, Any]:
-        return {}
-
-    @classmethod
     def _is_increasing(cls) -> bool:
         return True
 

@@ -101,10 +101,10 @@ class RationalQuadraticSpline:
         self.outputs_in_words = f"the parameters {{shape}} of splines of {num_bins} bins"
 
     def forward(self, x: tf.Tensor, parameters: tf.Tensor) -> ValueAndLogDet:
-        return self._stretched(_inverse_spline, x, parameters)
+        return self._stretched(_to_data, x, parameters)
 
     def inverse(self, y: tf.Tensor, parameters: tf.Tensor) -> ValueAndLogDet:
-        return self._stretched(_spline, y, parameters)
+        return self._stretched(_to_latent, y, parameters)
 
     def _stretched(self, spline: Callable[..., ValueAndLogDet], x: tf.Tensor, parameters: tf.Tensor) -> ValueAndLogDet:
         """(new values, log-derivatives) of `spline`, a bijection of [0, 1], stretched to [-bound, bound]."""
@@ -130,36 +130,36 @@ def check_spline(num_bins: Any, bound: Any) -> None:
         raise ValueError(f"bound must be from 1e-6 to 1e6, got {bound!r}")
 
 
-def _spline(x: tf.Tensor, parameters: tf.Tensor) -> ValueAndLogDet:
-    """(y, log dy/dx), each `[...]`, of splines with `parameters [3 K - 1, ...]` at x `[...]` in [0, 1]."""
+def _to_latent(y: tf.Tensor, parameters: tf.Tensor) -> ValueAndLogDet:
+    """(x, log dx/dy), each `[...]`, of splines with `parameters [3 K - 1, ...]` at y `[...]` in [0, 1]."""
     widths, heights, slopes = _bins(parameters)
-    below, within = _bin_of(x, widths)
-    x_k, width = tf.reduce_sum(widths[:-1] * below, axis=0), tf.reduce_sum(widths * within, axis=0)
-    y_k, height = tf.reduce_sum(heights[:-1] * below, axis=0), tf.reduce_sum(heights * within, axis=0)
+    below, within = _bin_of(y, widths)
+    y_k, width = tf.reduce_sum(widths[:-1] * below, axis=0), tf.reduce_sum(widths * within, axis=0)
+    x_k, height = tf.reduce_sum(heights[:-1] * below, axis=0), tf.reduce_sum(heights * within, axis=0)
     slope, next_slope = _slopes_of(slopes, within)
-    t = _within_bin((x - x_k) / width)
+    t = _within_bin((y - y_k) / width)
     value, log_derivative = _rational_quadratic(t, height / width, slope, next_slope)
-    return y_k + height * value, log_derivative
+    return x_k + height * value, log_derivative
 
 
-def _inverse_spline(y: tf.Tensor, parameters: tf.Tensor) -> ValueAndLogDet:
-    """(x, log dx/dy) of the inverse of `_spline`.
+def _to_data(x: tf.Tensor, parameters: tf.Tensor) -> ValueAndLogDet:
+    """(y, log dy/dx), the inverse of `_to_latent`.
 
     t is the root of a t^2 + b t + c = 0 in [0, 1]. With r = sqrt(b^2 - 4 a c), we compute t = -2 c / (b + r) if b >= 0
     and t = (r - b) / (2 a) if b < 0. Both are equal, and this choice avoids cancellation.
     """
     widths, heights, slopes = _bins(parameters)
-    below, within = _bin_of(y, heights)
-    x_k, width = tf.reduce_sum(widths[:-1] * below, axis=0), tf.reduce_sum(widths * within, axis=0)
-    y_k, height = tf.reduce_sum(heights[:-1] * below, axis=0), tf.reduce_sum(heights * within, axis=0)
+    below, within = _bin_of(x, heights)
+    y_k, width = tf.reduce_sum(widths[:-1] * below, axis=0), tf.reduce_sum(widths * within, axis=0)
+    x_k, height = tf.reduce_sum(heights[:-1] * below, axis=0), tf.reduce_sum(heights * within, axis=0)
     slope, next_slope = _slopes_of(slopes, within)
-    u, s = (y - y_k) / height, height / width
+    u, s = (x - x_k) / height, height / width
     excess = (next_slope + slope - 2 * s) * u
     a, b, c = s - slope + excess, slope - excess, -s * u
     root = tf.sqrt(tf.maximum(b * b - 4 * a * c, 0.0))
     t = _within_bin(tf.where(b >= 0, -2 * c, root - b) / tf.where(b >= 0, b + root, 2 * a))
     _, log_derivative = _rational_quadratic(t, s, slope, next_slope)
-    return x_k + width * t, -log_derivative
+    return y_k + width * t, -log_derivative
 
 
 def _bins(parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

@@ -1,7 +1,7 @@
 """Squeezing: squares of pixels become channels."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import tensorflow as tf
@@ -61,10 +61,6 @@ class Squeeze(OnePassBijector):
                 positions = np.argsort(sum(np.divmod(positions, factor)) % 2, kind="stable")
             self._positions = untracked(self, positions)
             super().__init__(forward_min_event_ndims=3, validate_args=validate_args, parameters=parameters, name=name)
-
-    @classmethod
-    def _parameter_properties(cls, dtype: Any) -> dict[str, Any]:
-        return {}
 
     @property
     def factor(self) -> int:

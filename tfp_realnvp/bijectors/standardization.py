@@ -40,10 +40,6 @@ class Standardization(OnePassBijector):
             )
 
     @classmethod
-    def _parameter_properties(cls, dtype: Any) -> dict[str, Any]:
-        return {}  # No parameter has a batch shape.
-
-    @classmethod
     def _is_increasing(cls) -> bool:
         return True
 

@@ -1,5 +1,6 @@
 """`Flow`: a Keras model of a distribution, with densities, samples and `adapt`."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -131,7 +132,11 @@ class Flow(LikelihoodModel):
         if not self.built:  # Keras may call this while the constructor runs.
             return str(super().__repr__())
         return one_line(
-            type(self).__name__, self._distribution, self._context_shape, is_adapted=self._standardizer.is_adapted()
+            type(self).__name__,
+            self._distribution,
+            self._context_shape,
+            parameters=self.count_params(),
+            is_adapted=self._standardizer.is_adapted(),
         )
 
     def summary(
@@ -152,7 +157,9 @@ class Flow(LikelihoodModel):
         ...
         4 parameters, of which 0 are trainable
         """
-        (print_fn or print)(table(self.name, self._distribution, self._context_shape))
+        trainable = sum(math.prod(variable.shape) for variable in self.trainable_variables)
+        total = f"{self.count_params():,} parameters, of which {trainable:,} are trainable"
+        (print_fn or print)(table(self.name, self._distribution, self._context_shape, total))
 
     # Densities and samples
 

@@ -40,8 +40,10 @@ class Standardizer:
     def is_adapted(self) -> bool:
         """Whether `adapt` was called, on this flow or on the flow whose weights were loaded."""
         with tf.init_scope():  # `repr` may run in a graph.
-            shift, scale = (variable.numpy() for variable in self._of_x)
-        return bool(np.any(shift != 0) or np.any(scale != 1))
+            values = [variable.numpy() for variable in (*self._of_x, *self.of_context)]
+        return any(
+            np.any(shift != 0) or np.any(scale != 1) for shift, scale in zip(values[::2], values[1::2], strict=True)
+        )
 
     def adapt(self, data: Any, log_prob: Callable[[np.ndarray, np.ndarray | None], tf.Tensor]) -> None:
         """Sets shift and scale to the mean and standard deviation of `data`. Raises the errors of `Flow.adapt`.

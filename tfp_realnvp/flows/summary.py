@@ -1,5 +1,6 @@
 """Descriptions of a flow: one line for `repr`, and a table for `summary`."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -20,7 +21,9 @@ __all__ = ["one_line", "table"]
 Row = tuple[str, str, str]
 
 
-def one_line(name: str, distribution: tfd.TransformedDistribution, context_shape: Any, is_adapted: bool) -> str:
+def one_line(
+    name: str, distribution: tfd.TransformedDistribution, context_shape: Any, *, parameters: int, is_adapted: bool
+) -> str:
     """Describes a flow in one line: `RealNVP(event_shape=(6,), context_shape=None, couplings='8 affine', ...)`."""
     chain = distribution.bijector
     kinds = Counter(_kind_of(part) for part in parts_of(chain) if isinstance(part, Coupling))
@@ -31,18 +34,18 @@ def one_line(name: str, distribution: tfd.TransformedDistribution, context_shape
         "couplings": ", ".join(f"{number} {kind}" for kind, number in kinds.items()) or None,
         "permutation": ", ".join(dict.fromkeys(filter(None, permutations))) or None,
         "base": _base_name(distribution.distribution),
-        "parameters": _size(all_variables(distribution)),
+        "parameters": parameters,
         "adapted": is_adapted,
     }
     return f"{name}({', '.join(f'{key}={value!r}' for key, value in told.items())})"
 
 
-def table(title: str, distribution: tfd.TransformedDistribution, context_shape: Any) -> str:
+def table(title: str, distribution: tfd.TransformedDistribution, context_shape: Any, total: str) -> str:
     """A table of the bijectors from data to latent and of the base, with shapes and numbers of parameters."""
-    chain = distribution.bijector
-    variables = all_variables(distribution)
-    trainable = _size([variable for variable in variables if variable.trainable])
-    rows = [("From data to latent", "Shape", "Parameters"), *_rows(chain.bijectors, distribution.event_shape, "")]
+    rows = [("From data to latent", "Shape", "Parameters")]
+    rows += _rows(distribution.bijector.bijectors, distribution.event_shape, "")
+    if context_shape is not None:
+        rows.append(("standardization of the context", str(list(context_shape)), f"{2 * math.prod(context_shape):,}"))
     rows.append(
         (f"base: {_base_name(distribution.distribution)}", "", f"{_size(all_variables(distribution.distribution)):,}")
     )
@@ -51,7 +54,6 @@ def table(title: str, distribution: tfd.TransformedDistribution, context_shape: 
     rule = "-" * len(lines[0])
     context = "no context" if context_shape is None else f"context {list(context_shape)}"
     head = f"{title}: events {list(distribution.event_shape)}, {context}"
-    total = f"{_size(variables):,} parameters, of which {trainable:,} are trainable"
     return "\n".join([head, rule, lines[0], rule, *lines[1:], rule, total])
 
 
@@ -89,8 +91,10 @@ def _permutation(bijector: Any) -> str | None:
         return "lu"
     if not (isinstance(bijector, tfb.Bijector) and is_permutation_of_features(bijector)):
         return None
+    if isinstance(bijector.permutation, tf.Variable):
+        return "random"
     order = tf.get_static_value(bijector.permutation)
-    return "reverse" if order is not None and np.array_equal(order, np.arange(len(order))[::-1]) else "random"
+    return "reverse" if np.array_equal(order, np.arange(len(order))[::-1]) else "fixed"
 
 
 def _base_name(base: tfd.Distribution) -> str:

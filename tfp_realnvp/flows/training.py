@@ -152,9 +152,9 @@ class LikelihoodModel(ExecutionsModel):
 
         Returns:
             The history. "loss" is the mean negative log-likelihood in nats plus the regularisation losses; "val_loss"
-            is without them. If the loss is NaN or infinite, training stops and restores the weights of the last finite
-            loss, at most 64 batches ago. A RuntimeWarning names the epoch and the batch, and the "val_loss" of this
-            epoch belongs to the restored weights. With 0 epochs, nothing is trained and the history is empty.
+            is without them. If the loss is NaN or infinite, training stops and restores earlier weights: by default, of
+            at most 64 batches ago. A RuntimeWarning names the epoch and the batch, and the "val_loss" of this epoch
+            belongs to the restored weights. With 0 epochs, nothing is trained and the history is empty.
 
         Raises:
             ValueError: if arrays have a wrong shape, a NaN or infinity in the dtype of the model, or rows outside the
