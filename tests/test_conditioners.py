@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import tfp_realnvp as nvp
 from registry import random_tensor
-from tfp_realnvp.conditioners import ConstantParameters
+from tfp_realnvp.conditioners import Constant
 
 
 def test_starts_at_the_identity():
@@ -230,7 +230,7 @@ def test_the_seed_of_a_residual_network():
 
 @pytest.mark.parametrize("num_parameters", [None, 5])
 def test_constants_are_the_same_in_every_row_start_at_zero_and_train(num_parameters):
-    network = ConstantParameters(2, num_parameters=num_parameters, dtype="float64")
+    network = Constant(2, num_parameters=num_parameters, dtype="float64")
     empty = np.ones((4, 0))
     np.testing.assert_array_equal(np.stack(network(empty)), 0.0)
     perturbed(network, empty)
@@ -277,11 +277,11 @@ def test_dropout_drops_its_part_of_the_units_and_scales_the_others(network):
         (nvp.MLP, {"num_parameters": 11, "dropout": 0.25}),
         (nvp.ResNet, {"num_parameters": 11, "dropout": 0.25, "normalization": "layer", "gate_context": False}),
         (nvp.ResNet, {"normalization": "batch"}),
-        (ConstantParameters, {"num_parameters": 11}),
+        (Constant, {"num_parameters": 11}),
     ],
 )
 def test_config_round_trip_of_every_option(network, options):
-    sizes = {} if network is ConstantParameters else {"hidden_units": (8, 8), "activation": "tanh"}
+    sizes = {} if network is Constant else {"hidden_units": (8, 8), "activation": "tanh"}
     one = network(4, seed=3, dtype="float64", name="net", **sizes, **options)
     other = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(one))
     assert other.get_config() == one.get_config()
@@ -316,7 +316,7 @@ def test_bad_options_of_every_network(network, options, message):
 NETWORKS = {
     "mlp": (nvp.MLP, {"hidden_units": (4,)}, (2,)),
     "resnet": (nvp.ResNet, {"hidden_units": (4,)}, (2,)),
-    "constant": (ConstantParameters, {}, (0,)),
+    "constant": (Constant, {}, (0,)),
     "conv_resnet": (nvp.ConvResNet, {"num_blocks": 1, "num_channels": 2}, (4, 3, 2)),
 }
 

@@ -1,5 +1,6 @@
 """Saving and loading: what a fresh process computes is what was trained."""
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -381,3 +382,15 @@ def test_the_order_of_the_first_variables_stays():
     flow = nvp.Flow(nvp.RealNVP(2, num_couplings=1, hidden_units=(4,)).distribution())
     names = [variable.name for variable in flow.bare_variables[:4]]
     assert names == 2 * ["standardization_shift", "standardization_scale"]
+
+
+def test_names_in_files_of_weights_stay(tmp_path):
+    """Keras derives them from the names of classes, so that a renamed class could not read older files."""
+    flow = nvp.RealNVP(1, num_couplings=1, coupling="spline")
+    flow.save_weights(tmp_path / "flow.weights.h5")
+    with h5py.File(tmp_path / "flow.weights.h5") as file:
+        assert list(file["conditioners"]) == ["constant"]
+    flow = nvp.RealNVP(2, num_couplings=2, hidden_units=(4,))
+    flow.save_weights(tmp_path / "flow.weights.h5")
+    with h5py.File(tmp_path / "flow.weights.h5") as file:
+        assert list(file["conditioners"]) == ["mlp", "mlp_1"]

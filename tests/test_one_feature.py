@@ -112,3 +112,39 @@ def test_probabilities_at_and_beyond_bounds(name, is_scalar):
         np.testing.assert_allclose(distribution.log_cdf(events).numpy()[[0, 3, 6]], np.log(below[[0, 3, 6]]), atol=1e-6)
     quantiles = np.ravel(distribution.quantile(np.array([0.0, probability, 1.0], np.float32)))
     np.testing.assert_allclose(quantiles, [lower, middle, upper], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("base", "bijector"),
+    [
+        (tfd.Gamma(2.0, 1.0), tfb.Reciprocal()),
+        (tfd.Gamma(2.0, 1.0), tfb.Square()),
+        (tfd.LogNormal(0.0, 1.0), tfb.Reciprocal()),
+        (tfd.Gamma(2.0, 1.0), tfb.Log()),
+        (tfd.Beta(2.0, 3.0), tfb.Invert(tfb.Sigmoid())),
+    ],
+)
+def test_probabilities_of_bases_with_bounded_support(base, bijector):
+    stock = tfd.TransformedDistribution(base, bijector)
+    y = np.array([0.5, 1.0, 2.0, 4.0], np.float32)
+    ours = nvp.Flow(stock).distribution()
+    np.testing.assert_allclose(ours.cdf(y), stock.cdf(y), rtol=1e-4)
+    np.testing.assert_allclose(ours.survival_function(y), 1 - stock.cdf(y), rtol=1e-4, atol=1e-6)
+    assert ours.cdf(np.float32(np.inf)) == 1.0 and ours.survival_function(np.float32(np.inf)) == 0.0
+    assert ours.cdf(np.float32(-np.inf)) == 0.0
+
+
+def test_the_network_runs_once_for_a_probability():
+    calls = []
+
+    def conditioner(kept, context):
+        calls.append(kept.shape[0])
+        return context[:, :1], context[:, 1:]
+
+    coupling = nvp.AffineCoupling(conditioner, np.array([False]), context=tf.zeros([2]))
+    base = tfd.Independent(tfd.Normal([0.0], [1.0]), 1)
+    flow = nvp.Flow(tfd.TransformedDistribution(base, coupling), context_shape=2)
+    distribution = flow.distribution(tf.zeros([3, 2]))
+    calls.clear()
+    distribution.cdf(tf.zeros([50, 3, 1]))
+    assert sorted(calls) == [3, 150]  # a latent within for each context, then all events

@@ -40,6 +40,13 @@ def test_images_of_unknown_rank(image_flow):
     np.testing.assert_allclose(log_prob(images), image_flow.log_prob(images), rtol=1e-5)
 
 
+def test_images_of_another_shape_are_no_density(image_flow):
+    log_prob = tf.function(image_flow.distribution().log_prob, input_signature=[tf.TensorSpec(None)], autograph=False)
+    for shape in ((3, 2, 8, 1), (3, 1, 4, 4), (16,), ()):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            log_prob(np.ones(shape, np.float32))
+
+
 def test_integer_tensors_are_named(image_flow):
     with pytest.raises(ValueError, match="event of flow must be of a floating-point dtype, got int64"):
         image_flow.distribution().log_prob(tf.zeros([1, 4, 4, 1], tf.int64))
@@ -50,6 +57,18 @@ def test_a_dataset_of_undeclared_width(flow):
     rows = tf.data.Dataset.from_generator(
         lambda: iter([np.zeros((10, 1))]), output_signature=tf.TensorSpec([None, None])
     )
+    with pytest.raises(ValueError, match=r"x must have shape \[N, 2\], got \[10, 1\]"):  # called on the batch itself
+        flow.predict(rows, verbose=0)
     for method in (flow.fit, flow.evaluate):
         with pytest.raises(ValueError, match=r"x must have shape \[N,2\]; a batch of the dataset has shape \[10,1\]"):
             method(rows, verbose=0)
+
+
+def test_a_dataset_of_contexts_of_undeclared_width():
+    flow = nvp.RealNVP(2, num_couplings=2, hidden_units=(4,), context_shape=2, seed=0)
+    flow.compile("adam")
+    batch = {"x": np.zeros((6, 2)), "context": np.zeros((6, 4))}
+    specs = {"x": tf.TensorSpec([None, 2]), "context": tf.TensorSpec([None, None])}
+    batches = tf.data.Dataset.from_generator(lambda: iter([batch]), output_signature=specs)
+    with pytest.raises(ValueError, match=r"context must have shape \[N,2\]; a batch of the dataset has shape \[6,4\]"):
+        flow.fit(batches, verbose=0)

@@ -72,34 +72,36 @@ class OnePassTransformedDistribution(ForgottenSamples):
     # TFP defines `cdf` and the like for events of shape [] only. Here they also work for events of shape [1].
 
     def _cdf(self, y: tf.Tensor, **kwargs: Any) -> tf.Tensor:
-        return self._cumulative("cdf", "survival_function", y, kwargs)
+        return self._cumulative("cdf", "survival_function", (0.0, 1.0), y, kwargs)
 
     def _log_cdf(self, y: tf.Tensor, **kwargs: Any) -> tf.Tensor:
-        return self._cumulative("log_cdf", "log_survival_function", y, kwargs)
+        return self._cumulative("log_cdf", "log_survival_function", (-np.inf, 0.0), y, kwargs)
 
     def _survival_function(self, y: tf.Tensor, **kwargs: Any) -> tf.Tensor:
-        return self._cumulative("survival_function", "cdf", y, kwargs)
+        return self._cumulative("survival_function", "cdf", (1.0, 0.0), y, kwargs)
 
     def _log_survival_function(self, y: tf.Tensor, **kwargs: Any) -> tf.Tensor:
-        return self._cumulative("log_survival_function", "log_cdf", y, kwargs)
+        return self._cumulative("log_survival_function", "log_cdf", (0.0, -np.inf), y, kwargs)
 
-    def _cumulative(self, name: str, name_if_decreasing: str, y: tf.Tensor, kwargs: dict[str, Any]) -> tf.Tensor:
+    def _cumulative(
+        self, name: str, name_if_decreasing: str, limits: tuple[float, float], y: tf.Tensor, kwargs: dict[str, Any]
+    ) -> tf.Tensor:
+        """The function `name` at y. Below and above the range of the bijector, it has the values `limits`."""
         base = self._scalar_base()
         if base is None:
             return getattr(super(), f"_{name}")(y, **kwargs)
         distribution_kwargs, bijector_kwargs = split_kwargs(self, kwargs)
-        increasing = is_increasing(self.bijector, **bijector_kwargs)
-        # Beyond the range of the bijector, which ends at the images of -inf and inf, all or nothing lies below y.
-        infinity = tf.fill(tf.shape(y), tf.constant(np.inf, y.dtype))
-        ends = self._image(-infinity, bijector_kwargs), self._image(infinity, bijector_kwargs)
-        is_below, is_above = y <= tf.minimum(*ends), y >= tf.maximum(*ends)
-        middle = self._image(tf.zeros_like(y), bijector_kwargs)
-        x = self.bijector.inverse(tf.where(is_below | is_above, middle, y), **bijector_kwargs)
-        lower = tf.where(increasing, -infinity, infinity)
-        x = tf.where(is_below, lower, tf.where(is_above, -lower, x))
-        values = tf.where(
-            increasing, *(getattr(base, each)(x, **distribution_kwargs) for each in (name, name_if_decreasing))
-        )
+        with forgotten_by_tfp():
+            x_within = self.distribution.sample(seed=tf.constant([0, 0]), **distribution_kwargs)
+        y_within = self.bijector.forward(x_within, **bijector_kwargs)
+        x = self.bijector.inverse(y, **bijector_kwargs)  # NaN outside the range
+        is_within = ~tf.math.is_nan(x)
+        x = tf.where(is_within, x, x_within)
+        functions = (getattr(base, each)(x, **distribution_kwargs) for each in (name, name_if_decreasing))
+        values = tf.where(is_increasing(self.bijector, **bijector_kwargs), *functions)
+        below, above = (tf.constant(limit, values.dtype) for limit in limits)
+        values = tf.where(is_within, values, tf.where(y < y_within, below, above))
+        values = nan_unless(~(tf.math.is_nan(y) | tf.math.is_nan(y_within)), values)
         return values if self.event_shape == [] else values[..., 0]
 
     def _quantile(self, value: tf.Tensor, **kwargs: Any) -> tf.Tensor:
@@ -109,13 +111,9 @@ class OnePassTransformedDistribution(ForgottenSamples):
         distribution_kwargs, bijector_kwargs = split_kwargs(self, kwargs)
         part = tf.where(is_increasing(self.bijector, **bijector_kwargs), value, 1 - value)
         x = base.quantile(part if self.event_shape == [] else part[..., tf.newaxis], **distribution_kwargs)
-        return self._image(x, bijector_kwargs)
-
-    def _image(self, x: tf.Tensor, kwargs: dict[str, Any]) -> tf.Tensor:
-        """The image of latents, and at infinity its limit, where chains give NaN."""
-        return as_chain(self.bijector).walk(
-            x, self.event_shape.rank, backward=False, to_latent=False, checked=False, **kwargs
-        )[0]
+        # Not `forward`, which gives NaN for infinite x.
+        options = {"backward": False, "to_latent": False, "checked": False}
+        return as_chain(self.bijector).walk(x, self.event_shape.rank, **options, **bijector_kwargs)[0]
 
     def _scalar_base(self) -> tfd.Distribution | None:
         """The distribution of the latent where events have one component, None where they have several."""

@@ -47,7 +47,8 @@ class AffineCoupling(Coupling):
             [kept, context]. A Keras conditioner that is not built yet is built by the coupling. Use a plain function
             for fixed transforms only: TensorFlow does not see the variables inside a function. Wrap a function that
             has variables in a `tf.Module`.
-        mask: boolean array, True = kept. For vectors, `[D]`, such as `masks.half(D)`. For channels of images,
+        mask: boolean array, True = kept. For vectors, `[D]`, such as `masks.half(D)`; or `[False]` for a single
+            feature, whose shift and scale depend on the context alone. For channels of images,
             `[1, 1, C]`, such as `masks.channelwise(C)`: kept is `[N, H, W, c]`, shift and log_scale are
             `[N, H, W, C - c]`. For pixels of images, `[H, W, 1]`, such as `masks.checkerboard(H, W)`: kept is the image
             `[N, H, W, C]` with zeros at moved pixels; shift and log_scale are `[N, H, W, C]`, and their values at kept

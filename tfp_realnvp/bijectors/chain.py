@@ -139,7 +139,10 @@ def _with_shape(event: tf.Tensor, shape: Sequence[int], argument: str) -> tf.Ten
         return event
     if event.shape.rank is not None:
         return tf.ensure_shape(event, [*event.shape[: -len(shape)], *shape])
-    return tf.reshape(event, tf.concat([tf.shape(event)[: -len(shape)], shape], axis=0))
+    dynamic, ndims = tf.shape(event), len(shape)
+    is_right = (tf.size(dynamic) >= ndims) & tf.reduce_all(dynamic[-ndims:] == list(shape))
+    with tf.control_dependencies([tf.debugging.Assert(is_right, [f"{argument} has a wrong shape:", dynamic])]):
+        return tf.reshape(event, tf.concat([dynamic[:-ndims], shape], axis=0))  # In XLA, which drops the assertion.
 
 
 def as_chain(bijector: tfb.Bijector) -> OnePassChain:

@@ -13,7 +13,7 @@ from tfp_realnvp.keras_internals import layers_within
 
 __all__ = [
     "Conditioner",
-    "ConstantParameters",
+    "Constant",
     "Shape",
     "activation_config",
     "as_activation",
@@ -132,13 +132,13 @@ def _differ(size: int | None, other: int | None) -> bool:
     return None not in (size, other) and size != other
 
 
-@keras.saving.register_keras_serializable(package="tfp_realnvp", name="Constant")  # the name in files of version 0.1
-class ConstantParameters(Conditioner):
+@keras.saving.register_keras_serializable(package="tfp_realnvp")
+class Constant(Conditioner):  # Weight files contain this name: Keras derives the names of layers from it.
     """Learned outputs that are the same for every row. They serve events of one feature without a context.
 
     Arguments, shapes and errors are as in `MLP`, without hidden layers.
 
-    >>> ConstantParameters(1, num_parameters=11)(keras.ops.ones((5, 0))).shape
+    >>> Constant(1, num_parameters=11)(keras.ops.ones((5, 0))).shape
     TensorShape([5, 1, 11])
     """
 
@@ -148,7 +148,7 @@ class ConstantParameters(Conditioner):
         self.built = True
 
     def _build_hidden(self, size: int, context_size: int) -> int:
-        raise NotImplementedError("a ConstantParameters has no hidden layers")
+        raise NotImplementedError("a Constant has no hidden layers")
 
     def _call_hidden(self, inputs: Any, context: Any, training: bool | None) -> Any:
         return ops.ones([ops.shape(inputs)[0], 1], self.compute_dtype)

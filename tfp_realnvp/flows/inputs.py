@@ -134,7 +134,8 @@ def as_tensor(
     if ndims is None:
         raise ValueError(f"{argument} must have a known number of dimensions, got shape {tensor.shape}")
     if not tensor.shape.is_fully_defined():
-        tensor = tf.ensure_shape(tensor, [None] * (ndims - len(shape)) + list(shape))
+        expected = [None] * (ndims - len(shape)) + list(shape)
+        tensor = tf.ensure_shape(tensor, expected, name=f"shape_of_{argument}")  # see `batch_shape_errors`
     return tf.cast(tensor, dtype)
 
 
@@ -162,7 +163,10 @@ def _has_integers(array: Any) -> bool:
 
 @contextlib.contextmanager
 def batch_shape_errors() -> Iterator[None]:
-    """Turns what a batch of a dataset raises whose shape is not declared, and is wrong, into a ValueError."""
+    """Context manager: raises a ValueError if a batch has a wrong shape.
+
+    TensorFlow notices this only when a graph runs if the dataset does not declare its shapes.
+    """
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
@@ -170,7 +174,9 @@ def batch_shape_errors() -> Iterator[None]:
         found = re.search(pattern, error.message)
         if found is None:
             raise
-        raise ValueError(f"x must have shape [N{found[2]}; a batch of the dataset has shape {found[1]}") from error
+        argument = re.search(r"shape_of_(x|context)", error.message)
+        name = argument[1] if argument else "x or context"
+        raise ValueError(f"{name} must have shape [N{found[2]}; a batch of the dataset has shape {found[1]}") from error
 
 
 def check_weights(sample_weight: Any, data: Any, argument: str, dtype: str) -> None:

@@ -32,7 +32,7 @@ def standardization_moments(
             f"{name} is constant{in_features(x, of_x.constant)}: drop these features, add noise to them, or give more "
             f"rows, got {of_x.count}"
         )
-    moments = _in_dtype(of_x, dtype, name, x)
+    moments = _in_dtype(of_x, dtype, name, x, stacklevel=5)
     return moments, None if context_shape is None else _of_context(of_context, dtype, data)
 
 
@@ -125,11 +125,11 @@ def _moments(data: Any, event_shape: Shape, context_shape: Shape | None, dtype: 
 
 def _of_context(moments: Moments, dtype: str, data: Any) -> tuple[np.ndarray, np.ndarray]:
     context = data["context"] if isinstance(data, Mapping) else None
-    mean, stddev = _in_dtype(moments, dtype, 'data["context"]', context)
+    mean, stddev = _in_dtype(moments, dtype, 'data["context"]', context, stacklevel=6)
     return mean, np.where(moments.constant, np.ones_like(stddev), stddev)
 
 
-def _in_dtype(moments: Moments, dtype: str, name: str, array: Any) -> tuple[np.ndarray, np.ndarray]:
+def _in_dtype(moments: Moments, dtype: str, name: str, array: Any, stacklevel: int) -> tuple[np.ndarray, np.ndarray]:
     """(mean, standard deviation) in the dtype of a flow.
 
     Raises a ValueError if (value - mean) / deviation would overflow in this dtype, or if the deviation is smaller than
@@ -158,7 +158,7 @@ def _in_dtype(moments: Moments, dtype: str, name: str, array: Any) -> tuple[np.n
             f"the values to steps of up to {np.max(steps):.2g}, so the flow learns the density of rounded data. "
             f"Subtract an offset from the data first{more_digits}",
             UserWarning,
-            stacklevel=5,
+            stacklevel=stacklevel,
         )
     return mean, stddev
 

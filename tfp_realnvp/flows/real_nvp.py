@@ -29,7 +29,7 @@ from tfp_realnvp.checks import (
     check_sizes,
     floating_policy,
 )
-from tfp_realnvp.conditioners import MLP, ConstantParameters, ResNet, activation_config, as_activation
+from tfp_realnvp.conditioners import MLP, Constant, ResNet, activation_config, as_activation
 from tfp_realnvp.flows.arguments import as_vector_shape, drawn_seed
 from tfp_realnvp.flows.flow import Flow
 from tfp_realnvp.flows.serialization import to_config
@@ -143,7 +143,7 @@ class RealNVP(Flow):
         _check_base(base, size, policy.variable_dtype)
         context = None if context_shape is None else tf.zeros(context_shape, policy.variable_dtype)
 
-        make_network: Callable[..., keras.layers.Layer] = ConstantParameters
+        make_network: Callable[..., keras.layers.Layer] = Constant
         options = {"num_parameters": 3 * num_bins - 1 if coupling == "spline" else None, "dtype": policy}
         is_constant = size == 1 and context is None
         if not is_constant:

@@ -243,7 +243,8 @@ class LikelihoodModel(ExecutionsModel):
         check_ends(x, "x", "steps", kwargs.get("steps"))
         x, *_ = for_keras((x, None), self.variable_dtype, batch_size, kwargs.get("steps"))
         # With more steps per execution, Keras would trace `predict` again for each number of batches.
-        with self._executing(self._steps([], None) if self._asked_steps else 1):
+        steps = self._steps([], None) if self._asked_steps else 1
+        with self._executing(steps), self._dequantization.errors():
             try:
                 return np.asarray(super().predict(x, batch_size, verbose, **kwargs))
             except UnboundLocalError as error:  # Keras raises it if there was no batch.
