@@ -169,6 +169,7 @@ WRONG_ARGUMENTS = {
     "coupling None": (lambda: nvp.RealNVP(2, coupling=None), "coupling must be one of .* got None"),
     "coupling list": (lambda: nvp.RealNVP(2, coupling=["spline"]), r"coupling must be one of .*\['spline'\]"),
     "conditioner of RealNVP a layer": (lambda: nvp.RealNVP(2, conditioner=nvp.MLP(1)), "conditioner must be one of"),
+    "dropout of 1": (lambda: nvp.RealNVP(2, dropout=1.0), "dropout must be from 0 to below 1, got 1.0"),
     "dropout NaN": (lambda: nvp.RealNVP(2, dropout=np.nan), "dropout must be from 0 to below 1, got nan"),
     "dropout True": (lambda: nvp.RealNVP(2, dropout=True), "dropout must be from 0 to below 1, got True"),
     "dropout None": (lambda: nvp.RealNVP(2, dropout=None), "dropout must be from 0 to below 1, got None"),
