@@ -3,6 +3,7 @@
 import functools
 
 import numpy as np
+import pytest
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
@@ -99,27 +100,51 @@ def couplings(size=2, dtype="float64", seed=5):
 
 
 @functools.cache
-def shared_flow():
+def _flow():
     """Tests leave the weights as they are."""
     return make_flow()
 
 
 @functools.cache
-def shared_other():
+def _other():
     return make_flow(seed=2, permutation="reverse")
 
 
 @functools.cache
-def shared_conditional():
+def _conditional():
     return make_flow(seed=3, context_shape=2)
 
 
 @functools.cache
-def shared_single():
+def _single():
     """A flow in float32."""
     flow = make_flow(seed=4, dtype="float32")
     flow.compile("adam")
     return flow
+
+
+@pytest.fixture
+def flow():
+    return _flow()
+
+
+@pytest.fixture
+def other():
+    return _other()
+
+
+@pytest.fixture
+def conditional():
+    return _conditional()
+
+
+@pytest.fixture
+def single():
+    return _single()
+
+
+# A file takes them as its own by `flow, other, conditional, single = FLOWS`: its `flow` is not that of conftest.py.
+FLOWS = flow, other, conditional, single
 
 
 def context_prior():

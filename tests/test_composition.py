@@ -5,12 +5,12 @@ import pytest
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
-import formula
 from formula import (
     CONTEXT,
     CONTEXT_GRID,
     CONTEXTS,
     DATA,
+    FLOWS,
     SEED,
     X,
     assert_standard_normal,
@@ -23,25 +23,7 @@ from formula import (
     slopes,
 )
 
-
-@pytest.fixture
-def flow():
-    return formula.shared_flow()
-
-
-@pytest.fixture
-def other():
-    return formula.shared_other()
-
-
-@pytest.fixture
-def conditional():
-    return formula.shared_conditional()
-
-
-@pytest.fixture
-def single():
-    return formula.shared_single()
+flow, other, conditional, single = FLOWS
 
 
 def test_the_flows_have_the_density_of_the_formula(flow, other, conditional, single):

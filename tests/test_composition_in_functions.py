@@ -6,11 +6,11 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
-import formula
 import tfp_realnvp as nvp
 from formula import (
     CONTEXT,
     CONTEXT_GRID,
+    FLOWS,
     SEED,
     X,
     couplings,
@@ -21,20 +21,7 @@ from formula import (
 )
 from registry import perturbed
 
-
-@pytest.fixture
-def flow():
-    return formula.shared_flow()
-
-
-@pytest.fixture
-def other():
-    return formula.shared_other()
-
-
-@pytest.fixture
-def conditional():
-    return formula.shared_conditional()
+flow, other, conditional, single = FLOWS
 
 
 # Slices of the batch shape

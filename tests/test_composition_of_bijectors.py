@@ -8,11 +8,11 @@ import tensorflow_probability as tfp
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
-import formula
 import tfp_realnvp as nvp
 from conditioners import train_by_tape
 from formula import (
     DATA,
+    FLOWS,
     SEED,
     X,
     assert_all_moved,
@@ -30,19 +30,7 @@ from registry import perturbed
 pytestmark = pytest.mark.usefixtures("unoptimized")
 
 
-@pytest.fixture
-def flow():
-    return formula.shared_flow()
-
-
-@pytest.fixture
-def other():
-    return formula.shared_other()
-
-
-@pytest.fixture
-def conditional():
-    return formula.shared_conditional()
+flow, other, conditional, single = FLOWS
 
 
 # Bijectors

@@ -5,25 +5,11 @@ import pytest
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
-import formula
 from conditioners import in_mode
-from formula import CONTEXT, SEED, X, context_prior, expected_log_prob, make_flow, slopes
+from formula import CONTEXT, FLOWS, SEED, X, context_prior, expected_log_prob, make_flow, slopes
 from registry import random_tensor
 
-
-@pytest.fixture
-def flow():
-    return formula.shared_flow()
-
-
-@pytest.fixture
-def other():
-    return formula.shared_other()
-
-
-@pytest.fixture
-def conditional():
-    return formula.shared_conditional()
+flow, other, conditional, single = FLOWS
 
 
 def second_slopes(function, x, step=1e-4):

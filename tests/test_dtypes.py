@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import formula
 from formula import (
     CONTEXT,
     CONTEXTS,
     DATA,
+    FLOWS,
     SEED,
     X,
     assert_standard_normal,
@@ -19,25 +19,7 @@ from formula import (
     slopes,
 )
 
-
-@pytest.fixture
-def flow():
-    return formula.shared_flow()
-
-
-@pytest.fixture
-def other():
-    return formula.shared_other()
-
-
-@pytest.fixture
-def conditional():
-    return formula.shared_conditional()
-
-
-@pytest.fixture
-def single():
-    return formula.shared_single()
+flow, other, conditional, single = FLOWS
 
 
 # Dtypes

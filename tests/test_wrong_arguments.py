@@ -33,9 +33,6 @@ def returning(*outputs) -> tf.Tensor:
     return coupling(lambda kept: outputs).forward(tf.ones([3, 2]))
 
 
-SIZE = "must be an integer of at least 1"
-
-
 CONTEXT_OF_COUPLING = r"context must be numbers of shape \[\.\.\., K\]"
 
 

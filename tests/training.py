@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 import tfp_realnvp as nvp
+from conftest import HANGS_AFTER
 
 
 def small_flow(**options):
@@ -31,14 +32,11 @@ class Recorder(keras.callbacks.Callback):
         self.epoch_ends.append(int(self.model.optimizer.iterations))
 
 
-HANG = 1800  # seconds: far beyond what any of it takes
-
-
 def in_a_thread(function, *arguments, **options):
     """What the function returns; the test fails where it never does."""
     results = []
     thread = threading.Thread(target=lambda: results.append(function(*arguments, **options)), daemon=True)
     thread.start()
-    thread.join(HANG)
+    thread.join(HANGS_AFTER)
     assert results, "the thread waits for something, or has failed"
     return results[0]

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 __all__ = [
     "check_flag",
+    "check_floating",
     "check_fraction",
     "check_non_negative",
     "check_option",
@@ -117,6 +118,12 @@ def floating_policy(dtype: Any) -> keras.DTypePolicy:
     if policy is None or not tf.as_dtype(policy.variable_dtype).is_floating:
         raise ValueError(f"dtype must be a floating-point Keras policy, such as 'float32', got {dtype!r}")
     return policy
+
+
+def check_floating(argument: str, tensor: tf.Tensor) -> None:
+    """Raises a ValueError unless `tensor` has a floating-point dtype."""
+    if not tensor.dtype.is_floating:
+        raise ValueError(f"{argument} must be of a floating-point dtype, got {tensor.dtype.name}")
 
 
 def check_shape(argument: str, tensor: Any, shape: Sequence[int | None], leading: str = "...") -> None:

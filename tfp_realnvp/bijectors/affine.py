@@ -57,8 +57,8 @@ class AffineCoupling(Coupling):
         context: floating-point tensor `[B..., K]`, or None. Its leading dimensions are the batch shape of the
             bijector; they broadcast with the leading dimensions of the events. A `tf.Variable` or
             `tfp.util.TransformedVariable` is not copied, so it trains.
-        conditioner_variables: leave it None. TFP passes it when it rebuilds the bijector from other tensors, such as
-            tensors with stopped gradients: a Keras 3 conditioner then computes with these values.
+        conditioner_variables: used by TFP, which rebuilds the bijector from other tensors, such as tensors with stopped
+            gradients; do not pass it. A Keras 3 conditioner then computes with these values.
         validate_args, name: as in every `tfb.Bijector`.
 
     Events are `[..., D]`, or images `[..., H, W, C]`. Log-determinants are `[...]`, in nats, at least in float32.

@@ -23,7 +23,7 @@ from tfp_realnvp.bijectors.permutation import (
     permute,
     without_batch,
 )
-from tfp_realnvp.checks import check_shape
+from tfp_realnvp.checks import check_floating, check_shape
 from tfp_realnvp.keras_internals import inference_mode, untracked
 from tfp_realnvp.tfp_internals import NeverCached, forgotten_by_tfp, is_stock
 from tfp_realnvp.variables import all_variables
@@ -105,8 +105,7 @@ class OnePassChain(NeverCached, OnePass, tfb.Chain):
 
         `backward` and `to_latent` have the meaning of `_transform`. Unless `checked`, events may be infinite.
         """
-        if not event.dtype.is_floating:
-            raise ValueError(f"event of {self.name} must be of a floating-point dtype, got {event.dtype.name}")
+        check_floating(f"event of {self.name}", event)
         if self._event_shape is not None:
             shape = self._event_shape if backward else self.inverse_event_shape(self._event_shape)
             event = _with_shape(event, shape, f"event of {self.name}")

@@ -22,7 +22,7 @@ from tfp_realnvp.bijectors.conditioning import condition
 from tfp_realnvp.bijectors.context import broadcast_batches, checked_context
 from tfp_realnvp.bijectors.rebuild import rebuild
 from tfp_realnvp.bijectors.split import split_by
-from tfp_realnvp.checks import check_shape
+from tfp_realnvp.checks import check_floating, check_shape
 from tfp_realnvp.keras_internals import untracked
 from tfp_realnvp.variables import all_variables, check_values, keras_layers, tf_keras_layers, with_values
 
@@ -184,8 +184,7 @@ class Coupling(OnePassBijector):
 
     def _checked_event(self, event: tf.Tensor) -> tf.Tensor:
         check_shape(f"event of {self.name}", event, self._split.event_shape)
-        if not event.dtype.is_floating:
-            raise ValueError(f"event of {self.name} must be of a floating-point dtype, got {event.dtype.name}")
+        check_floating(f"event of {self.name}", event)
         return event
 
 

@@ -32,7 +32,7 @@ class LULinear(OnePassBijector):
         size: number of features D.
         permutation: integers `[D]` with P y = `y[permutation]`, or None for the identity. Saved with the weights.
         dtype: dtype of the variables.
-        own_variables: leave it None. TFP passes it when it rebuilds the bijector from other tensors.
+        own_variables: used by TFP, which rebuilds the bijector from other tensors; do not pass it.
         validate_args, name: as in every `tfb.Bijector`.
 
     Events are `[..., D]`. Log-determinants are scalars in nats, at least in float32.

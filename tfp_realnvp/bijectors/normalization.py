@@ -76,7 +76,7 @@ class ActNorm(_Normalization):
         epsilon: above 0. If the variance of a feature in the first batch is below epsilon, as in a batch of one row,
             the scale of this feature starts at 1.
         dtype: dtype of the variables.
-        own_variables: leave it None. TFP passes it when it rebuilds the bijector from other tensors.
+        own_variables: used by TFP, which rebuilds the bijector from other tensors; do not pass it.
         validate_args, name: as in every `tfb.Bijector`.
 
     Events are `[..., size]`. Log-determinants are scalars in nats, at least in float32.

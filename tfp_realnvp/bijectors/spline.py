@@ -133,10 +133,7 @@ def check_spline(num_bins: Any, bound: Any) -> None:
 def _to_latent(y: tf.Tensor, parameters: tf.Tensor) -> ValueAndLogDet:
     """(x, log dx/dy), each `[...]`, of splines with `parameters [3 K - 1, ...]` at y `[...]` in [0, 1]."""
     widths, heights, slopes = _bins(parameters)
-    below, within = _bin_of(y, widths)
-    y_k, width = tf.reduce_sum(widths[:-1] * below, axis=0), tf.reduce_sum(widths * within, axis=0)
-    x_k, height = tf.reduce_sum(heights[:-1] * below, axis=0), tf.reduce_sum(heights * within, axis=0)
-    slope, next_slope = _slopes_of(slopes, within)
+    y_k, width, x_k, height, slope, next_slope = _bin_at(*_bin_of(y, widths), widths, heights, slopes)
     t = _within_bin((y - y_k) / width)
     value, log_derivative = _rational_quadratic(t, height / width, slope, next_slope)
     return x_k + height * value, log_derivative
@@ -149,10 +146,7 @@ def _to_data(x: tf.Tensor, parameters: tf.Tensor) -> ValueAndLogDet:
     and t = (r - b) / (2 a) if b < 0. Both are equal, and this choice avoids cancellation.
     """
     widths, heights, slopes = _bins(parameters)
-    below, within = _bin_of(x, heights)
-    y_k, width = tf.reduce_sum(widths[:-1] * below, axis=0), tf.reduce_sum(widths * within, axis=0)
-    x_k, height = tf.reduce_sum(heights[:-1] * below, axis=0), tf.reduce_sum(heights * within, axis=0)
-    slope, next_slope = _slopes_of(slopes, within)
+    y_k, width, x_k, height, slope, next_slope = _bin_at(*_bin_of(x, heights), widths, heights, slopes)
     u, s = (x - x_k) / height, height / width
     excess = (next_slope + slope - 2 * s) * u
     a, b, c = s - slope + excess, slope - excess, -s * u
@@ -184,6 +178,15 @@ def _bin_of(x: tf.Tensor, sizes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     below = tf.cast(x >= tf.reshape(inner_knots, tf.concat([[num_bins - 1], tf.shape(x)], axis=0)), x.dtype)
     edge = tf.ones_like(below[:1])
     return below, tf.concat([edge, below], axis=0) - tf.concat([below, 0 * edge], axis=0)
+
+
+def _bin_at(
+    below: tf.Tensor, within: tf.Tensor, widths: tf.Tensor, heights: tf.Tensor, slopes: tf.Tensor
+) -> tuple[tf.Tensor, ...]:
+    """(y_k, width, x_k, height, d_k, d_{k+1}), each `[...]`, of the bin that the masks of `_bin_of` select."""
+    y_k, width = tf.reduce_sum(widths[:-1] * below, axis=0), tf.reduce_sum(widths * within, axis=0)
+    x_k, height = tf.reduce_sum(heights[:-1] * below, axis=0), tf.reduce_sum(heights * within, axis=0)
+    return y_k, width, x_k, height, *_slopes_of(slopes, within)
 
 
 def _slopes_of(slopes: tf.Tensor, within: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
