@@ -1,8 +1,6 @@
 """What all tests share: quiet TensorFlow, fixed seeds, a few trained flows."""
 
 import os
-import subprocess
-import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if not os.path.exists("/dev/nvidia0"):  # What XLA compiles runs once or twice here: LLVM's optimizations do not pay.
@@ -14,9 +12,7 @@ import pytest
 import tensorflow as tf
 
 import tfp_realnvp as nvp
-
-# Seconds after which a process of a test counts as hung; even on a busy machine none takes nearly as long.
-HANGS_AFTER = 30 * 60
+from helpers.flows import correlated_data
 
 
 @pytest.fixture(autouse=True)
@@ -41,17 +37,6 @@ def unoptimized():
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     yield
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
-
-
-def smaller(make, **small):
-    """`make`, but with these options, whatever else the caller asks for."""
-    return lambda *arguments, **options: make(*arguments, **options | small)
-
-
-def correlated_data(rows: int, seed: int) -> np.ndarray:
-    """Rows of a correlated Gaussian, far from zero and of unequal scales."""
-    normal = np.random.default_rng(seed).normal(size=(rows, 2))
-    return normal @ np.array([[2.0, 1.0], [0.0, 0.5]]) + [10.0, -3.0]
 
 
 @pytest.fixture(scope="session")
@@ -86,16 +71,3 @@ def conditional_flow(conditional_data):
     flow.compile(keras.optimizers.Adam(1e-2))
     flow.fit(conditional_data, epochs=3, batch_size=128, verbose=0)
     return flow
-
-
-def run(script: str, *arguments) -> str:
-    """The output of a script in a process of its own."""
-    done = run_python("-c", script, *arguments)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def run_python(*arguments) -> subprocess.CompletedProcess:
-    """What `python ARGUMENTS` did, in a process of its own."""
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=HANGS_AFTER)

@@ -12,7 +12,8 @@ import pytest
 import tensorflow as tf
 
 import tfp_realnvp as nvp
-from conftest import run_python, smaller
+from helpers.flows import smaller
+from helpers.processes import run_python
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 sys.path.insert(0, str(EXAMPLES))

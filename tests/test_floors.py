@@ -9,8 +9,8 @@ FLOORS = """
     checks keras_internals tfp_internals replicas
 
     masks variables
-    conditioners.base conditioners.weight_norm conditioners.mlp conditioners.resnet conditioners.conv_resnet
-    conditioners
+    conditioners.layers conditioners.base conditioners.dense conditioners.constant conditioners.mlp conditioners.resnet
+    conditioners.weight_norm conditioners.conv_resnet conditioners
 
     bijectors.rebuild bijectors.context bijectors.conditioning bijectors.base bijectors.permutation bijectors.chain
     bijectors.split bijectors.coupling bijectors.affine bijectors.spline

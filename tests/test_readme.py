@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import tfp_realnvp as nvp
-from conftest import smaller
+from helpers.flows import smaller
 
 README = Path(__file__).parents[1] / "README.md"
 

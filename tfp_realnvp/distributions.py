@@ -13,8 +13,8 @@ from tfp_realnvp.bijectors.chain import (
     as_chain,
     flat_bijectors,
     forward_and_log_det,
-    has_parts,
     inverse_and_log_det,
+    is_multipart,
     is_outside,
 )
 from tfp_realnvp.bijectors.rebuild import rebuild
@@ -134,7 +134,7 @@ def one_pass(distribution: tfd.Distribution) -> tfd.Distribution:
 
     def replace(part: Any) -> Any:
         is_transformed = is_stock(part, tfd.TransformedDistribution)
-        if not is_transformed or not is_injective(part.bijector) or has_parts(part.bijector):
+        if not is_transformed or not is_injective(part.bijector) or is_multipart(part.bijector):
             return part
         parameters = part.parameters | {"bijector": OnePassChain(flat_bijectors(part.bijector))}
         parameters.pop("parameters", None)

@@ -18,6 +18,7 @@ __all__ = [
     "OnePassBijector",
     "ValueAndLogDet",
     "all_finite",
+    "check_one_feature",
     "log_det_dtype",
     "nan_unless",
     "sum_of_parts",
@@ -91,6 +92,12 @@ class OnePassBijector(OnePass, tfb.AutoCompositeTensorBijector):
     def _marked(self, valid: tf.Tensor, value: tf.Tensor, log_det: tf.Tensor, event_ndims: int) -> ValueAndLogDet:
         """Replaces the values of events that are not `valid` by NaN."""
         return nan_unless(with_dimensions(valid, event_ndims), value), log_det
+
+
+def check_one_feature(size: int, name: str) -> None:
+    """Raises a NotImplementedError for events of several features, which have no `cdf`. For use in `_is_increasing`."""
+    if size > 1:
+        raise NotImplementedError(f"cdf, quantile and similar methods need events of one feature; {name} has several")
 
 
 def log_det_dtype(dtype: tf.DType) -> tf.DType:

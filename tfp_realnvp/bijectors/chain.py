@@ -33,10 +33,10 @@ __all__ = [
     "as_chain",
     "flat_bijectors",
     "forward_and_log_det",
-    "has_parts",
-    "has_range",
     "inverse_and_log_det",
+    "is_multipart",
     "is_outside",
+    "may_have_bounds",
 ]
 
 
@@ -168,13 +168,13 @@ def is_outside(log_det: tf.Tensor) -> tf.Tensor:
     return tf.math.is_inf(log_det) & (log_det < 0)
 
 
-def has_parts(bijector: tfb.Bijector) -> bool:
+def is_multipart(bijector: tfb.Bijector) -> bool:
     """Whether the events of `bijector` consist of several tensors."""
     ndims = bijector.forward_min_event_ndims, bijector.inverse_min_event_ndims
     return any(tf.nest.is_nested(each) for each in ndims)
 
 
-def has_range(bijector: tfb.Bijector) -> bool:
+def may_have_bounds(bijector: tfb.Bijector) -> bool:
     """Whether an event may lie outside the range of a TFP bijector without variables in `bijector`.
 
     True for every TFP bijector that is not affine, even if its range is all numbers.
@@ -182,25 +182,25 @@ def has_range(bijector: tfb.Bijector) -> bool:
     if isinstance(bijector, OnePassBijector):
         return False
     if is_stock(bijector, tfb.Invert):
-        return has_range(bijector.bijector)
-    if is_stock(bijector, tfb.Blockwise) or isinstance(bijector, OnePassChain) or _walks(bijector):
-        return any(has_range(part) for part in bijector.bijectors)
+        return may_have_bounds(bijector.bijector)
+    if is_stock(bijector, tfb.Blockwise) or isinstance(bijector, OnePassChain) or _is_plain_chain(bijector):
+        return any(may_have_bounds(part) for part in bijector.bijectors)
     is_tfps_own = type(bijector).__module__.startswith("tensorflow_probability.")
-    return is_tfps_own and not bool(bijector.is_constant_jacobian or has_parts(bijector) or all_variables(bijector))
+    return is_tfps_own and not bool(bijector.is_constant_jacobian or is_multipart(bijector) or all_variables(bijector))
 
 
 def flat_bijectors(bijector: tfb.Bijector) -> list[tfb.Bijector]:
     """The bijectors of nested chains in one list. A chain whose events are several tensors stays one entry."""
     if is_stock(bijector, tfb.Invert):
         return [tfb.Invert(part) for part in reversed(flat_bijectors(bijector.bijector))]
-    if not (isinstance(bijector, OnePassChain) or _walks(bijector)):
+    if not (isinstance(bijector, OnePassChain) or _is_plain_chain(bijector)):
         return [bijector]
     return [flat for part in bijector.bijectors for flat in flat_bijectors(part)]
 
 
-def _walks(bijector: tfb.Bijector) -> bool:
+def _is_plain_chain(bijector: tfb.Bijector) -> bool:
     """Whether `bijector` is a `tfb.Chain` that `OnePassChain` can replace."""
-    return is_stock(bijector, tfb.Chain) and not any(has_parts(part) for part in bijector.bijectors)
+    return is_stock(bijector, tfb.Chain) and not any(is_multipart(part) for part in bijector.bijectors)
 
 
 def _transform(
@@ -217,7 +217,7 @@ def _transform(
     `to_latent` means that the whole chain maps from data to latent. An event that a TFP bijector without variables
     cannot map then gets a log-determinant of -inf.
     """
-    if _walks(bijector):
+    if _is_plain_chain(bijector):
         bijector = OnePassChain(bijector.bijectors, name=bijector.name)
     with tf.name_scope(bijector.name):
         if isinstance(bijector, OnePassChain):
@@ -259,7 +259,7 @@ def _through_stock(
         return one_way(event, **kwargs), log_det_of(event, event_ndims, **kwargs)
 
     with forgotten_by_tfp():
-        if not (to_latent and has_range(bijector)):
+        if not (to_latent and may_have_bounds(bijector)):
             return run(event)
         value, log_det = run(tf.stop_gradient(event))
         value_ndims = (bijector.inverse_event_ndims if backward else bijector.forward_event_ndims)(event_ndims)

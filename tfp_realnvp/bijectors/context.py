@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-__all__ = ["broadcast_batch_shape", "broadcast_batches", "checked_context", "is_reference"]
+__all__ = ["as_context", "broadcast_batch_shape", "broadcast_batches", "is_reference"]
 
 
 def is_reference(context: Any) -> bool:
@@ -14,7 +14,7 @@ def is_reference(context: Any) -> bool:
     return isinstance(context, tf.Variable | tfp.util.DeferredTensor)
 
 
-def checked_context(context: Any) -> Any:
+def as_context(context: Any) -> Any:
     """Returns `context` as a tensor `[B..., K]`, or unchanged if it is a `tf.Variable` or `tfp.util.DeferredTensor`."""
     if isinstance(context, keras.Variable):
         raise ValueError("context must not be a keras.Variable, which TFP treats as a constant: use a tf.Variable")

@@ -14,12 +14,13 @@ from tfp_realnvp.bijectors.base import (
     OnePassBijector,
     ValueAndLogDet,
     all_finite,
+    check_one_feature,
     log_det_dtype,
     nan_unless,
     with_dimensions,
 )
 from tfp_realnvp.bijectors.conditioning import condition
-from tfp_realnvp.bijectors.context import broadcast_batches, checked_context
+from tfp_realnvp.bijectors.context import as_context, broadcast_batches
 from tfp_realnvp.bijectors.rebuild import rebuild
 from tfp_realnvp.bijectors.split import split_by
 from tfp_realnvp.checks import check_floating, check_shape
@@ -72,7 +73,7 @@ class Coupling(OnePassBijector):
             self._mask = untracked(self, _checked_mask(mask))
             # `parameters` holds a copy of the mask, because TFP rebuilds from it and the caller may change the mask.
             parameters = parameters | {"mask": self._mask}
-            self._context: Any = None if context is None else checked_context(context)
+            self._context: Any = None if context is None else as_context(context)
             self._values: tuple[tf.Tensor | tf.Variable, ...] | None = None  # of the network's variables, if given
             self._split = split_by(self._mask)
             self._event_ndims = len(self._split.event_shape)
@@ -102,10 +103,7 @@ class Coupling(OnePassBijector):
         return {"context": tfp.util.ParameterProperties(event_ndims=1)}
 
     def _is_increasing(self) -> bool:
-        if self._mask.size > 1:
-            raise NotImplementedError(
-                f"cdf, quantile and similar methods need events of one feature; {self.name} has several"
-            )
+        check_one_feature(self._mask.size, self.name)
         return True
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Coupling":
@@ -130,12 +128,12 @@ class Coupling(OnePassBijector):
         return self._context
 
     def _forward_and_log_det(self, x: tf.Tensor) -> ValueAndLogDet:
-        return self._transform(x, self._transformer.forward)
+        return self._apply(x, self._transformer.forward)
 
     def _inverse_and_log_det(self, y: tf.Tensor) -> ValueAndLogDet:
-        return self._transform(y, self._transformer.inverse)
+        return self._apply(y, self._transformer.inverse)
 
-    def _transform(self, event: tf.Tensor, transform: Callable[..., ValueAndLogDet]) -> ValueAndLogDet:
+    def _apply(self, event: tf.Tensor, transform: Callable[..., ValueAndLogDet]) -> ValueAndLogDet:
         event, ndims = self._checked_event(event), self._event_ndims
         context = None if self._context is None else tf.cast(tf.convert_to_tensor(self._context), event.dtype)
         if context is not None:

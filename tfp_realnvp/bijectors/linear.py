@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp.bijectors.base import OnePassBijector, ValueAndLogDet, log_det_dtype
+from tfp_realnvp.bijectors.base import OnePassBijector, ValueAndLogDet, check_one_feature, log_det_dtype
 from tfp_realnvp.bijectors.permutation import permute
 from tfp_realnvp.checks import check_shape, check_size, floating_dtype
 from tfp_realnvp.keras_internals import untracked
@@ -77,10 +77,7 @@ class LULinear(OnePassBijector):
             )
 
     def _is_increasing(self) -> bool:
-        if self._size > 1:
-            raise NotImplementedError(
-                f"cdf, quantile and similar methods need events of one feature; {self.name} has several"
-            )
+        check_one_feature(self._size, self.name)
         return True
 
     def _forward_and_log_det(self, x: tf.Tensor) -> ValueAndLogDet:

@@ -6,15 +6,16 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfp_realnvp.checks import check_non_negative, check_seed, check_size, floating_policy
-from tfp_realnvp.conditioners.base import Shape, batch_normalization, freeze_parts_of_frozen
+from tfp_realnvp.checks import check_non_negative, check_size
+from tfp_realnvp.conditioners.base import Conditioner, Shape
+from tfp_realnvp.conditioners.layers import batch_normalization, freeze_parts_of_frozen
 from tfp_realnvp.conditioners.weight_norm import WeightNormConv
 
 __all__ = ["ConvResNet"]
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
-class ConvResNet(keras.layers.Layer):
+class ConvResNet(Conditioner):
     """Convolutional residual network `(kept[, context]) -> (shift, log_scale)` for couplings of images.
 
     With weight-normalised convolutions W, batch normalisation n, ReLU r, context c, the kept image k and, for a
@@ -74,28 +75,20 @@ class ConvResNet(keras.layers.Layer):
         seed: int | None = None,
         **kwargs: Any,
     ):
-        if kwargs.get("dtype") is not None:
-            floating_policy(kwargs["dtype"])
-        super().__init__(**kwargs)
-        for name, size in (("output_size", output_size), ("num_blocks", num_blocks), ("num_channels", num_channels)):
-            check_size(name, size)
-        if num_parameters is not None:
-            check_size("num_parameters", num_parameters)
+        super().__init__(output_size, num_parameters=num_parameters, seed=seed, **kwargs)
+        check_size("num_blocks", num_blocks)
+        check_size("num_channels", num_channels)
         check_non_negative("scale_penalty", scale_penalty)
-        check_seed(seed)
-        self.output_size, self.num_blocks, self.num_channels = int(output_size), int(num_blocks), int(num_channels)
+        self.num_blocks, self.num_channels = int(num_blocks), int(num_channels)
         self.mask = None if mask is None else _checked_mask(mask)
-        self.num_parameters = None if num_parameters is None else int(num_parameters)
-        self.scale_penalty, self.seed = float(scale_penalty), None if seed is None else int(seed)
+        self.scale_penalty = float(scale_penalty)
 
         self._num_seeds = 0  # number of seeds that layers have got so far
         self.input_layer = self.conv(3)
         self.blocks = [ResidualBlock(self) for _ in range(self.num_blocks)]
         self.skips = [self.conv(1) for _ in range(self.num_blocks + 1)]
         self.output_norm = self.norm()
-        self.output_layer = self.conv(
-            1, (self.num_parameters or 2) * self.output_size, starts_at_zero=True, use_bias=True
-        )
+        self.output_layer = self.conv(1, self.num_outputs, starts_at_zero=True, use_bias=True)
 
     def next_seed(self) -> int | None:
         self._num_seeds += 1
@@ -130,29 +123,25 @@ class ConvResNet(keras.layers.Layer):
         freeze_parts_of_frozen(self)
         self.built = True
 
-    def compute_output_shape(self, kept_shape: Shape, context_shape: Shape | None = None) -> Any:
-        """Shapes of the outputs of a call, from the shapes of its arguments."""
-        self._check_shapes(kept_shape, context_shape)
-        shape = *kept_shape[:-1], self.output_size
-        return (shape, shape) if self.num_parameters is None else (*shape, self.num_parameters)
-
     def _check_shapes(self, kept_shape: Shape, context_shape: Shape | None) -> None:
         if len(kept_shape) != 4 or kept_shape[-1] == 0:
-            raise ValueError(f"kept must be of shape [N, H, W, c], got shape {list(kept_shape)}")
+            raise ValueError(f"kept must have shape [N, H, W, c], got shape {list(kept_shape)}")
         if self.mask is not None and tuple(kept_shape[1:3]) != self.mask.shape[:2]:
             sizes = ", ".join(map(str, self.mask.shape[:2]))
-            raise ValueError(f"kept must be of shape [N, {sizes}, c], as mask is, got shape {list(kept_shape)}")
+            raise ValueError(f"kept must have shape [N, {sizes}, c], as mask is, got shape {list(kept_shape)}")
         if self.built and kept_shape[-1] != self._kept_size:
-            raise ValueError(f"kept must have {self._kept_size} channels, as at first, got shape {list(kept_shape)}")
+            raise ValueError(
+                f"kept must have {self._kept_size} channels, as in the first call, got shape {list(kept_shape)}"
+            )
         size = self._context_size if self.built else None
         if context_shape is None and size is not None:
-            raise ValueError(f"context must be of shape [N, {size}], got None")
+            raise ValueError(f"context must have shape [N, {size}], got None")
         if context_shape is not None:
             is_known = None not in (kept_shape[0], context_shape[0])
             rows_differ = is_known and kept_shape[0] != context_shape[0]
             if len(context_shape) != 2 or rows_differ or (self.built and context_shape[1] != size):
                 raise ValueError(
-                    f"context must be of shape [{kept_shape[0] if is_known else 'N'}, "
+                    f"context must have shape [{kept_shape[0] if is_known else 'N'}, "
                     f"{'K' if size is None else size}], got shape {list(context_shape)}"
                 )
 
@@ -167,22 +156,17 @@ class ConvResNet(keras.layers.Layer):
         for block, skip in zip(self.blocks, self.skips[1:], strict=True):
             hidden = block(hidden, context, training=training)
             total += skip(hidden)
-        outputs = self.output_layer(ops.relu(self.output_norm(total, training=training)))
-        if self.num_parameters is not None:
-            return ops.reshape(outputs, (*ops.shape(outputs)[:-1], self.output_size, self.num_parameters))
-        shift, log_scale = ops.split(outputs, 2, axis=-1)
-        return shift, ops.cast(self.log_scale_bound, log_scale.dtype) * ops.tanh(log_scale)
+        return self._split(self.output_layer(ops.relu(self.output_norm(total, training=training))))
+
+    def _bounded(self, log_scale: Any) -> Any:
+        return ops.cast(self.log_scale_bound, log_scale.dtype) * ops.tanh(log_scale)
 
     def get_config(self) -> dict[str, Any]:
-        config: dict[str, Any] = super().get_config()
-        return config | {
-            "output_size": self.output_size,
+        return super().get_config() | {
             "num_blocks": self.num_blocks,
             "num_channels": self.num_channels,
             "mask": None if self.mask is None else self.mask.tolist(),
-            "num_parameters": self.num_parameters,
             "scale_penalty": self.scale_penalty,
-            "seed": self.seed,
         }
 
 

@@ -6,13 +6,14 @@ from typing import Any
 import keras
 
 from tfp_realnvp.checks import check_fraction, check_sizes
-from tfp_realnvp.conditioners.base import Conditioner, activation_config, as_activation, dropout_layer, unfused
+from tfp_realnvp.conditioners.dense import DenseConditioner
+from tfp_realnvp.conditioners.layers import activation_config, as_activation, dropout_layer, unfused
 
 __all__ = ["MLP"]
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
-class MLP(Conditioner):
+class MLP(DenseConditioner):
     """Multilayer perceptron `(kept[, context]) -> (shift, log_scale)`.
 
     With the last hidden layer h and B = `log_scale_bound`,

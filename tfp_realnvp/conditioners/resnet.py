@@ -6,8 +6,8 @@ from typing import Any, Literal
 import keras
 
 from tfp_realnvp.checks import check_flag, check_fraction, check_option, check_sizes
-from tfp_realnvp.conditioners.base import (
-    Conditioner,
+from tfp_realnvp.conditioners.dense import DenseConditioner
+from tfp_realnvp.conditioners.layers import (
     activation_config,
     as_activation,
     batch_normalization,
@@ -21,7 +21,7 @@ _NORMALIZATIONS = {"batch": batch_normalization, "layer": keras.layers.LayerNorm
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
-class ResNet(Conditioner):
+class ResNet(DenseConditioner):
     """Residual network `(kept[, context]) -> (shift, log_scale)` of pre-activation blocks.
 
     With activation a, optional normalisation n, and context c,

@@ -19,7 +19,7 @@ from tfp_realnvp.checks import check_size, is_integer, is_size
 __all__ = [
     "as_sample_shape",
     "as_vector_shape",
-    "check_contexts",
+    "check_context_shape",
     "check_counts",
     "check_distribution",
     "check_fit_options",
@@ -48,7 +48,7 @@ def as_sample_shape(sample_shape: Any) -> np.ndarray | tf.Tensor:
     return sizes.reshape(-1).astype(np.int32)
 
 
-def check_contexts(
+def check_context_shape(
     distribution: tfd.Distribution, bijectors: Sequence[tfb.Bijector], context_shape: tuple[int, ...] | None
 ) -> None:
     """Raises a ValueError if a call could not replace the contexts of all couplings by one of `context_shape`.
@@ -71,7 +71,7 @@ def check_contexts(
         if shape != context_shape:
             raise ValueError(f"context_shape is {list(context_shape)}, but {coupling.name} has a context {shape}")
         if id(coupling) not in reached:
-            raise ValueError(f"{coupling.name} has a context, but is no part of the chain of distribution's bijector")
+            raise ValueError(f"{coupling.name} has a context, but is not in the chain of distribution's bijector")
 
 
 def _couplings(part: Any) -> list[Coupling]:

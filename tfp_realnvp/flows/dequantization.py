@@ -208,6 +208,5 @@ class PixelDequantization(Dequantization):
         if bad:
             is_scaled = all(np.all((chunk >= 0) & (chunk <= 1)) for _, chunk in chunks(images))
             hint = _SCALED_HINT if is_scaled else ""
-            raise ValueError(
-                f"{argument} must hold {expected}; the images {listed(bad)} do not: {example!r} is none{hint}"
-            )
+            where = f"in {len(bad)} of its {len(images)} images: {listed(bad)}"
+            raise ValueError(f"{argument} must hold {expected}, got {example!r} {where}{hint}")

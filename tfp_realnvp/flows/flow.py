@@ -16,12 +16,18 @@ from tfp_realnvp.distributions import OnePassTransformedDistribution, base_and_b
 from tfp_realnvp.flows.arguments import (
     as_sample_shape,
     as_vector_shape,
-    check_contexts,
+    check_context_shape,
     check_distribution,
     stateless_seed,
 )
 from tfp_realnvp.flows.compiled import CompiledDensity
-from tfp_realnvp.flows.inputs import as_tensor, check_context, check_no_context_argument, split_inputs
+from tfp_realnvp.flows.inputs import (
+    as_tensor,
+    check_context,
+    check_no_context_argument,
+    check_same_number_of_rows,
+    split_inputs,
+)
 from tfp_realnvp.flows.ranges import check_range
 from tfp_realnvp.flows.serialization import to_config
 from tfp_realnvp.flows.standardizer import Standardizer
@@ -101,7 +107,7 @@ class Flow(LikelihoodModel):
         self._standardizer = Standardizer(self._event_shape, self._context_shape, self.variable_dtype)
         base, bijectors = base_and_bijectors(distribution)
         bijectors = [self._standardizer.bijector(), *bijectors]
-        check_contexts(distribution, bijectors, self._context_shape)
+        check_context_shape(distribution, bijectors, self._context_shape)
         chain = OnePassChain(bijectors, self._event_shape, inference=True, name="flow")
         self._distribution = OnePassTransformedDistribution(base, chain)
         self._training_distribution = with_inference(self._distribution, False)
@@ -131,13 +137,8 @@ class Flow(LikelihoodModel):
     def __repr__(self) -> str:
         if not self.built:  # Keras may call this while the constructor runs.
             return str(super().__repr__())
-        return one_line(
-            type(self).__name__,
-            self._distribution,
-            self._context_shape,
-            parameters=self.count_params(),
-            is_adapted=self._standardizer.is_adapted(),
-        )
+        size, is_adapted = self.count_params(), self._standardizer.is_adapted()
+        return one_line(type(self).__name__, self._distribution, self._context_shape, size, is_adapted)
 
     def summary(
         self,
@@ -196,9 +197,8 @@ class Flow(LikelihoodModel):
         """
         if isinstance(x, Mapping):
             raise ValueError(f"x must be an array, got a dictionary of {list(x)}: pass log_prob(x, context) instead")
-        check_context(context, self._context_shape)
-        x = self._as_x(x)
-        return self._compiled.log_prob_of_any(x, None if context is None else self._as_context(context))
+        context = self._as_context(context)
+        return self._compiled.log_prob_of_any(self._as_x(x), context)
 
     def sample(self, sample_shape: Any = (), context: Any = None, seed: Any = None) -> tf.Tensor:
         """Draws samples.
@@ -228,15 +228,14 @@ class Flow(LikelihoodModel):
         return x, log_prob
 
     def _sample(self, function: Any, sample_shape: Any, context: Any, seed: Any) -> Any:
-        check_context(context, self._context_shape)
-        context = None if context is None else self._as_context(context)
+        context = self._as_context(context)
         return self._compiled.samples(function, as_sample_shape(sample_shape), context, stateless_seed(seed))
 
     def _at_context(self, distribution: tfd.TransformedDistribution, context: Any) -> tfd.TransformedDistribution:
-        check_context(context, self._context_shape)
+        context = self._as_context(context)
         if context is None:
             return distribution
-        context = self._standardizer.standardized(self._as_context(context))
+        context = self._standardizer.standardized(context)
         return distribution.copy(bijector=with_context(distribution.bijector, context))
 
     def _as_x(self, x: Any, leading: str = "...") -> tf.Tensor:
@@ -244,8 +243,11 @@ class Flow(LikelihoodModel):
         self._dequantization.check_continuous(x, tensor)
         return tensor
 
-    def _as_context(self, context: Any, leading: str = "...") -> tf.Tensor:
-        return as_tensor("context", context, self._context_shape or (), self.variable_dtype, leading, is_context=True)
+    def _as_context(self, context: Any, leading: str = "...") -> tf.Tensor | None:
+        check_context(context, self._context_shape)
+        if context is None or self._context_shape is None:
+            return None
+        return as_tensor("context", context, self._context_shape, self.variable_dtype, leading, is_context=True)
 
     # Training
 
@@ -271,10 +273,9 @@ class Flow(LikelihoodModel):
     def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
         x, context = split_inputs(inputs, self._context_shape, "inputs")
         x = self._as_x(x, leading="N")
+        context = self._as_context(context, leading="N")
         if context is not None:
-            context = self._as_context(context, leading="N")
-            if not x.shape[:1].is_compatible_with(context.shape[:1]):
-                raise ValueError(f"x and context must have as many rows, got shapes {x.shape} and {context.shape}")
+            check_same_number_of_rows("inputs", x.shape[0], context.shape[0])
         if training and self.trainable:  # A frozen flow runs in inference mode, like a frozen Keras layer.
             with tf_keras_training_mode(self._tf_keras_layers):
                 return self._at_context(self._training_distribution, context).log_prob(x)
@@ -294,7 +295,5 @@ class Flow(LikelihoodModel):
             raise ValueError("distribution has no trainable variables, so there is nothing to train")
 
     def _constructor_config(self) -> dict[str, Any]:
-        return {
-            "distribution": to_config(self._given_distribution, "distribution"),
-            "context_shape": self._context_shape,
-        }
+        given = to_config(self._given_distribution, "distribution")
+        return {"distribution": given, "context_shape": self._context_shape}

@@ -18,7 +18,7 @@ from tfp_realnvp.conditioners import ConvResNet
 from tfp_realnvp.flows.arguments import as_vector_shape, drawn_seed
 from tfp_realnvp.flows.dequantization import PixelDequantization
 from tfp_realnvp.flows.flow import Flow
-from tfp_realnvp.flows.inputs import as_tensor, check_context, check_no_context_argument
+from tfp_realnvp.flows.inputs import as_tensor, check_no_context_argument
 
 __all__ = ["ImageRealNVP"]
 
@@ -84,6 +84,8 @@ class ImageRealNVP(Flow):
     TensorShape([2, 4, 4, 1])
     """
 
+    _dequantization: PixelDequantization
+
     def __init__(
         self,
         event_shape: Sequence[int],
@@ -129,8 +131,7 @@ class ImageRealNVP(Flow):
         }
         self._noise_seed = keras.random.SeedGenerator(seed)  # an attribute, so that Keras tracks its state
         margin = alpha * num_levels / (1 - 2 * alpha) + 1e-6 * num_levels  # beyond the pixels, plus rounding
-        self._pixels = PixelDequantization(num_levels, margin, dtype, self._noise_seed)
-        self._dequantization = self._pixels
+        self._dequantization = PixelDequantization(num_levels, margin, dtype, self._noise_seed)
         self._bits_per_dim = keras.metrics.Mean("bits_per_dim")
 
     @property
@@ -187,11 +188,10 @@ class ImageRealNVP(Flow):
         if dequantize is None:
             return super().log_prob(x, context)
         check_size("dequantize", dequantize)
-        check_context(context, self.context_shape)
-        context = None if context is None else self._as_context(context)
+        context = self._as_context(context)
         images = as_tensor("x", x, self.event_shape, self.variable_dtype)
         log_prob = functools.partial(super().log_prob, context=context)
-        return self._pixels.mean_log_prob(log_prob, images, context, dequantize, seed)
+        return self._dequantization.mean_log_prob(log_prob, images, context, dequantize, seed)
 
     def _constructor_config(self) -> dict[str, Any]:
         return self._options

@@ -19,6 +19,7 @@ __all__ = [
     "check_ends",
     "check_no_context_argument",
     "check_rows",
+    "check_same_number_of_rows",
     "check_weights",
     "chunks",
     "events_of",
@@ -109,8 +110,13 @@ def check_rows(
     _check_array(x, event_shape, name, dtype)
     if context is not None and context_shape is not None:
         _check_array(context, context_shape, f'{argument}["context"]', dtype, is_context=True)
-        if len(x) != len(context):
-            raise ValueError(f"{argument}: x and context must have as many rows, got {len(x)} and {len(context)}")
+        check_same_number_of_rows(argument, len(x), len(context))
+
+
+def check_same_number_of_rows(argument: str, rows: int | None, context_rows: int | None) -> None:
+    """Raises a ValueError if x and context have different numbers of rows. None is an unknown number."""
+    if None not in (rows, context_rows) and rows != context_rows:
+        raise ValueError(f"{argument}: x and context must have the same number of rows, got {rows} and {context_rows}")
 
 
 def as_tensor(

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
 from tfp_realnvp.bijectors import Coupling, OnePassChain
-from tfp_realnvp.bijectors.chain import has_range, inverse_and_log_det, is_outside
+from tfp_realnvp.bijectors.chain import inverse_and_log_det, is_outside, may_have_bounds
 from tfp_realnvp.bijectors.rebuild import parts_of
 from tfp_realnvp.flows.frames import listed
 from tfp_realnvp.flows.inputs import chunks, events_of, is_array
@@ -23,7 +23,7 @@ def check_range(data: Any, chain: OnePassChain, event_ndims: int, dtype: str, ar
     """
     x = events_of(data)
     fixed = list(itertools.takewhile(_is_fixed, chain.bijectors))
-    if not is_array(x) or not any(map(has_range, fixed)):
+    if not is_array(x) or not any(map(may_have_bounds, fixed)):
         return
     bounds = OnePassChain(fixed, inference=True)
 

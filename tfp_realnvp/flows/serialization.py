@@ -145,7 +145,7 @@ class _Writer:
             found = getattr(module, name, None)
             if inspect.isclass(found) and kind in (found, *found.__mro__):
                 return self._parameters(value, path, found, f"{namespace}.{name}")
-        raise ValueError(f"{path} cannot be saved: {type(value)} is no class of {', '.join(_NAMESPACES)}. {_REMEDY}")
+        raise ValueError(f"{path} cannot be saved: {type(value)} is not a class of {', '.join(_NAMESPACES)}. {_REMEDY}")
 
     def _parameters(self, value: Any, path: str, found: Any, name: str) -> dict[str, Any]:
         parameters = value.get_config() if isinstance(value, tf_keras.constraints.Constraint) else value.parameters
@@ -225,13 +225,13 @@ class _Reader:
         if "keras" in config:
             value = keras.saving.deserialize_keras_object(config["keras"])
             if not isinstance(value, keras.layers.Layer | keras.constraints.Constraint):
-                raise ValueError(f"{value!r:.100} is no Keras layer or constraint")
+                raise ValueError(f"{value!r:.100} is not a Keras layer or constraint")
             return value
         if "deferred" in config:
             pretransformed = self.read(config["deferred"], f"{path}.pretransformed_input")
             transform = self.read(config["transform"], f"{path}.transform_fn")
             if not isinstance(transform, tfp.bijectors.Bijector):
-                raise ValueError(f"its transform_fn is no bijector, but {transform!r:.100}")
+                raise ValueError(f"its transform_fn is not a bijector: {transform!r:.100}")
             return tfp.util.DeferredTensor(pretransformed, transform)
         namespace, _, name = str(config.get("class")).rpartition(".")
         found = getattr(_NAMESPACES.get(namespace), _RENAMED.get(name, name), None)

@@ -22,7 +22,7 @@ Row = tuple[str, str, str]
 
 
 def one_line(
-    name: str, distribution: tfd.TransformedDistribution, context_shape: Any, *, parameters: int, is_adapted: bool
+    name: str, distribution: tfd.TransformedDistribution, context_shape: Any, parameters: int, is_adapted: bool
 ) -> str:
     """Describes a flow in one line: `RealNVP(event_shape=(6,), context_shape=None, couplings='8 affine', ...)`."""
     chain = distribution.bijector

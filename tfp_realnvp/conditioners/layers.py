@@ -1,0 +1,59 @@
+"""Activations and layers that conditioners share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfp_realnvp.keras_internals import layers_within
+
+__all__ = [
+    "activation_config",
+    "as_activation",
+    "batch_normalization",
+    "dropout_layer",
+    "freeze_parts_of_frozen",
+    "unfused",
+]
+
+
+def activation_config(activation: str | Callable[..., Any]) -> Any:
+    """The Keras config of an activation. Raises a ValueError for a lambda, which Keras could not load again."""
+    if getattr(activation, "__name__", None) == "<lambda>":
+        raise ValueError("activation cannot be saved: a lambda has no name; register a function with Keras instead")
+    return keras.activations.serialize(as_activation(activation))
+
+
+def as_activation(activation: str | Callable[..., Any]) -> Callable[..., Any]:
+    if isinstance(activation, type):
+        raise ValueError(f"activation must be a name or a function, got the class {activation!r}")
+    found: Callable[..., Any] = keras.activations.get(activation)
+    return found
+
+
+def unfused(tensor: Any) -> Any:
+    """`tensor`, which TensorFlow does not fuse with what comes next.
+
+    On a processor, it fuses a dense layer with the rectifier after it, and the fused kernel of oneDNN turns NaN into 0.
+    """
+    return tf.ensure_shape(tensor, tensor.shape)
+
+
+def batch_normalization(dtype: keras.DTypePolicy, **options: Any) -> keras.layers.BatchNormalization:
+    """Keras's batch normalisation. In the scope of a strategy with several replicas, it uses all their rows."""
+    # `synchronized=True` is not used for one replica: it computes variances differently, from the mean of squares.
+    synchronized = tf.distribute.get_strategy().num_replicas_in_sync > 1
+    return keras.layers.BatchNormalization(synchronized=synchronized, dtype=dtype, **options)
+
+
+def dropout_layer(rate: float, seed: int | None, dtype: keras.DTypePolicy) -> keras.layers.Dropout | None:
+    """A dropout layer, or None at rate 0: a layer would add a random state to every file."""
+    return keras.layers.Dropout(rate, seed=seed, dtype=dtype) if rate else None
+
+
+def freeze_parts_of_frozen(network: keras.layers.Layer) -> None:
+    """Freezes the layers inside a frozen network, since layers created after it was frozen are still trainable."""
+    if not network.trainable:
+        for layer in layers_within(network):
+            layer.trainable = False  # Reaches the variables, which is where an outer model looks.
