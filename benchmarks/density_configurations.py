@@ -1,4 +1,4 @@
-"""Configurations of `density.py`: options of `RealNVP`, and how it is trained."""
+"""Configurations of `density.py`: options of `RealNVP` and of its training."""
 
 import ast
 import dataclasses
@@ -6,42 +6,43 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How a flow is trained; an epoch is one pass over the training rows."""
+    """Options of the training of a flow. An epoch is one pass over the training rows."""
 
     learning_rate: float = 1e-3
     batch_size: int = 128
     epochs: int = 200
-    patience: int | None = 20  # epochs without a better validation loss, after which training stops; None: never
-    schedule: str = "constant"  # or "cosine": to zero at whichever limit comes first
-    clipnorm: float | None = None  # of all gradients together
+    patience: int | None = 20  # stop after this many epochs without a better validation loss; None: never
+    schedule: str = "constant"  # or "cosine": falls to zero at the limit of epochs or time that comes first
+    clipnorm: float | None = None  # maximal global norm of the gradients
     weight_decay: float = 0.0
-    fresh_noise: bool = True  # whether pixels are dequantised anew in each epoch
-    noise: float = 0.0  # standard deviation of what is added to training rows, anew in each epoch
+    fresh_noise: bool = True  # whether pixels get new dequantisation noise in each epoch
+    noise: float = 0.0  # standard deviation of the noise on training rows, which is new in each epoch
     jit_compile: bool = False
 
 
 EXPRESSIVE = {"permutation": "lu", "conditioner": "resnet"}
-CAREFUL = Training(schedule="cosine", clipnorm=5.0, patience=None)  # a rate that falls makes early stopping too early
+# Without early stopping, which would end training before the learning rate is low.
+FALLING_RATE = Training(schedule="cosine", clipnorm=5.0, patience=None)
 FEW_ROWS = {"hidden_units": (64, 64), "dropout": 0.5, "base_distribution": "student_t"}
 CONFIGURATIONS = {
     "defaults": ({}, Training()),
-    "affine": (EXPRESSIVE, CAREFUL),
-    "spline": (EXPRESSIVE | {"coupling": "spline"}, CAREFUL),
+    "affine": (EXPRESSIVE, FALLING_RATE),
+    "spline": (EXPRESSIVE | {"coupling": "spline"}, FALLING_RATE),
     "few_rows": (
         EXPRESSIVE | FEW_ROWS | {"coupling": "spline"},
-        dataclasses.replace(CAREFUL, noise=0.1, epochs=100),
+        dataclasses.replace(FALLING_RATE, noise=0.1, epochs=100),
     ),
 }
 
 
-def configured(name: str, changes: list[str]) -> tuple[dict, Training]:
-    """(options of `RealNVP`, training) of a configuration with changes "NAME=VALUE"."""
+def get_configuration(name: str, changes: list[str]) -> tuple[dict, Training]:
+    """Returns the options of `RealNVP` and the `Training` of a configuration, after the changes "NAME=VALUE"."""
     options, training = CONFIGURATIONS[name]
     fields = {field.name for field in dataclasses.fields(Training)}
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals:
-            raise ValueError(f"--set takes NAME=VALUE, got {change!r}")
+            raise ValueError(f"--set must be NAME=VALUE, got {change!r}")
         try:
             value = ast.literal_eval(text)
         except (SyntaxError, ValueError):

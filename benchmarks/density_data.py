@@ -1,4 +1,4 @@
-"""Data sets of `density.py`: files, recognised by what they hold, in the units and the parts of their protocols."""
+"""Data sets of `density.py`: loads a file, recognises its format, and splits and scales it as published results do."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,17 +11,18 @@ FOLDS = 10
 
 @dataclass(frozen=True)
 class Data:
-    """Rows `[N, D]` to train on, to stop by, and to be scored on.
+    """Rows `[N, D]` for training, validation and scoring.
 
     Attributes:
-        name: what results are called after.
-        train: rows to train on, as the optimizer first sees them.
-        validation: rows to choose the best weights by; never scored.
+        name: name of the data set in the results.
+        train: training rows of the first pass.
+        validation: rows that select the best weights. They are never scored.
         held_out: rows to score.
-        scored_on: what `held_out` is, in words.
-        fold: number of the fold that is scored, None where there is no cross-validation.
-        exact: (mean log-density, standard error) of the density that the rows were drawn from, where it is known.
-        fresh_train: None, or new training rows for another pass, from a random generator: with another dequantisation.
+        scored_on: description of `held_out`.
+        fold: number of the held-out fold; None without cross-validation.
+        exact: (mean log-density, standard error) of the true density; None if it is unknown.
+        fresh_train: function that takes a random generator and returns the training rows of another pass, with new
+            noise. None if all passes use the same rows.
     """
 
     name: str
@@ -34,7 +35,7 @@ class Data:
     fresh_train: Callable[[np.random.Generator], np.ndarray] | None = None
 
     def for_training(self, stddev: float, fresh: bool) -> "Data":
-        """The same with Gaussian noise on training rows, anew for each pass; dequantised once if not `fresh`."""
+        """A copy with Gaussian noise on the training rows, new in each pass. `fresh` also dequantises again."""
         fresh_train = self.fresh_train if fresh else None
 
         def noisy(random: np.random.Generator) -> np.ndarray:
@@ -45,17 +46,20 @@ class Data:
 
 
 def load(data: str, observation: int, fold: int) -> Data:
-    """The data set of `data`, a file's path, for a `.npz` with a colon and the name of a part, such as "uci.npz:wine".
+    """Loads a data set from `data`, the path of a file.
 
-    - `train`, `val` of uint8 and 64 columns, no part named: patches of 8 x 8 pixels by the protocol of BSDS300.
-    - `<part>__posterior` and `<part>__exact_mean_logp`: samples of posteriors, of which `observation` (from 1) is one.
-      8000 rows train, 2000 are scored.
-    - a part of these names: `red_wine`, `parkinsons`, `ionosphere`: the fold of that number, of 10, is scored, in units
-      of the standard deviations of the other rows.
-    - any other part, `.npy`, `.csv`: a table, 80 % to train, 10 % to stop by, 10 % to be scored.
+    For a `.npz` file, a colon and the name of a part may follow, such as "uci.npz:red_wine". Formats:
+
+    - `train` and `val` of uint8 with 64 columns, and no part in `data`: patches of 8 x 8 pixels, as in BSDS300.
+    - `<part>__posterior` and `<part>__exact_mean_logp`: samples of several posteriors. `observation`, from 1, selects
+      one. The first 7200 rows are for training, the next 800 for validation, and the last 2000 are scored.
+    - a part named `red_wine`, `parkinsons` or `ionosphere`: 10 folds, of which `fold` is scored. Rows are standardised
+      by the mean and standard deviation of the other folds.
+    - any other part, a `.npy` file or a `.csv` file: a table, with 80 % of the rows for training, 10 % for validation
+      and 10 % for scoring.
 
     Raises:
-        ValueError: if the file is not there, or holds nothing like that.
+        ValueError: if the file does not exist or has another format.
     """
     path, _, part = data.partition(":")
     if not Path(path).is_file():
@@ -68,7 +72,7 @@ def load(data: str, observation: int, fold: int) -> Data:
         if f"{part}__posterior" in arrays:
             return _posterior(part, arrays[f"{part}__posterior"], arrays[f"{part}__exact_mean_logp"], observation)
         if part not in arrays:
-            raise ValueError(f"{path} has no part {part!r}; name one of {', '.join(arrays)} after a colon")
+            raise ValueError(f"{path} has no part {part!r}; add a colon and one of these names: {', '.join(arrays)}")
         if part in ("red_wine", "parkinsons", "ionosphere"):
             return _fold(part, arrays[part], fold)
         return _table(part, arrays[part])
@@ -77,7 +81,7 @@ def load(data: str, observation: int, fold: int) -> Data:
 def _read_table(path: str) -> np.ndarray:
     if path.endswith(".npy"):
         return np.load(path)
-    with open(path, encoding="utf-8-sig") as file:  # a byte order mark is no part of the first number
+    with open(path, encoding="utf-8-sig") as file:  # skips a byte order mark
         lines = file.readlines()
     first = lines[0] if lines else ""
     delimiter = next((mark for mark in ",;" if mark in first), None)
@@ -94,7 +98,7 @@ def _shuffled(rows: np.ndarray) -> np.ndarray:
         raise ValueError(f"data must be a table [N, D] of at least {3 * FOLDS} rows, got shape {rows.shape}")
     (bad,) = np.nonzero(~np.isfinite(rows).all(axis=1))
     if len(bad):
-        raise ValueError(f"rows {', '.join(map(str, bad[:10]))} of the data (the first is 0) are NaN or infinite")
+        raise ValueError(f"rows {', '.join(map(str, bad[:10]))} of the data (the first is 0) contain NaN or infinity")
     return np.random.default_rng(0).permutation(rows.astype(np.float64))
 
 
@@ -105,7 +109,10 @@ def _table(name: str, rows: np.ndarray) -> Data:
 
 
 def _fold(name: str, rows: np.ndarray, fold: int) -> Data:
-    """Protocol of Uria, Murray & Larochelle, "RNADE", 2013, arXiv 1306.0186; a tenth of the other rows to stop by."""
+    """Protocol of Uria, Murray & Larochelle, "RNADE", 2013, arXiv 1306.0186.
+
+    A tenth of the rows in the other folds is for validation.
+    """
     if not 0 <= fold < FOLDS:
         raise ValueError(f"fold must be from 0 to {FOLDS - 1}, got {fold}")
     parts = np.array_split(_shuffled(rows), FOLDS)
@@ -126,7 +133,7 @@ def _posterior(name: str, samples: np.ndarray, exact: np.ndarray, observation: i
 
 
 def _patches(name: str, train: np.ndarray, held_out: np.ndarray) -> Data:
-    """Protocol of Zoran & Weiss, as in Papamakarios, Pavlakou & Murray, 2017, arXiv 1705.07057: 63 numbers a patch."""
+    """Protocol of Zoran & Weiss as in Papamakarios, Pavlakou & Murray, 2017, arXiv 1705.07057: 63 values per patch."""
 
     def dequantised(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
         rows = (pixels + random.random(pixels.shape, dtype=np.float32)) / np.float32(256)

@@ -1,4 +1,4 @@
-"""Results of `density.py` as a table, beside published ones."""
+"""Formats results of `density.py` and published results as a table."""
 
 import collections
 import json
@@ -26,10 +26,10 @@ PUBLISHED = {
 
 
 def table(paths: Sequence[Path]) -> str:
-    """A Markdown table: a line for each data set and configuration, its seeds and folds averaged.
+    """A Markdown table with one line for each data set and configuration, averaged over seeds and folds.
 
-    Of a run that is there twice, the last counts. Standard errors: over rows, and with several seeds also over these,
-    which share their rows; of several folds, that of the mean over folds, each the mean over its seeds.
+    If a run appears twice, the last one counts. With several folds, the standard error is that of the mean over folds,
+    where each fold is averaged over its seeds. Otherwise, it combines the error over rows and the error over seeds.
     """
     runs = collections.defaultdict(dict)
     for path in paths:
@@ -46,11 +46,11 @@ def table(paths: Sequence[Path]) -> str:
         for name, value in PUBLISHED.get(data, {}).items():
             rows.append((data, f"*{name}*", "", f"{value:.2f}", "", "", "", "", ""))
         keys = sorted(key for key in runs if key[0] == data)
-        of_data = {(run["fold"], run["seed"]): run for key in keys for run in runs[key].values()}.values()
-        gaussian = [run["gaussian"] for run in of_data if "gaussian" in run]
+        data_runs = {(run["fold"], run["seed"]): run for key in keys for run in runs[key].values()}.values()
+        gaussian = [run["gaussian"] for run in data_runs if "gaussian" in run]
         if gaussian:
             rows.append((data, "*Gaussian, same rows*", "", f"{np.mean(gaussian):.3f}", "", "", "", "", ""))
-        exact = [run["exact"] for run in of_data if "exact" in run]
+        exact = [run["exact"] for run in data_runs if "exact" in run]
         if exact:
             rows.append((data, "*exact density*", "", f"{exact[0]:.3f}", "", "0", "", "", ""))
         for key in keys:

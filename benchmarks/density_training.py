@@ -1,4 +1,4 @@
-"""Trainings of `density.py`: resumable, within a limit of time, and scored on rows that had no part in them."""
+"""Training for `density.py`: can be resumed, has a time limit, and scores held-out rows."""
 
 import contextlib
 import importlib.metadata
@@ -26,18 +26,19 @@ CHECKPOINT_SECONDS = 120.0
 
 
 class Progress(keras.callbacks.Callback):
-    """Learning rate, early stopping, and checkpoints from which a stopped run goes on.
+    """Sets the learning rate, stops early, and writes checkpoints from which a stopped run continues.
 
-    A round is what `fit` takes for an epoch: one pass or, of small data, several, so that Keras's own work is little.
+    A round is an epoch of `fit`. It is about one pass over the data, but at most 512 steps. If the data are small, it
+    is several passes, because Keras has an overhead in each epoch.
     """
 
     def __init__(self, data: Data, training: Training, seconds: float, folder: Path | None):
         super().__init__()
         self.data, self.training, self.seconds, self.folder = data, training, seconds, folder
-        self.batches = math.ceil(len(data.train) / training.batch_size)  # of one pass
-        self.round_steps = min(32 * max(1, round(self.batches / 32)), 512)
+        self.batches = math.ceil(len(data.train) / training.batch_size)  # batches per pass
+        self.steps_per_round = min(32 * max(1, round(self.batches / 32)), 512)
         self.patience_steps = math.inf if training.patience is None else training.patience * self.batches
-        self.total_steps = max(self.round_steps, training.epochs * self.batches)
+        self.total_steps = max(self.steps_per_round, training.epochs * self.batches)
         self.state = {"step": 0, "seconds": 0.0, "best": math.inf, "best_step": 0, "checkpoint": 0, "ended_by": None}
         self.best_weights: list[np.ndarray] = []
         self._saved = 0.0
@@ -47,13 +48,13 @@ class Progress(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         if self.training.schedule == "cosine":
-            rate = self.training.learning_rate * (1 + math.cos(math.pi * self._part_done(batch + 1))) / 2
+            rate = self.training.learning_rate * (1 + math.cos(math.pi * self._fraction_done(batch + 1))) / 2
             self.model.optimizer.learning_rate.assign(rate)
         if time.monotonic() - self._start > self.seconds:
             self.model.stop_training = True
 
-    def _part_done(self, steps_of_round: int) -> float:
-        steps = (self.state["step"] + steps_of_round) / self.total_steps
+    def _fraction_done(self, steps_in_round: int) -> float:
+        steps = (self.state["step"] + steps_in_round) / self.total_steps
         return min(1.0, max(steps, (time.monotonic() - self._start) / self.seconds))
 
     def on_epoch_end(self, epoch, logs=None):
@@ -66,13 +67,13 @@ class Progress(keras.callbacks.Callback):
         state["seconds"] = time.monotonic() - self._start
         rate = float(self.model.optimizer.learning_rate)
         print(
-            f"{state['seconds']:7.0f} s  epoch {state['step'] / self.batches:7.1f}  likelihood {-logs['loss']:9.4f}  "
-            f"of validation {-loss:9.4f}  rate {rate:.1e}",
+            f"{state['seconds']:7.0f} s  epoch {state['step'] / self.batches:7.1f}  "
+            f"log-likelihood {-logs['loss']:9.4f}  validation {-loss:9.4f}  rate {rate:.1e}",
             flush=True,
         )
         if state["seconds"] > self.seconds:
             state["ended_by"] = "time"
-        elif self.model.stop_training or not math.isfinite(loss):  # `fit` stops by itself where a loss is not finite
+        elif self.model.stop_training or not math.isfinite(loss):  # `fit` stops by itself if a loss is not finite
             state["ended_by"] = "divergence"
         elif state["step"] >= self.total_steps:
             state["ended_by"] = "epochs"
@@ -85,9 +86,9 @@ class Progress(keras.callbacks.Callback):
             self._save()
 
     def _save(self) -> None:
-        """A checkpoint counts as soon as `state.json` names it, and that is replaced in one go."""
+        """Writes a checkpoint. It counts once `state.json` names it, and this file is replaced atomically."""
         self._saved = self.state["seconds"]
-        former = self.folder / f"checkpoint-{self.state['checkpoint']}"
+        previous = self.folder / f"checkpoint-{self.state['checkpoint']}"
         self.state["checkpoint"] += 1
         folder = self.folder / f"checkpoint-{self.state['checkpoint']}"
         shutil.rmtree(folder, ignore_errors=True)
@@ -96,10 +97,10 @@ class Progress(keras.callbacks.Callback):
         np.savez(folder / "best.npz", *self.best_weights)
         (folder / "state.json").write_text(json.dumps(self.state))
         os.replace(folder / "state.json", self.folder / "state.json")
-        shutil.rmtree(former, ignore_errors=True)
+        shutil.rmtree(previous, ignore_errors=True)
 
     def restore(self) -> nvp.RealNVP | None:
-        """The flow of the last checkpoint, if there is one."""
+        """Loads the last checkpoint and returns its flow; None if there is no checkpoint."""
         if self.folder is None or not (self.folder / "state.json").is_file():
             return None
         self.state = json.loads((self.folder / "state.json").read_text())
@@ -110,7 +111,7 @@ class Progress(keras.callbacks.Callback):
 
 
 def batches(data: Data, batch_size: int, seed: int, first: int) -> Iterator[np.ndarray]:
-    """Shuffled batches without end, from number `first` on: those of a pass are the same in every process."""
+    """Endless shuffled batches, from batch number `first`. Each pass has the same batches in every process."""
     number = math.ceil(len(data.train) / batch_size)
     while True:
         random = np.random.default_rng([seed, first // number])
@@ -122,10 +123,10 @@ def batches(data: Data, batch_size: int, seed: int, first: int) -> Iterator[np.n
 
 
 def train(data: Data, options: dict, training: Training, seed: int, minutes: float, folder: Path | None) -> dict:
-    """Trains a flow, or goes on training it; returns what the line of results says of it."""
+    """Trains a flow or continues its training. Returns the entries for its line of results."""
     unknown = options.keys() - inspect.signature(nvp.RealNVP).parameters.keys()
     if unknown:
-        raise ValueError(f"no option of RealNVP or of Training: {', '.join(sorted(unknown))}")
+        raise ValueError(f"unknown options of RealNVP or Training: {', '.join(sorted(unknown))}")
     keras.utils.set_random_seed(seed)
     progress = Progress(data.for_training(training.noise, training.fresh_noise), training, 60 * minutes, folder)
     size = data.train.shape[1]
@@ -138,7 +139,7 @@ def train(data: Data, options: dict, training: Training, seed: int, minutes: flo
         optimizer = optimizer(training.learning_rate, global_clipnorm=training.clipnorm, **decay)
         flow.compile(optimizer, jit_compile=training.jit_compile)
     else:
-        verb = "going on" if progress.state["ended_by"] is None else "had ended"
+        verb = "continues" if progress.state["ended_by"] is None else "had ended"
         print(f"{verb} after {progress.state['seconds']:.0f} s and {progress.state['step']} steps", flush=True)
     if progress.state["ended_by"] is None:
         rows = tf.data.Dataset.from_generator(
@@ -149,7 +150,7 @@ def train(data: Data, options: dict, training: Training, seed: int, minutes: flo
             flow.fit(
                 rows.prefetch(tf.data.AUTOTUNE),
                 epochs=10**9,
-                steps_per_epoch=progress.round_steps,
+                steps_per_epoch=progress.steps_per_round,
                 callbacks=[progress],
                 verbose=0,
             )
@@ -172,7 +173,7 @@ def train(data: Data, options: dict, training: Training, seed: int, minutes: flo
 
 
 def scores(flow: nvp.RealNVP, data: Data) -> dict:
-    """Mean log-likelihoods in nats with their standard errors."""
+    """Mean log-likelihoods in nats, with standard errors."""
     held_out, seen = (
         np.float64(flow.predict(rows, batch_size=1000, verbose=0)) for rows in (data.held_out, data.train[:20_000])
     )
@@ -188,7 +189,7 @@ def scores(flow: nvp.RealNVP, data: Data) -> dict:
 
 
 def gaussian(train: np.ndarray, held_out: np.ndarray) -> float:
-    """Mean log-likelihood of `held_out` under the Gaussian of the mean and covariance of `train`; NaN of constants."""
+    """Mean log-likelihood of `held_out` under a Gaussian fitted to `train`; NaN if the covariance is singular."""
     mean, covariance = train.mean(axis=0, dtype=np.float64), np.cov(train, rowvar=False)
     try:
         scale = np.linalg.cholesky(np.atleast_2d(covariance))

@@ -1,9 +1,9 @@
-"""Measures how long `fit` waits for its data: steps on each kind of source, against those on a batch that is there.
+"""Measures how long `fit` waits for data: compares steps on several sources with steps on one repeated batch.
 
     python benchmarks/input_wait.py --rounds 5
 
-Each round trains an epoch on every source in turn; the table gives the median of their milliseconds a step, how much
-longer they are than those on one batch repeated, and how long a batch takes to be read with nothing else to do.
+Each round trains one epoch on every source. The table shows the median milliseconds per step, how much longer a step
+takes than with one repeated batch, and how long it takes to read a batch when nothing else runs.
 """
 
 import argparse
@@ -25,8 +25,8 @@ import tfp_realnvp as nvp
 from distributed import Rows
 
 
-def write(folder: Path, rows: int, features: int) -> None:
-    """The same rows as one .npy file, as four, and as a TFRecord file."""
+def write_files(folder: Path, rows: int, features: int) -> None:
+    """Writes the same rows as one .npy file, as four .npy files, and as a TFRecord file."""
     random = np.random.default_rng(0)
     (folder / "files").mkdir()
     every_row = random.normal(size=(rows, features)).astype("<f4")
@@ -61,16 +61,16 @@ def sources(folder: Path, size: int, features: int) -> dict[str, np.ndarray | tf
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=400_000)
-    parser.add_argument("--features", type=int, default=8)
-    parser.add_argument("--batch-size", type=int, default=500)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=400_000, help="default: %(default)s")
+    parser.add_argument("--features", type=int, default=8, help="default: %(default)s")
+    parser.add_argument("--batch-size", type=int, default=500, help="default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
     options = parser.parse_args()
     size = options.batch_size
     tf.random.set_seed(1)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write(folder, options.rows, options.features)
+        write_files(folder, options.rows, options.features)
         flow = nvp.RealNVP(options.features, num_couplings=6, hidden_units=(64, 64), seed=0)
         flow.compile("adam")
         steps: dict[str, list[float]] = {}  # milliseconds
@@ -83,7 +83,7 @@ def main() -> None:
                 flow.fit(data, batch_size=size if is_array else None, shuffle=is_array, verbose=0)
                 milliseconds = 1e3 * (time.perf_counter() - start)
                 batches = int(flow.optimizer.iterations) - before
-                if number == 0:  # which traces
+                if number == 0:  # The first round traces, so it is not measured.
                     continue
                 steps.setdefault(name, []).append(milliseconds / batches)
                 if not is_array:
@@ -91,12 +91,12 @@ def main() -> None:
                     for _ in data:
                         pass
                     reading.setdefault(name, []).append(1e3 * (time.perf_counter() - start) / batches)
-    least = statistics.median(steps["one batch, repeated"])
-    print(f"{'':28}{'ms a step':>10}{'waits':>8}{'ms to read a batch':>20}")
+    baseline = statistics.median(steps["one batch, repeated"])
+    print(f"{'':28}{'ms/step':>10}{'ms wait':>8}{'ms to read a batch':>20}")
     for name, values in steps.items():
         step = statistics.median(values)
         read = f"{statistics.median(reading[name]):20.2f}" if name in reading else ""
-        print(f"{name:28}{step:10.2f}{step - least:8.2f}{read}")
+        print(f"{name:28}{step:10.2f}{step - baseline:8.2f}{read}")
 
 
 if __name__ == "__main__":

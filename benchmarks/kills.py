@@ -1,9 +1,9 @@
-"""Kills a training process at random moments, starts it again, and compares with one that nobody killed.
+"""Kills a training process at random times, restarts it, and compares the result with an uninterrupted training.
 
     python benchmarks/kills.py --kills 20
 
-The process trains a flow with dropout, of shuffled rows, with Keras's `BackupAndRestore`, and after each epoch writes
-a .keras file and a SavedModel too. After each kill, whatever of these is there must load.
+The process trains a flow with dropout on shuffled rows, with Keras's `BackupAndRestore`. After each epoch, it also
+writes a .keras file and a SavedModel. After each kill, these must load if they exist.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def train(folder: Path) -> None:
     x = np.random.default_rng(0).normal(size=(1000, 4)).astype("float32")
     flow = nvp.RealNVP(4, num_couplings=4, hidden_units=(64, 64), dropout=0.2, seed=0)
     flow.compile(keras.optimizers.Adam(1e-3))
-    print("begins", flush=True)
+    print("training starts", flush=True)
     flow.fit(
         x,
         epochs=EPOCHS,
@@ -40,14 +40,14 @@ def train(folder: Path) -> None:
             keras.callbacks.BackupAndRestore(folder / "backup", delete_checkpoint=False),
             keras.callbacks.ModelCheckpoint(folder / "flow.keras"),
             keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: flow.export(folder / "export")),
-            keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: print("an epoch", flush=True)),
+            keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: print("epoch done", flush=True)),
         ],
     )
     flow.save_weights(folder / "final.weights.h5")
 
 
 def check(folder: Path) -> dict[str, bool]:
-    """Which files are there; each must load."""
+    """Loads each file that exists. Returns which files exist."""
     import keras
     import tensorflow as tf
 
@@ -66,15 +66,15 @@ def check(folder: Path) -> dict[str, bool]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kills", type=int, default=20, help="number of kills (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the times of kills (default: %(default)s)")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child is not None:
         train(options.child)
         return
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    chance = random.Random(options.seed)
+    generator = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as temporary:
         whole, killed = Path(temporary, "whole"), Path(temporary, "killed")
         for folder in (whole, killed):
@@ -90,29 +90,29 @@ def main() -> None:
         while not (killed / "final.weights.h5").exists():
             process = start(killed)
             if kills < options.kills:
-                # Half of what would have training end, on average, before the last kill.
-                seconds = chance.uniform(0.0, first_epoch + epochs / options.kills)
+                # These times are so short that training is usually not finished before the last kill.
+                seconds = generator.uniform(0.0, first_epoch + epochs / options.kills)
                 time.sleep(seconds)
                 process.send_signal(signal.SIGKILL)
                 process.wait()
                 kills += 1
-                print(f"kill {kills:2} after {seconds:5.2f} s; whole: {check(killed)}", flush=True)
+                print(f"kill {kills:2} after {seconds:5.2f} s; files: {check(killed)}", flush=True)
             elif process.wait() != 0:
                 sys.exit("the process failed")
-        first, second = (weights_of(folder / "final.weights.h5") for folder in (whole, killed))
+        first, second = (read_weights(folder / "final.weights.h5") for folder in (whole, killed))
         difference = max(np.max(np.abs(one - other)) for one, other in zip(first, second, strict=True))
-        print(f"{kills} kills; weights and optimizer differ by at most {difference:.1e}")
+        print(f"{kills} kills; weights and optimizer state differ by at most {difference:.1e}")
 
 
 def start(folder: Path) -> subprocess.Popen:
-    """The process, as it begins to train."""
+    """Starts the process and waits until it begins to train."""
     process = subprocess.Popen([sys.executable, __file__, "--child", str(folder)], stdout=subprocess.PIPE, text=True)
-    if process.stdout.readline() != "begins\n":
+    if process.stdout.readline() != "training starts\n":
         sys.exit("the process failed")
     return process
 
 
-def weights_of(path: Path) -> list[np.ndarray]:
+def read_weights(path: Path) -> list[np.ndarray]:
     import h5py
 
     arrays = []

@@ -1,15 +1,15 @@
-"""Milliseconds of a training step, of log_prob and of sampling, beside other libraries: one run, sides interleaved.
+"""Measures milliseconds of training steps, log_prob and sampling, for this package and other libraries in turn.
 
-    python benchmarks/speed.py                            # tfb.RealNVP, and what of the others is installed
-    python benchmarks/speed.py --side distrax=PYTHON ...  # or installed elsewhere, for the Python of that path
-    python benchmarks/speed.py --growth                   # with batch, depth, width and features; the first step
+    python benchmarks/speed.py                            # tfb.RealNVP and all other libraries that are installed
+    python benchmarks/speed.py --side distrax=PYTHON ...  # PYTHON: path of another Python that has the library
+    python benchmarks/speed.py --growth                   # times for growing batch, depth, width and features
 
-Sizes: S is 6 features, width 64 and batch 256; M 64, 256 and 1024; L 784, 512 and 256. All three take half an hour with
-eight sides.
+Sizes: S has 6 features, width 64 and batch 256; M has 64, 256 and 1024; L has 784, 512 and 256. All three take half an
+hour with eight libraries.
 
-Each side is a process of its own, which waits while another one is measured. A figure is the median over rounds; it is
-printed as a table with its spread (slowest / fastest - 1), and ratios to the fastest other library and to the matrix
-products alone, and written as JSON.
+Each library runs in its own process, which waits while another library is measured. The table shows the median over
+rounds, its spread (slowest / fastest - 1), its ratio to the fastest other library, and its ratio to the time of the
+matrix products alone. The times of all rounds are written as JSON.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from libraries import SIZES, Size
 
 OURS, TFB = "ours", "tfb_real_nvp"
 OTHERS = {name.lower(): name for name in ("distrax", "flowjax", "FrEIA", "nflows", "normflows", "zuko")}
-SECONDS = 1.0  # that one measurement takes, about
+SECONDS = 1.0  # approximate duration of one measurement
 GROWTH = {
     "batch": (1, 16, 256, 4096, 65536),
     "couplings": (4, 8, 16, 32, 64),
@@ -39,11 +39,11 @@ GROWTH = {
 
 
 class StoppedError(Exception):
-    """The process of a side has ended."""
+    """The process of a library has ended."""
 
 
 class Side:
-    """A library in a process of its own, that does what it is told and says how long it took."""
+    """A library in its own process, which runs tasks on request and answers with their times."""
 
     def __init__(self, library: str, python: str):
         self.library, self._python = library, python
@@ -68,14 +68,14 @@ class Side:
             raise StoppedError(f"{self.library} stopped at {question}") from None
 
     def close(self) -> None:
-        with contextlib.suppress(BrokenPipeError):  # of one that has stopped
+        with contextlib.suppress(BrokenPipeError):  # The process may have ended already.
             self._process.stdin.close()
         self._process.wait()
 
 
-def work(library: str) -> None:
-    """Answers questions on standard input, in the process of one side."""
-    answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print must not pass for an answer
+def run_worker(library: str) -> None:
+    """Answers questions on standard input. Runs in the process of a library."""
+    answers, sys.stdout = sys.stdout, sys.stderr  # What libraries print must not mix with the answers.
     module = importlib.import_module(f"libraries.{library}")
     tasks, repeats = {}, {}
     for line in sys.stdin:
@@ -86,7 +86,7 @@ def work(library: str) -> None:
         else:
             task = question["task"]
             if task not in repeats and "repeats" not in question:
-                repeats[task] = _calibrated(tasks[task])
+                repeats[task] = _calibrate(tasks[task])
             number = question.get("repeats") or repeats[task]
             answer = {"milliseconds": 1e3 * _seconds(tasks[task], number)}
         answer["peak_mebibytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -94,14 +94,14 @@ def work(library: str) -> None:
 
 
 def _seconds(run, repeats: int) -> float:
-    """Of one repeat."""
+    """Seconds of one repeat."""
     start = time.perf_counter()
     done = run(repeats) or repeats
     return (time.perf_counter() - start) / done
 
 
-def _calibrated(run) -> int:
-    """Repeats that take about SECONDS; the first runs, which compile, are thrown away."""
+def _calibrate(run) -> int:
+    """The number of repeats that take about SECONDS. The first runs compile, so they are not timed."""
     repeats = 2
     run(repeats)
     while (seconds := _seconds(run, repeats) * repeats) < SECONDS / 4:
@@ -110,35 +110,36 @@ def _calibrated(run) -> int:
 
 
 def measure(size: Size, sides: dict[str, str], rounds: int) -> dict[str, dict[str, list[float]]]:
-    """Milliseconds by library and task, one figure a round."""
+    """Milliseconds by library and task, one value per round."""
     processes = [Side(library, python) for library, python in sides.items()]
     figures = {side.library: {} for side in processes}
     for side in processes:
         try:
             tasks = side.ask(size=vars(size))["tasks"]
         except StoppedError as error:
-            print(f"left out: {error}; is it installed for {sides[side.library]}?", file=sys.stderr)
+            print(f"skipped: {error}; is it installed for {sides[side.library]}?", file=sys.stderr)
             continue
         for task in tasks:
-            print(f"calibrates {side.library}: {task}", file=sys.stderr)
-            _ask(side, size, figures, task)  # calibrates
+            print(f"calibrating {side.library}: {task}", file=sys.stderr)
+            _measure_task(side, size, figures, task)
     for number in range(rounds):
         print(f"round {number + 1} of {rounds}", file=sys.stderr)
         for task in sorted({task for tasks in figures.values() for task in tasks}):
             for side in processes if number % 2 == 0 else reversed(processes):
                 if task in figures[side.library]:
-                    _ask(side, size, figures, task)
+                    _measure_task(side, size, figures, task)
     for side in processes:
         side.close()
+    # The first value is from the calibration.
     return {library: {task: ms[1:] for task, ms in tasks.items()} for library, tasks in figures.items()}
 
 
-def _ask(side: Side, size: Size, figures: dict[str, dict[str, list[float]]], task: str) -> None:
-    """Adds a figure; a side that stops at a task goes on without it."""
+def _measure_task(side: Side, size: Size, figures: dict[str, dict[str, list[float]]], task: str) -> None:
+    """Appends a measurement of `task`. If the process stops, it is restarted without this task."""
     try:
         figures[side.library].setdefault(task, []).append(side.ask(task=task)["milliseconds"])
-    except StoppedError as error:  # torch.compile, for one, does not survive everything
-        print(f"left out: {error}", file=sys.stderr)
+    except StoppedError as error:  # For example, torch.compile can crash.
+        print(f"skipped: {error}", file=sys.stderr)
         del figures[side.library][task]
         side.close()
         side.start()
@@ -150,7 +151,7 @@ def print_table(size: Size, figures: dict[str, dict[str, list[float]]]) -> None:
     spreads = {side: {task: max(ms) / min(ms) - 1 for task, ms in tasks.items()} for side, tasks in figures.items()}
     floor = medians[OURS].pop("floor")
     print(f"\n{size.features} features, width {size.hidden}, batch {size.batch}, {size.couplings} couplings;")
-    print(f"the multiplications of a training step alone, {size.gigaflop:.3f} GFLOP: {floor:.2f} ms\n")
+    print(f"the matrix products of a training step alone, {size.gigaflop:.3f} GFLOP: {floor:.2f} ms\n")
     print(f"{'':48}{'ms':>9}{'rows/s':>11}{'spread':>9}{'/ best other':>14}{'/ floor':>9}")
     for task in ("train", "log_prob", "sample"):
         others = [ms for side in medians.keys() - {OURS} for name, ms in medians[side].items() if name.startswith(task)]
@@ -163,7 +164,7 @@ def print_table(size: Size, figures: dict[str, dict[str, list[float]]]) -> None:
 
 
 def growth(size: Size) -> dict[str, dict[str, dict[str, float]]]:
-    """Figures of this package and tfb.RealNVP as one number of `size` grows; the first step is from a cold start."""
+    """Times of this package and tfb.RealNVP as one field of `size` grows. The first step includes the process start."""
     results = {}
     columns = ("first step, s", "train", "log_prob", "sample", "peak MiB")
     print(f"\n{'':30}" + "".join(f"{column:>15}" for column in columns))
@@ -186,14 +187,14 @@ def growth(size: Size) -> dict[str, dict[str, dict[str, float]]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worker", choices=(OURS, TFB, *OTHERS), help=argparse.SUPPRESS)
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="all of them if not given")
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="default: all")
     parser.add_argument("--side", action="append", default=[], metavar="LIBRARY=PYTHON", help=", ".join(OTHERS))
-    parser.add_argument("--growth", action="store_true", help="measure growth from the first of the sizes instead")
+    parser.add_argument("--growth", action="store_true", help="measure growth instead, starting from the first size")
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--out", type=Path, default=Path("speed.json"), help="default: %(default)s")
     arguments = parser.parse_args()
     if arguments.worker:
-        work(arguments.worker)
+        run_worker(arguments.worker)
         return
     installed = [side for side, module in OTHERS.items() if importlib.util.find_spec(module)]
     sides = dict.fromkeys([OURS, TFB, *installed], sys.executable)
@@ -201,7 +202,7 @@ def main() -> None:
     for side in arguments.side:
         library, equals, python = side.partition("=")
         if library not in OTHERS or not equals:
-            parser.error(f"--side: {side!r} is no LIBRARY=PYTHON with one of {', '.join(OTHERS)}")
+            parser.error(f"--side must be LIBRARY=PYTHON with one of {', '.join(OTHERS)}, got {side!r}")
         sides[library] = python
     if arguments.growth:
         arguments.out.write_text(json.dumps(growth(SIZES[arguments.sizes[0]]), indent=1))
@@ -211,7 +212,7 @@ def main() -> None:
             results[name] = measure(SIZES[name], sides, arguments.rounds)
             arguments.out.write_text(json.dumps(results, indent=1))
             print_table(SIZES[name], results[name])
-    print(f"\nFigures of every round: {arguments.out}")
+    print(f"\nTimes of all rounds: {arguments.out}")
 
 
 if __name__ == "__main__":

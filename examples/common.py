@@ -1,4 +1,4 @@
-"""What the examples share: a quiet start, a progress bar, and files that other programs can read."""
+"""Code that the examples share: imports without start-up messages, a progress bar, scores and files."""
 
 import argparse
 import contextlib
@@ -21,14 +21,14 @@ __all__ = [
     "MODEL",
     "ProgressBar",
     "at_least_one",
+    "format_nll",
     "keras",
     "linear_gaussian_log_prob",
-    "nll",
     "nvp",
     "print_scores",
     "quiet_stderr",
     "save",
-    "score_elsewhere",
+    "score_in_new_process",
     "tf",
     "tfb",
     "tfd",
@@ -39,7 +39,7 @@ __all__ = [
 
 @contextlib.contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Holds back what C++ writes to the terminal, which no Python setting reaches; an exception lets it through."""
+    """Hides C++ messages on stderr, which no Python setting controls. After an exception, they are printed."""
     sys.stderr.flush()
     with tempfile.TemporaryFile() as caught, contextlib.ExitStack() as stack:
         terminal = os.dup(2)
@@ -56,7 +56,7 @@ def quiet_stderr() -> Iterator[None]:
             os.dup2(terminal, 2)
 
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it as it is imported
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads this when it is imported.
 with quiet_stderr():
     import keras
     import matplotlib
@@ -67,11 +67,11 @@ with quiet_stderr():
 
     import tfp_realnvp as nvp
 
-matplotlib.use("Agg")  # pictures go to files; no display is needed
+matplotlib.use("Agg")  # This backend only writes files, so no display is needed.
 logging.getLogger("tensorflow").setLevel(logging.ERROR)
 logging.getLogger("absl").setLevel(logging.ERROR)
 
-# Colours that stay apart for colour-blind readers and in print.
+# Colours that colour-blind readers can tell apart, also in print.
 DATA, MODEL, ACCENT = "#4c566a", "#0072b2", "#d55e00"
 
 matplotlib.rcParams.update(
@@ -87,17 +87,17 @@ matplotlib.rcParams.update(
 
 
 def at_least_one(text: str) -> int:
-    """A type of arguments."""
+    """Argument type for argparse: an integer of at least 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
     return int(text)
 
 
 class ProgressBar(keras.callbacks.Callback):
-    """One line that is drawn anew as epochs pass; where output is no terminal, only the last state is printed."""
+    """Draws one line and updates it after epochs. If stdout is not a terminal, prints only the final state."""
 
     width = 24
-    interval = 0.1  # seconds between two drawings
+    interval = 0.1  # minimal seconds between two updates
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         self._start = self._drawn = time.monotonic()
@@ -122,14 +122,14 @@ class ProgressBar(keras.callbacks.Callback):
         print(f"{redraw}{self._line}{stopped} ({time.monotonic() - self._start:.0f} s)", flush=True)
 
 
-def nll(log_prob: np.ndarray) -> str:
-    """Mean negative log-density in nats, with its standard error."""
+def format_nll(log_prob: np.ndarray) -> str:
+    """Formats the mean negative log-density in nats and its standard error."""
     log_prob = np.asarray(log_prob, np.float64)
     return f"{-log_prob.mean():8.3f} +- {log_prob.std() / np.sqrt(len(log_prob)):.3f}"
 
 
 def linear_gaussian_log_prob(train: dict[str, np.ndarray], test: dict[str, np.ndarray], degree: int = 1) -> np.ndarray:
-    """Log-densities [N] of x by least squares on powers of the context, with one Gaussian for what is left."""
+    """Log-densities [N] of x under a Gaussian whose mean is a polynomial of the context, fitted by least squares."""
     features, test_features = (
         np.column_stack([data["context"] ** power for power in range(1, degree + 1)] + [np.ones(len(data["x"]))])
         for data in (train, test)
@@ -140,35 +140,36 @@ def linear_gaussian_log_prob(train: dict[str, np.ndarray], test: dict[str, np.nd
 
 
 def print_scores(title: str, scores: dict[str, np.ndarray]) -> None:
-    """Prints the mean negative log-density of each model, and the difference between the flow and its best rival.
+    """Prints the mean negative log-density of each model, and the difference between the flow and the best baseline.
 
-    Rows that are rare for one model are rare for the other too, so the difference row by row is more precise than each
-    mean. The median of the difference shows whether a few rows decide the mean.
+    A row with a low density under one model usually has a low density under the other too. The row-by-row difference
+    therefore has a smaller standard error than each mean. If its median is far from its mean, a few rows determine the
+    mean.
     """
     print(f"\n{title}")
     width = max(map(len, scores))
     for name, log_prob in scores.items():
-        print(f"  {name:{width}}  {nll(log_prob)}")
+        print(f"  {name:{width}}  {format_nll(log_prob)}")
     flow = scores["Real NVP"]
-    rival = max(scores.keys() - {"Real NVP", "truth"}, key=lambda name: scores[name].mean())
-    difference = scores[rival] - flow
+    baseline = max(scores.keys() - {"Real NVP", "truth"}, key=lambda name: scores[name].mean())
+    difference = scores[baseline] - flow
     print(
-        f"  Real NVP minus {rival}, row by row: {nll(-difference).strip()}, median {np.median(difference):.3f} "
-        "(negative: the flow is better)"
+        f"  Real NVP minus {baseline}, row by row: {format_nll(-difference).strip()}, "
+        f"median {np.median(difference):.3f} (negative: the flow is better)"
     )
 
 
 def save(flow: nvp.Flow, folder: Path, name: str) -> tuple[Path, Path]:
-    """Writes the model for Keras (`NAME.keras`) and for TensorFlow alone (the folder `NAME_export`)."""
+    """Saves the flow as a Keras file (`NAME.keras`) and exports a SavedModel (the folder `NAME_export`)."""
     model, export = folder / f"{name}.keras", folder / f"{name}_export"
     flow.save(model)
-    with contextlib.redirect_stdout(None):  # Keras describes the export at length
+    with contextlib.redirect_stdout(None):  # Keras prints a long description of the export.
         flow.export(export)
     return model, export
 
 
 def write_json(value: dict | list, path: Path) -> None:
-    """Writes a file that is whole, or not there at all."""
+    """Writes a temporary file and renames it, so that the file at `path` is always complete."""
     new = path.with_suffix(".new")
     new.write_text(json.dumps(value))
     new.replace(path)
@@ -185,8 +186,8 @@ np.save(log_prob, served(x=tf.constant(np.load(points)))["log_prob"].numpy())
 """
 
 
-def score_elsewhere(export: Path, x: np.ndarray) -> np.ndarray:
-    """Log-densities [N] from the export, loaded by a process that imports TensorFlow and NumPy, not this package."""
+def score_in_new_process(export: Path, x: np.ndarray) -> np.ndarray:
+    """Log-densities [N] from the export, computed by a process that imports only TensorFlow and NumPy."""
     with tempfile.TemporaryDirectory() as folder:
         points, log_prob = Path(folder, "points.npy"), Path(folder, "log_prob.npy")
         np.save(points, x)

@@ -1,9 +1,9 @@
-"""A conditional density p(y | x): noise that grows, bends and correlates with x, and intervals that can be trusted.
+"""A conditional density p(y | x) with noise that depends on x: quantiles, and the coverage of intervals.
 
     python examples/conditional.py --out demo
 
-Trains a conditional Real NVP on pairs of x and a two-dimensional y, draws its predictive quantiles, and counts how
-often held-out y fall into its central intervals.
+Trains a conditional Real NVP on pairs of x and a two-dimensional y, plots its predictive quantiles, and counts how
+often held-out y lie in its central intervals.
 """
 
 import argparse
@@ -21,17 +21,17 @@ LEVELS = 0.5, 0.8, 0.9, 0.95
 
 
 def noise_scales(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scales [N] of the noise of the first and the second component of y at x [N]."""
+    """Noise scales `[N]` of the two components of y, at x `[N]`."""
     return 0.1 + 0.4 * x**2, 0.15 + 0.25 * (1 + np.sin(3 * x))
 
 
 def simulate(rows: int, seed: int) -> dict[str, np.ndarray]:
-    """Pairs of a context x, uniform on [-1.5, 1.5], and y [rows, 2], as `fit` takes them.
+    """Pairs of a context x, uniform on [-1.5, 1.5], and y [rows, 2], as a dictionary for `fit`.
 
         u, v ~ N(0, 1)        y_0 = sin(2 x) + a(x) u        y_1 = x (y_0 - 1) + b(x) (exp(v / 2) - 1)
 
-    with the scales a, b of `noise_scales`: the first component is heteroscedastic, the second is skewed besides and
-    correlates with the first, positively or negatively by the sign of x.
+    with the scales a and b from `noise_scales`. The noise of both components depends on x. The noise of y_1 is also
+    skewed, and y_1 correlates with y_0: positively if x > 0, negatively if x < 0.
     """
     random = np.random.default_rng(seed)
     x = random.uniform(-1.5, 1.5, rows)
@@ -43,17 +43,17 @@ def simulate(rows: int, seed: int) -> dict[str, np.ndarray]:
 
 
 def true_log_prob(data: dict[str, np.ndarray]) -> np.ndarray:
-    """Log p(y | x) [N] of the simulation: a normal and a shifted log-normal density."""
+    """The exact log p(y | x) [N]: y_0 is normal, and y_1 given y_0 is a shifted log-normal."""
     x, (first, second) = data["context"][:, 0].astype(float), data["x"].T.astype(float)
     first_scale, second_scale = noise_scales(x)
     lognormal = (second - x * (first - 1)) / second_scale + 1
-    # Rounding to float32 may leave a point at the very edge of the support a hair outside.
+    # Rounding to float32 can move a point slightly out of the support.
     v = 2 * np.log(np.maximum(lognormal, 1e-6))
     return norm.logpdf(first, np.sin(2 * x), first_scale) + norm.logpdf(v) + np.log(2 / (second_scale * np.exp(v / 2)))
 
 
 def train_flow(train: dict, validation: dict, epochs: int, seed: int) -> nvp.RealNVP:
-    """The flow of the epoch that suits the validation data best."""
+    """Trains a flow and returns it with the weights that had the lowest validation loss."""
     steps_per_epoch = -(-len(train["x"]) // BATCH_SIZE)
     flow = nvp.RealNVP(2, context_shape=1, num_couplings=6, hidden_units=(64, 64), seed=seed)
     flow.adapt(train)
@@ -73,14 +73,14 @@ def train_flow(train: dict, validation: dict, epochs: int, seed: int) -> nvp.Rea
 def predictive_quantiles(
     flow: nvp.RealNVP, context: np.ndarray, probabilities: list[float], samples: int, seed: int
 ) -> np.ndarray:
-    """Quantiles `[len(probabilities), N, 2]` of each component of y, from samples, some contexts [N, 1] at a time."""
-    parts = np.array_split(context, max(1, len(context) // 100))
-    drawn = (flow.sample(samples, context=part, seed=(seed, index)).numpy() for index, part in enumerate(parts))
-    return np.concatenate([np.quantile(part, probabilities, axis=0) for part in drawn], axis=1)
+    """Quantiles `[len(probabilities), N, 2]` of y given contexts `[N, 1]`, estimated from samples in chunks."""
+    chunks = np.array_split(context, max(1, len(context) // 100))
+    draws = (flow.sample(samples, context=chunk, seed=(seed, index)).numpy() for index, chunk in enumerate(chunks))
+    return np.concatenate([np.quantile(chunk, probabilities, axis=0) for chunk in draws], axis=1)
 
 
 def print_coverage(flow: nvp.RealNVP, data: dict[str, np.ndarray], seed: int) -> None:
-    """Prints how often y falls into the central intervals of the flow, component by component."""
+    """Prints how often each component of y lies in the central intervals of the flow."""
     y = data["x"]
     tails = [*((1 - level) / 2 for level in LEVELS), *((1 + level) / 2 for level in LEVELS)]
     lower, upper = np.split(predictive_quantiles(flow, data["context"], tails, samples=1000, seed=seed), 2)
@@ -93,7 +93,7 @@ def print_coverage(flow: nvp.RealNVP, data: dict[str, np.ndarray], seed: int) ->
 
 
 def draw(flow: nvp.RealNVP, data: dict[str, np.ndarray], path: Path, seed: int) -> None:
-    """Draws the predictive intervals of both components against x, and p(y | x) at three x."""
+    """Plots the predictive intervals of both components against x, and p(y | x) at three values of x."""
     figure, axes = plt.subplot_mosaic("aaabbb;ccddee", figsize=(10.5, 7), layout="constrained")
     x = np.linspace(-1.5, 1.5, 200, dtype="float32")[:, None]
     quantiles = predictive_quantiles(flow, x, [0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975], samples=4000, seed=seed)
@@ -125,16 +125,17 @@ def draw(flow: nvp.RealNVP, data: dict[str, np.ndarray], path: Path, seed: int) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=100, help="passes over the training data (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=100, help="number of epochs (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder to write to (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of data, weights and samples (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of data, weights and samples (default: %(default)s)")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(options.seed)
 
     train, validation, test = (simulate(rows, 3 * options.seed + part) for part, rows in enumerate((8000, 2000, 4000)))
     print(
-        f"y given x: {len(train['x'])} pairs to train on, {len(validation['x'])} to validate, {len(test['x'])} held out"
+        f"y given x: {len(train['x'])} training pairs, {len(validation['x'])} validation pairs, "
+        f"{len(test['x'])} held-out pairs"
     )
     flow = train_flow(train, validation, options.epochs, options.seed)
 
@@ -144,7 +145,7 @@ def main() -> None:
         "Real NVP": flow.log_prob(**test).numpy(),
         "truth": true_log_prob(test),
     }
-    print_scores("Held-out negative log-likelihood, nats a point (less is better)", scores)
+    print_scores("Held-out negative log-likelihood, nats per point (lower is better)", scores)
     print_coverage(flow, test, options.seed)
 
     picture = options.out / "conditional.png"

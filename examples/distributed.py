@@ -1,12 +1,12 @@
-"""Training of data that stream from files: on one device, on all GPUs of a machine, or on several machines.
+"""Trains a flow on rows streamed from files: on one device, on all GPUs of a machine, or on several machines.
 
-    python examples/distributed.py                      # one device, or all GPUs that are here
-    TF_CONFIG='{...}' python examples/distributed.py    # one worker of several, each with the same command
-    python examples/distributed.py --compare            # two workers on this machine, and the same in one process
+    python examples/distributed.py                      # one device, or all GPUs of this machine
+    TF_CONFIG='{...}' python examples/distributed.py    # one of several workers; run the same command for each
+    python examples/distributed.py --compare            # two workers on this machine, compared with one process
 
-The data are .npy files [rows, features] of float32 in --data, made if there are none, that may be larger than memory.
-Rows come in another order in each epoch, the same for all workers and after a stop: started again, training goes on
-after its last whole epoch.
+--data is a folder of .npy files with float32 arrays [rows, features], which may be larger than memory. If it contains
+no .npy file, the script generates some. The rows are shuffled in each epoch, in an order that depends only on the seed
+and the epoch. If training was stopped, the same command continues it after the last complete epoch.
 """
 
 import argparse
@@ -23,11 +23,14 @@ import numpy as np
 
 from common import at_least_one, keras, nvp, tf, write_json
 
-NUM_FILES, ROWS_PER_FILE, FEATURES = 4, 25_000, 8  # of the data that are made
+NUM_FILES, ROWS_PER_FILE, FEATURES = 4, 25_000, 8  # of generated data
 
 
 def make_files(folder: Path, seed: int) -> None:
-    """Writes rows of a ring whose radius, and the noise around it, depend on the other features; all files or none."""
+    """Generates rows and writes all files, or none if it fails.
+
+    The first and the last feature form a ring. Its radius and its noise depend on the other features.
+    """
     random = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         new = Path(temporary, folder.name)
@@ -39,28 +42,31 @@ def make_files(folder: Path, seed: int) -> None:
             noise = 0.1 * np.exp(rest[:, 1:2] / 2) * random.normal(size=(ROWS_PER_FILE, 2))
             np.save(new / f"{index:03}.npy", np.insert(rest, [0, FEATURES - 2], ring + noise, axis=1).astype("<f4"))
         try:
-            new.replace(folder)  # which is empty
+            new.replace(folder)  # This works because `folder` is empty.
         except OSError:
-            if not any(folder.glob("*.npy")):  # of another worker that was faster, and has made the same
+            if not any(folder.glob("*.npy")):  # If there are files, another worker has written the same rows.
                 raise
 
 
 class Rows:
-    """The rows of all .npy files of a folder, read by TensorFlow itself, without Python between disk and device."""
+    """The rows of all .npy files in a folder, read by `tf.data` operations without Python code."""
 
     def __init__(self, folder: Path):
         self.paths = sorted(map(str, folder.glob("*.npy")))
         maps = [np.load(path, mmap_mode="r") for path in self.paths]
         kinds = {(rows.offset, rows.dtype.str, rows.shape[1:], rows.flags.c_contiguous) for rows in maps}
         if len(kinds) != 1:
-            raise ValueError(f"{folder} must hold .npy files of one kind, got {sorted(map(str, kinds))}")
+            raise ValueError(
+                f"all .npy files in {folder} must have the same (header size, dtype, shape of a row, is C-contiguous), "
+                f"got {sorted(map(str, kinds))}"
+            )
         ((self.header_bytes, dtype, shape, in_rows),) = kinds
         if dtype != "<f4" or len(shape) != 1 or not in_rows:
-            raise ValueError(f"{folder} must hold float32 arrays [rows, features], got {dtype} [rows, {shape}]")
+            raise ValueError(f"{folder} must contain float32 arrays [rows, features], got {dtype} [rows, {shape}]")
         self.features, self.number = shape[0], sum(map(len, maps))
 
     def batches(self, size: int, epochs: range, seed: int, part: slice = slice(None)) -> tf.data.Dataset:
-        """Batches of all these epochs, one after the other; of a part of the files."""
+        """Shuffled batches of all `epochs`, one epoch after the other, from the files in `part`."""
         paths = self.paths[part]
 
         def read(path):
@@ -75,8 +81,8 @@ class Rows:
         return data.map(lambda rows: tf.reshape(tf.io.decode_raw(rows, tf.float32), [-1, self.features])).prefetch(4)
 
 
-def strategy_here() -> tf.distribute.Strategy:
-    """That of this process: workers of TF_CONFIG, several GPUs, or one device."""
+def choose_strategy() -> tf.distribute.Strategy:
+    """The strategy for several workers if TF_CONFIG is set, for all GPUs if there are several, or for one device."""
     if "TF_CONFIG" in os.environ:
         return tf.distribute.MultiWorkerMirroredStrategy()
     if len(tf.config.list_physical_devices("GPU")) > 1:
@@ -92,10 +98,10 @@ def build_flow(features: int, options: argparse.Namespace) -> nvp.RealNVP:
 
 
 def train(options: argparse.Namespace) -> None:
-    strategy = strategy_here()  # before TensorFlow does anything else
+    strategy = choose_strategy()  # must be created before TensorFlow runs an operation
     resolver = strategy.cluster_resolver
     is_chief = resolver is None or resolver.task_id == 0
-    tf.random.set_seed(options.seed + 1)  # With 0 here, `shuffle` would take no seed that is a tensor.
+    tf.random.set_seed(options.seed + 1)  # With seed 0 here, `shuffle` rejects tensors as seeds.
     rows = Rows(options.data)
     with strategy.scope():
         flow = build_flow(rows.features, options)
@@ -105,17 +111,17 @@ def train(options: argparse.Namespace) -> None:
         try:
             flow.load_weights(latest)
         except ValueError as error:
-            raise ValueError(f"{latest} is of other data, or another flow: take another --out") from error
+            raise ValueError(f"{latest} belongs to other data or to another flow; choose another --out") from error
 
     epochs = range(flow.num_epochs_done, options.epochs)
     if not epochs:
-        print(f"{latest} has {flow.num_epochs_done} epochs already")
+        print(f"{latest}: {flow.num_epochs_done} epochs are already done")
         return
     if options.own_files:
         data = strategy.distribute_datasets_from_function(
             lambda context: rows.batches(
                 context.get_per_replica_batch_size(options.batch_size),
-                range(epochs.start, sys.maxsize),  # A worker with fewer rows goes on until all have done their steps.
+                range(epochs.start, sys.maxsize),  # A worker with fewer rows continues until all have done their steps.
                 options.seed,
                 slice(context.input_pipeline_id, None, context.num_input_pipelines),
             )
@@ -125,7 +131,7 @@ def train(options: argparse.Namespace) -> None:
         sharding.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
         data = rows.batches(options.batch_size, epochs, options.seed).with_options(sharding)
     steps = -(-rows.number // options.batch_size)
-    # The chief alone writes; all read the same file when they start.
+    # Only the chief writes the file. All workers read it when they start.
     callbacks = [keras.callbacks.ModelCheckpoint(latest, save_weights_only=True)] if is_chief else []
     times: list[float] = []
     callbacks.append(keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: times.append(time.monotonic())))
@@ -139,20 +145,22 @@ def train(options: argparse.Namespace) -> None:
         verbose=0,
     ).history
     if is_chief:
-        # The first epoch traces.
+        # The first epoch includes tracing, so it is not timed.
         step = (times[-1] - times[0]) / (len(times) - 1) / steps if len(times) > 1 else None
         report = {"losses": history.get("loss", []), "seconds_per_step": step}
         write_json(report, options.out / "report.json")
-        print(f"{type(strategy).__name__}, {strategy.num_replicas_in_sync} replica(s), {steps} steps an epoch")
+        print(f"{type(strategy).__name__}, {strategy.num_replicas_in_sync} replica(s), {steps} steps per epoch")
         for epoch, loss in zip(epochs, report["losses"], strict=True):
             print(f"epoch {epoch + 1}: {loss:.4f} nats")
         if step is not None:
-            reading = 1e3 * seconds_to_read(rows, options)
-            print(f"{1e3 * step:.2f} ms a step; to read a batch, which goes on meanwhile, takes {reading:.2f} alone")
+            reading = 1e3 * seconds_to_read_batch(rows, options)
+            print(
+                f"{1e3 * step:.2f} ms per step; reading a batch, in parallel to training, takes {reading:.2f} ms alone"
+            )
 
 
-def seconds_to_read(rows: Rows, options: argparse.Namespace) -> float:
-    """Seconds that a batch takes to be read, with nothing else to do; the first one waits for rows to shuffle."""
+def seconds_to_read_batch(rows: Rows, options: argparse.Namespace) -> float:
+    """Seconds to read a batch when nothing else runs, without the first batch, which fills the shuffle buffer."""
     batches = iter(rows.batches(options.batch_size, range(2), options.seed))
     next(batches)
     start = time.monotonic()
@@ -163,7 +171,7 @@ def seconds_to_read(rows: Rows, options: argparse.Namespace) -> float:
 def compare(options: argparse.Namespace) -> None:
     """Runs two workers on this machine, then one process, and prints their losses and weights side by side.
 
-    In float64: hundreds of steps make much of the last digits, in which sums over workers differ.
+    Uses float64. Sums over workers differ in the last digits, and hundreds of training steps amplify this difference.
     """
     options.dtype = "float64"
     with socket.socket() as first, socket.socket() as second:
@@ -182,7 +190,7 @@ def compare(options: argparse.Namespace) -> None:
             environment = os.environ | ({"TF_CONFIG": json.dumps(config)} if number > 1 else {})
             processes.append(subprocess.Popen([*map(str, command), "--out", str(out)], env=environment))
         if any([process.wait() for process in processes]):
-            sys.exit(f"distributed.py: a process of {name} failed")
+            sys.exit(f"distributed.py: a process failed ({name})")
         reports[name] = json.loads((out / "report.json").read_text())
         flow = build_flow(Rows(options.data).features, options)
         flow.load_weights(out / "flow.weights.h5")
@@ -193,7 +201,7 @@ def compare(options: argparse.Namespace) -> None:
     if options.epochs > 1:
         print(f"{'ms/step':>8}" + "".join(f"{1e3 * report['seconds_per_step']:14.2f}" for report in reports.values()))
     difference = max(np.max(np.abs(one - other)) for one, other in zip(*weights.values(), strict=True))
-    print(f"Largest difference of a weight: {difference:.1e}")
+    print(f"Largest difference between weights: {difference:.1e}")
     print(f"\nRows:    {options.data}/*.npy\nWeights: {options.out}/*/flow.weights.h5")
 
 
@@ -202,17 +210,26 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, default=Path("demo/rows"), help="folder of .npy files (default: %(default)s)"
     )
-    parser.add_argument("--epochs", type=int, default=4, help="of all starts together (default: %(default)s)")
     parser.add_argument(
-        "--batch-size", type=at_least_one, default=500, help="of all replicas together (default: %(default)s)"
+        "--epochs", type=int, default=4, help="total number of epochs, over all starts (default: %(default)s)"
     )
     parser.add_argument(
-        "--own-files", action="store_true", help="each worker reads files of its own, not all; batches are then others"
+        "--batch-size",
+        type=at_least_one,
+        default=500,
+        help="rows per step, on all replicas together (default: %(default)s)",
     )
-    parser.add_argument("--dtype", default="float32", help="(default: %(default)s)")
-    parser.add_argument("--compare", action="store_true", help="two workers on this machine, and one process")
-    parser.add_argument("--out", type=Path, default=Path("demo/distributed"), help="(default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--own-files",
+        action="store_true",
+        help="each worker reads its own files instead of all files, so the batches differ",
+    )
+    parser.add_argument("--dtype", default="float32", help="dtype of the flow (default: %(default)s)")
+    parser.add_argument("--compare", action="store_true", help="compare two workers on this machine with one process")
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo/distributed"), help="folder to write to (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of data, weights and order (default: %(default)s)")
     options = parser.parse_args()
     try:
         for folder in (options.data, options.out):

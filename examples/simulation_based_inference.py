@@ -1,10 +1,10 @@
-"""Simulation-based inference: the posterior p(theta | x) of a simulator, learned once, for every observation x.
+"""Simulation-based inference: learns the posterior p(theta | x) of a simulator, once for all observations x.
 
     python examples/simulation_based_inference.py --out demo/simulation_based_inference
 
 Draws parameters from the prior, simulates an observation for each, and trains a conditional Real NVP on the pairs. The
-two simulators here have known posteriors, so the learned one is measured against the exact one, in nats; simulation-
-based calibration, which needs no exact posterior, is done beside it.
+exact posteriors of the two simulators are known, so the learned posterior is compared with the exact one, in nats.
+Simulation-based calibration, which does not need the exact posterior, is shown too.
 """
 
 import argparse
@@ -16,25 +16,36 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import PowerNorm
 from scipy.stats import binom, chisquare, multivariate_normal, norm
 
-from common import ACCENT, DATA, MODEL, ProgressBar, keras, linear_gaussian_log_prob, nll, nvp, print_scores, save
+from common import (
+    ACCENT,
+    DATA,
+    MODEL,
+    ProgressBar,
+    format_nll,
+    keras,
+    linear_gaussian_log_prob,
+    nvp,
+    print_scores,
+    save,
+)
 
 BATCH_SIZE = 512
-DRAWS = 255  # of each posterior: the 256 ranks that are possible fall evenly into BINS
+DRAWS = 255  # draws per posterior, so that the 256 possible ranks divide evenly into BINS
 BINS = 16
 
 
 class Simulator:
-    """A prior and a likelihood of two parameters; theta and x are `[..., 2]`, densities `[...]`, in nats."""
+    """A prior and a likelihood with two parameters. theta and x are `[..., 2]`, log-densities `[...]` in nats."""
 
-    observation: np.ndarray  # the x of the picture
-    limits: tuple[float, float]  # of both axes of the picture
+    observation: np.ndarray  # the x in the picture
+    limits: tuple[float, float]  # of both axes in the picture
 
     def prior(self, rows: int, random: np.random.Generator) -> np.ndarray:
-        """Parameters `[rows, 2]`."""
+        """Draws parameters `[rows, 2]`."""
         raise NotImplementedError
 
     def simulate(self, theta: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        """An observation `[N, 2]` for each of the parameters `[N, 2]`."""
+        """Simulates an observation for each row of theta `[N, 2]`; returns `[N, 2]`."""
         raise NotImplementedError
 
     def log_prior(self, theta: np.ndarray) -> np.ndarray:
@@ -44,27 +55,27 @@ class Simulator:
         raise NotImplementedError
 
     def log_evidence(self, x: np.ndarray) -> np.ndarray:
-        """Log p(x), the prior integrated out."""
+        """Log p(x), the integral of prior times likelihood over theta."""
         raise NotImplementedError
 
     def log_posterior(self, theta: np.ndarray, x: np.ndarray) -> np.ndarray:
         return self.log_prior(theta) + self.log_likelihood(theta, x) - self.log_evidence(x)
 
     def pairs(self, rows: int, seed: tuple[int, int]) -> dict[str, np.ndarray]:
-        """Parameters and their observations, as `fit` takes them: here theta is the event, x the context."""
+        """Parameters and observations as a dictionary for `fit`: theta is the event "x", and x is the context."""
         random = np.random.default_rng(seed)
         theta = self.prior(rows, random)
         return {"x": theta, "context": self.simulate(theta, random)}
 
 
 class TwoMoons(Simulator):
-    """A posterior of two thin crescents, where theta is uniform on the square [-1, 1]^2.
+    """A posterior with two thin crescents. The prior of theta is uniform on the square [-1, 1]^2.
 
         a ~ U(-pi/2, pi/2)        r ~ N(0.1, 0.01^2)
         x = (r cos a + 0.25 - |theta_1 + theta_2| / sqrt(2), r sin a + (theta_2 - theta_1) / sqrt(2))
 
-    Its hard edges, the tips of the crescents and the sides of the square, are what a flow, a smooth map of a Gaussian,
-    fits worst.
+    The posterior has hard edges at the tips of the crescents and at the sides of the square. A flow, which is a smooth
+    map of a Gaussian, fits these edges worst.
 
     Source: Greenberg, Nonnenmacher & Macke, "Automatic posterior transformation for likelihood-free inference", 2019,
     arXiv 1905.07488; T.8 of Lueckmann et al., "Benchmarking simulation-based inference", 2021, arXiv 2101.04653.
@@ -86,20 +97,22 @@ class TwoMoons(Simulator):
         return np.where((np.abs(theta) <= 1).all(axis=-1), -np.log(4), -np.inf)
 
     def log_likelihood(self, theta: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """That of the point (r cos a, r sin a) which must have been drawn, in polar coordinates."""
+        """The log-density of the point (r cos a, r sin a) that leads to x, computed in polar coordinates."""
         total, difference = self._rotate(theta)
         across, up = x[..., 0] - 0.25 + np.abs(total), x[..., 1] - difference
         radius = np.hypot(across, up)
         return np.where(across > 0, norm.logpdf(radius, 0.1, 0.01) - np.log(np.pi * radius), -np.inf)
 
     def log_evidence(self, x: np.ndarray, angles: int = 1000) -> np.ndarray:
-        """Log p(x), by integrating over (a, r): each leads to x from the two parameters with
-        |theta_1 + theta_2| = sqrt(2) (r cos a + 0.25 - x_1) and theta_2 - theta_1 = sqrt(2) (x_2 - r sin a), if the
-        first is not negative and they lie on the square, so
+        """Log p(x), by integrating over (a, r).
+
+        Each (a, r) leads to x from two values of theta, which are given by
+        |theta_1 + theta_2| = sqrt(2) (r cos a + 0.25 - x_1) and theta_2 - theta_1 = sqrt(2) (x_2 - r sin a). They count
+        if the first expression is not negative and if they lie on the square, so
 
             p(x) = 1/4 * 2 * P(r cos a + 0.25 - x_1 >= 0 and |theta_1 + theta_2| + |theta_2 - theta_1| <= 2),
 
-        for each angle the probability of an interval of r; the angles by the midpoint rule.
+        For each angle, this is the probability of an interval of r. The midpoint rule averages over the angles.
         """
         angle = (np.arange(angles) + 0.5) * np.pi / angles - np.pi / 2
         cos, sin = np.cos(angle), np.sin(angle)
@@ -114,12 +127,12 @@ class TwoMoons(Simulator):
 
     @staticmethod
     def _rotate(theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Sum and difference of the parameters, each divided by sqrt(2): a rotation."""
+        """Sum and difference of the parameters, each divided by sqrt(2). This is a rotation."""
         return (theta[..., 0] + theta[..., 1]) / np.sqrt(2), (theta[..., 1] - theta[..., 0]) / np.sqrt(2)
 
 
 class Gaussian(Simulator):
-    """A posterior that is Gaussian: theta ~ N(0, I), x ~ N(A theta, 0.3^2 I)."""
+    """A Gaussian posterior: theta ~ N(0, I), x ~ N(A theta, 0.3^2 I)."""
 
     matrix = np.array([[1.0, 0.8], [0.2, 0.5]])
     noise = 0.3
@@ -147,12 +160,13 @@ SIMULATORS = {"two_moons": TwoMoons, "gaussian": Gaussian}
 
 
 def train_flow(train: dict, validation: dict, epochs: int, seed: int) -> nvp.RealNVP:
-    """The flow of the epoch that suits the validation pairs best."""
+    """Trains a flow and returns it with the weights that had the lowest validation loss."""
     steps_per_epoch = -(-len(train["x"]) // BATCH_SIZE)
     flow = nvp.RealNVP(2, context_shape=2, num_couplings=10, hidden_units=(96, 96), seed=seed)
     flow.adapt(train)
     schedule = keras.optimizers.schedules.CosineDecay(5e-3, epochs * steps_per_epoch)
-    flow.compile(keras.optimizers.Adam(schedule, clipnorm=1.0))  # clipped: one odd batch may not undo an epoch
+    # Gradients are clipped, so that a single unusual batch cannot undo an epoch.
+    flow.compile(keras.optimizers.Adam(schedule, clipnorm=1.0))
     best = keras.callbacks.EarlyStopping(patience=max(5, epochs // 4), restore_best_weights=True)
     flow.fit(
         train,
@@ -166,10 +180,11 @@ def train_flow(train: dict, validation: dict, epochs: int, seed: int) -> nvp.Rea
 
 
 def rank_statistics(simulator: Simulator, data: dict[str, np.ndarray], draws: np.ndarray) -> dict[str, np.ndarray]:
-    """Ranks [N], from 0 to L, of the true parameters among posterior draws `[L, N, 2]`, by three quantities.
+    """Ranks [N], from 0 to L, of the true parameters among posterior draws `[L, N, 2]`, for three quantities.
 
-    Were the posterior exact, each would be uniform. The parameters alone do not tell much: even one that ignored x and
-    gave the prior back would pass. The likelihood looks at x too, and notices draws a little off the exact posterior.
+    If the posterior is exact, the ranks of each quantity are uniform. The ranks of the parameters are a weak test: even
+    a flow that ignores x and returns the prior passes it. The likelihood also depends on x, so its ranks reveal small
+    errors of the posterior.
 
     Source: Talts et al., "Validating Bayesian inference algorithms with simulation-based calibration", 2018, arXiv
     1804.06788; Modrak et al., "Simulation-based calibration checking for Bayesian computation", 2023, arXiv 2211.02383.
@@ -181,15 +196,20 @@ def rank_statistics(simulator: Simulator, data: dict[str, np.ndarray], draws: np
 
 
 def ecdf_difference(counts: np.ndarray) -> np.ndarray:
-    """How far the distribution function of ranks is above the uniform one, from counts `[..., ranks]`."""
+    """Empirical distribution function of ranks minus the uniform one, from counts `[..., ranks]`."""
     size = counts.shape[-1]
     ecdf = counts.cumsum(axis=-1) / counts.sum(axis=-1, keepdims=True)
-    return (ecdf - np.arange(1, size + 1) / size)[..., :-1]  # the last is 0
+    return (ecdf - np.arange(1, size + 1) / size)[..., :-1]  # The last difference is always 0.
 
 
 def ecdf_band(rows: int, seed: int, simulations: int = 4000) -> tuple[np.ndarray, np.ndarray]:
-    """Standard deviations `[DRAWS]` of `ecdf_difference` of uniform ranks, and the largest ratio to them in each of
-    many simulations: its 99 % quantile makes a band that holds a whole curve in 99 cases of 100."""
+    """Simulates `ecdf_difference` of uniform ranks, for a band that contains a whole curve with a given probability.
+
+    Returns:
+        The standard deviations `[DRAWS]` of `ecdf_difference`, and for each simulation its largest absolute value in
+        units of these deviations. The 99 % quantile of these values, times the deviations, is a band that contains
+        99 % of whole curves.
+    """
     uniform = np.arange(1, DRAWS + 1) / (DRAWS + 1)
     deviation = np.sqrt(uniform * (1 - uniform) / rows)
     counts = np.random.default_rng(seed).multinomial(rows, np.full(DRAWS + 1, 1 / (DRAWS + 1)), size=simulations)
@@ -197,10 +217,10 @@ def ecdf_band(rows: int, seed: int, simulations: int = 4000) -> tuple[np.ndarray
 
 
 def print_calibration(ranks: dict[str, np.ndarray], seed: int) -> None:
-    """Prints by two tests whether the ranks could be uniform: a small p says no."""
+    """Prints two tests of whether the ranks are uniform. A small p-value means that they are not."""
     rows = len(ranks["theta_1"])
     deviation, largest = ecdf_band(rows, seed)
-    print(f"\nSimulation-based calibration: ranks of {rows} fresh parameters among {DRAWS} posterior draws each")
+    print(f"\nSimulation-based calibration: ranks of {rows} new parameters, each among {DRAWS} posterior draws")
     print(f"  {'':16}   chi-square p, {BINS} bins   largest ECDF difference   ECDF p")
     for name, rank in ranks.items():
         counts = np.bincount(rank, minlength=DRAWS + 1)
@@ -213,7 +233,7 @@ def print_calibration(ranks: dict[str, np.ndarray], seed: int) -> None:
 
 
 def draw_calibration(ranks: dict[str, np.ndarray], path: Path, seed: int) -> None:
-    """Draws histograms of the ranks and the differences of their distribution functions from the uniform one."""
+    """Plots histograms of the ranks, and their distribution functions minus the uniform one."""
     figure, axes = plt.subplots(2, len(ranks), figsize=(10.5, 5.4), sharex=True, sharey="row", layout="constrained")
     rows = len(ranks["theta_1"])
     deviation, largest = ecdf_band(rows, seed)
@@ -228,23 +248,23 @@ def draw_calibration(ranks: dict[str, np.ndarray], path: Path, seed: int) -> Non
         below.plot(ecdf_difference(np.bincount(rank, minlength=DRAWS + 1)), color=MODEL, linewidth=1.2)
         below.axhline(0, color=DATA, linewidth=0.6)
         below.set_xlabel(f"rank among {DRAWS} draws")
-    axes[0, 0].set_ylabel(f"count, of {rows}")
-    axes[1, 0].set_ylabel("ECDF less uniform")
-    legend = "of uniform ranks, 99 % of the bars, each by itself, and 99 % of the curves, each as a whole"
+    axes[0, 0].set_ylabel(f"count (of {rows})")
+    axes[1, 0].set_ylabel("ECDF minus uniform")
+    legend = "range for uniform ranks: it contains 99 % of single bars and 99 % of whole curves"
     figure.legend([plt.Rectangle((0, 0), 1, 1, **expected)], [legend], loc="outside lower center")
     figure.savefig(path)
     plt.close(figure)
 
 
 def draw_posterior(flow: nvp.RealNVP, simulator: Simulator, path: Path, seed: int) -> None:
-    """Draws, at one observation, the exact and the learned posterior density and draws from the latter."""
+    """Plots the exact and the learned posterior density at one observation, and draws from the flow."""
     figure, axes = plt.subplots(1, 3, figsize=(10.5, 3.9), sharex=True, sharey=True, layout="constrained")
     x = simulator.observation
     across = np.linspace(*simulator.limits, 401)
     grid = np.stack(np.meshgrid(across, across), axis=-1)
     exact = np.exp(simulator.log_posterior(grid, x))
     learned = np.exp(flow.log_prob(grid, context=x).numpy())
-    # The root shows what is faint: mass between the modes, where there should be none.
+    # The square root in the colour scale shows low densities, such as wrong mass between the modes.
     scale = PowerNorm(0.5, vmin=0, vmax=exact.max())
     for axis, density, title in zip(axes, (exact, learned), ("exact", "learned"), strict=False):
         image = axis.pcolormesh(across, across, density, cmap="Blues", norm=scale, shading="gouraud", rasterized=True)
@@ -262,8 +282,8 @@ def draw_posterior(flow: nvp.RealNVP, simulator: Simulator, path: Path, seed: in
     plt.close(figure)
 
 
-def seconds_of_a_posterior(flow: nvp.RealNVP, x: np.ndarray, draws: int = 1000) -> float:
-    """Median seconds of sampling one posterior, once the function is compiled."""
+def seconds_per_posterior(flow: nvp.RealNVP, x: np.ndarray, draws: int = 1000) -> float:
+    """Median seconds to sample one posterior, without the first call, which compiles."""
     seconds = []
     for seed in range(21):
         start = time.perf_counter()
@@ -274,15 +294,17 @@ def seconds_of_a_posterior(flow: nvp.RealNVP, x: np.ndarray, draws: int = 1000) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--simulator", choices=SIMULATORS, default="two_moons", help="(default: %(default)s)")
+    parser.add_argument("--simulator", choices=SIMULATORS, default="two_moons", help="default: %(default)s")
     parser.add_argument(
-        "--simulations", type=int, default=50000, help="to train and validate on (default: %(default)s)"
+        "--simulations", type=int, default=50000, help="simulations for training and validation (default: %(default)s)"
     )
-    parser.add_argument("--checks", type=int, default=2000, help="fresh simulations to check by (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, default=150, help="most passes over the data (default: %(default)s)")
+    parser.add_argument(
+        "--checks", type=int, default=2000, help="new simulations for the checks (default: %(default)s)"
+    )
+    parser.add_argument("--epochs", type=int, default=150, help="maximal number of epochs (default: %(default)s)")
     folder = Path("demo", "simulation_based_inference")
     parser.add_argument("--out", type=Path, default=folder, help="folder to write to (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of data, weights and draws (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of data, weights and draws (default: %(default)s)")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(options.seed)
@@ -294,8 +316,8 @@ def main() -> None:
         for part, rows in enumerate((options.simulations - held_out, held_out, options.checks))
     )
     print(
-        f"{options.simulator}: {len(train['x'])} simulations to train on, {len(validation['x'])} to validate, "
-        f"{len(test['x'])} to check"
+        f"{options.simulator}: {len(train['x'])} simulations for training, {len(validation['x'])} for validation, "
+        f"{len(test['x'])} for checks"
     )
     flow = train_flow(train, validation, options.epochs, options.seed)
 
@@ -305,18 +327,18 @@ def main() -> None:
         "Real NVP": flow.log_prob(**test).numpy(),
         "truth": simulator.log_posterior(test["x"], test["context"]),
     }
-    print_scores("Negative log-likelihood of fresh theta given x, nats (less is better)", scores)
+    print_scores("Negative log-likelihood of new theta given x, nats (lower is better)", scores)
     gap = scores["truth"] - scores["Real NVP"]
-    # Its mean estimates KL(exact posterior || learned posterior), averaged over observations.
-    print(f"  Real NVP minus truth, row by row: {nll(-gap).strip()}, median {np.median(gap):.3f}")
+    # The mean gap estimates KL(exact posterior || learned posterior), averaged over observations.
+    print(f"  Real NVP minus truth, row by row: {format_nll(-gap).strip()}, median {np.median(gap):.3f}")
 
     draws = flow.sample(DRAWS, context=test["context"], seed=(options.seed, 1)).numpy()
     ranks = rank_statistics(simulator, test, draws)
     print_calibration(ranks, options.seed)
     outside = np.isneginf(simulator.log_prior(draws)).mean()
-    print(f"\nPosterior draws where the prior has no mass: {outside:.2%}")
-    seconds = seconds_of_a_posterior(flow, simulator.observation)
-    print(f"One posterior of 1000 draws, with no further training: {1000 * seconds:.1f} ms")
+    print(f"\nPosterior draws outside the support of the prior: {outside:.2%}")
+    seconds = seconds_per_posterior(flow, simulator.observation)
+    print(f"1000 draws from one posterior, without further training: {1000 * seconds:.1f} ms")
 
     pictures = [options.out / f"{options.simulator}_{kind}.png" for kind in ("posterior", "calibration")]
     draw_posterior(flow, simulator, pictures[0], options.seed)

@@ -1,10 +1,10 @@
-"""The density of a table: any numeric CSV or NPY file, a row an event, a column a feature.
+"""The density of a table: any numeric CSV or NPY file, with one event per row and one feature per column.
 
     python examples/tabular.py measurements.csv --out demo
 
-Splits the rows into a training, a validation and a test part, trains a Real NVP with early stopping, compares its test
-negative log-likelihood with a Gaussian's and a Gaussian mixture's, draws data against samples, and gives each row an
-anomaly score. Without a file it takes scikit-learn's table of 30 measurements of 569 breast tumours.
+Splits the rows into training, validation and test rows, trains a Real NVP with early stopping, and compares its test
+negative log-likelihood with a Gaussian and a Gaussian mixture. Then it plots data and samples, and writes an anomaly
+score for each row. Without a file, it uses scikit-learn's table of 30 measurements of 569 breast tumours.
 """
 
 import argparse
@@ -20,23 +20,23 @@ from common import DATA, MODEL, ProgressBar, keras, nvp, print_scores, save, tf,
 from table import TableError, read_table
 
 PARTS = {"train": 0.6, "validation": 0.2, "test": 0.2}
-PATIENCE = 30  # epochs without a better validation loss after which training ends
-MAX_PLOTTED = 6  # columns of the picture
+PATIENCE = 30  # Training stops after this many epochs without a better validation loss.
+MAX_PLOTTED = 6  # maximal number of columns in the picture
 
 
 def split(number: int, seed: int) -> dict[str, np.ndarray]:
-    """The row indices of each part, drawn at random."""
+    """Splits the row indices into parts at random."""
     indices = np.random.default_rng(seed).permutation(number)
     ends = np.cumsum([round(number * fraction) for fraction in PARTS.values()])
     return dict(zip(PARTS, np.split(indices, ends[:-1]), strict=True))
 
 
 def build_flow(train: np.ndarray, seed: int) -> nvp.RealNVP:
-    """A standardised Real NVP over a Gaussian base that has the mean and covariance of the training data.
+    """A standardised Real NVP. Its base distribution is a Gaussian with the mean and covariance of the training rows.
 
-    Couplings start as the identity, so that training starts at the full-covariance Gaussian, a hard rival in a small
-    table, and the networks need to learn only what is not Gaussian. Few rows get narrow networks. The flow computes in
-    float64: columns may be far from zero, as dates are, or nearly functions of each other.
+    Couplings start as the identity, so training starts at the full-covariance Gaussian, which is hard to beat on a
+    small table. The networks only learn how the data differ from this Gaussian. If there are few rows, the networks are
+    narrow. The flow uses float64, because columns may be far from zero, such as dates, or nearly linearly dependent.
     """
     rows, features = train.shape
     mean = tf.Variable(tf.zeros(features, tf.float64), trainable=False)
@@ -52,14 +52,15 @@ def build_flow(train: np.ndarray, seed: int) -> nvp.RealNVP:
     )
     flow.adapt(train)
     latent = flow.bijector().inverse(train).numpy()
-    covariance = np.atleast_2d(np.cov(latent, rowvar=False)) + 1e-4 * np.eye(features)  # a copied column is no error
+    # Adding 1e-4 keeps the covariance positive definite if a column is a copy of another.
+    covariance = np.atleast_2d(np.cov(latent, rowvar=False)) + 1e-4 * np.eye(features)
     mean.assign(latent.mean(axis=0))
     scale.assign(np.linalg.cholesky(covariance))
     return flow
 
 
 def train_flow(flow: nvp.RealNVP, train: np.ndarray, validation: np.ndarray, epochs: int) -> None:
-    """Trains until the validation data say stop, and keeps the weights that suited them best."""
+    """Trains with early stopping and restores the weights that had the lowest validation loss."""
     batch_size = int(np.clip(len(train) // 10, 16, 512))
     flow.compile(keras.optimizers.AdamW(2e-3, weight_decay=1.0))
     best = keras.callbacks.EarlyStopping(patience=PATIENCE, restore_best_weights=True)
@@ -74,8 +75,8 @@ def train_flow(flow: nvp.RealNVP, train: np.ndarray, validation: np.ndarray, epo
     )
 
 
-def gaussian_rivals(train: np.ndarray, validation: np.ndarray, test: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """Test log-densities [N] of a Gaussian and of the mixture that suits the validation data best."""
+def gaussian_baselines(train: np.ndarray, validation: np.ndarray, test: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """Test log-densities [N] of a Gaussian and of the Gaussian mixture with the highest validation likelihood."""
     mean, deviation = train.mean(axis=0), train.std(axis=0)
     train, validation, test = ((part - mean) / deviation for part in (train, validation, test))
 
@@ -95,16 +96,16 @@ def gaussian_rivals(train: np.ndarray, validation: np.ndarray, test: np.ndarray,
         "Gaussian": fit(1, "full", 1e-6),
         f"mixture of {mixture.n_components} Gaussians ({mixture.covariance_type})": mixture,
     }
-    # In the units of the data: the density of a standardised row, divided by the deviations.
+    # The mixtures score standardised rows; subtracting log(deviation) converts to the units of the data.
     return {name: model.score_samples(test) - np.log(deviation).sum() for name, model in models.items()}
 
 
 def draw(rows: np.ndarray, samples: np.ndarray, names: list[str], path: Path) -> None:
-    """Draws the first columns of data and samples: histograms on the diagonal, pairs of columns below."""
+    """Plots the first columns of data and samples: histograms on the diagonal, pairs of columns below."""
     number = min(rows.shape[1], MAX_PLOTTED)
     size = max(4.0, 1.7 * number)
     figure, axes = plt.subplots(number, number, figsize=(size, size), sharex="col", squeeze=False, layout="constrained")
-    # The range of nearly all data: a single wild value would squeeze the rest into a corner.
+    # The axes show nearly all data. A single extreme value would squeeze the rest into a corner.
     lower, upper = np.quantile(rows, [0.002, 0.998], axis=0)
     margin = 0.05 * (upper - lower)
     lower, upper = lower - margin, upper + margin
@@ -140,7 +141,7 @@ def draw(rows: np.ndarray, samples: np.ndarray, names: list[str], path: Path) ->
 
 
 def write_scores(log_prob: np.ndarray, parts: dict[str, np.ndarray], path: Path) -> None:
-    """Writes the anomaly score, -log p, of each row: a high score is a row that the density did not expect."""
+    """Writes the anomaly score -log p of each row. A row with a high score is unusual."""
     part_of = {int(row): part for part, rows in parts.items() for row in rows}
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -151,9 +152,9 @@ def write_scores(log_prob: np.ndarray, parts: dict[str, np.ndarray], path: Path)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", nargs="?", type=Path, help="CSV or NPY file (default: a table of breast tumours)")
-    parser.add_argument("--epochs", type=int, default=400, help="most passes over the data (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=400, help="maximal number of epochs (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder to write to (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of split, weights and samples (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of split, weights and samples (default: %(default)s)")
     options = parser.parse_args()
     keras.utils.set_random_seed(options.seed)
 
@@ -163,16 +164,16 @@ def main() -> None:
         parts = split(len(rows), options.seed)
         train, validation, test = (rows[indices] for indices in parts.values())
         flow = build_flow(train, options.seed)
-    except (TableError, ValueError) as error:  # ValueError: of `adapt`, which names what the table cannot have
+    except (TableError, ValueError) as error:  # `adapt` raises a ValueError for unsuitable data.
         sys.exit(f"{source}: {error}")
     print(f"{source}: {len(rows)} rows of {len(names)} columns ({', '.join(names[:3])}{', ...' if names[3:] else ''})")
-    print(f"{len(train)} rows to train on, {len(validation)} to validate, {len(test)} to test")
+    print(f"{len(train)} training rows, {len(validation)} validation rows, {len(test)} test rows")
     train_flow(flow, train, validation, options.epochs)
 
-    scores = gaussian_rivals(train, validation, test, options.seed)
+    scores = gaussian_baselines(train, validation, test, options.seed)
     log_prob = flow.log_prob(rows).numpy()
     scores["Real NVP"] = log_prob[parts["test"]]
-    print_scores("Test negative log-likelihood, nats a row in the units of the data (less is better)", scores)
+    print_scores("Test negative log-likelihood, nats per row in the units of the data (lower is better)", scores)
 
     options.out.mkdir(parents=True, exist_ok=True)
     name = options.file.stem if options.file else "tumours"
@@ -183,7 +184,7 @@ def main() -> None:
     # The flow was trained on the training rows, so their scores are lower than the scores of test rows.
     worst = ", ".join(map(str, sorted(parts["test"], key=lambda row: log_prob[row])[:5]))
     print(f"\nMost unusual test rows (counted from 0): {worst}")
-    print("Compare scores of test rows with scores of test rows, and of training rows with training rows.")
+    print("Compare the scores of test rows only with each other, and the scores of training rows only with each other.")
     print(
         f"\nAnomaly scores: {anomalies}\nPicture:        {picture}\nModel:          {model}\nExport:         {export}"
     )

@@ -1,9 +1,10 @@
-"""Two moons: a flow learns a density that no Gaussian can have, measured against the truth.
+"""Two moons: trains a flow on a density that is far from Gaussian, and compares it with the true density.
 
     python examples/two_moons.py --out demo
 
-Trains a Real NVP with `compile` and `fit`, compares its held-out negative log-likelihood with a Gaussian, a kernel
-density estimate and the true density, draws what it learned, and serves it from a process without this package.
+Trains a Real NVP with `compile` and `fit`, and compares its held-out negative log-likelihood with a Gaussian, a kernel
+density estimate and the true density. Then it plots the flow, and scores points by the export in a process that does
+not import this package.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from scipy.stats import multivariate_normal
 from sklearn.datasets import make_moons
 from sklearn.neighbors import KernelDensity
 
-from common import ACCENT, DATA, MODEL, ProgressBar, keras, nvp, print_scores, save, score_elsewhere
+from common import ACCENT, DATA, MODEL, ProgressBar, keras, nvp, print_scores, save, score_in_new_process
 
 NOISE = 0.1
 BATCH_SIZE = 256
@@ -28,11 +29,11 @@ def two_moons(rows: int, seed: int) -> np.ndarray:
 
 
 def true_log_prob(x: np.ndarray, angles: int = 200) -> np.ndarray:
-    """Log-density of the generating process: points spread evenly over two half circles, plus Gaussian noise.
+    """The true log-density: points are uniform on two half circles, plus Gaussian noise.
 
         p(x) = 1/2 sum_moons integral_0^pi N(x; centre(angle), NOISE^2 I) d(angle) / pi,
 
-    by the midpoint rule, whose error is far below rounding here: its steps are far finer than the noise.
+    by the midpoint rule. Its steps are much smaller than the noise, so its error is smaller than rounding errors.
     """
     angle = (np.arange(angles) + 0.5) * np.pi / angles
     outer = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
@@ -43,18 +44,19 @@ def true_log_prob(x: np.ndarray, angles: int = 200) -> np.ndarray:
 
 
 def kernel_density(train: np.ndarray, validation: np.ndarray) -> KernelDensity:
-    """A kernel density estimate of the bandwidth that suits the validation data best."""
+    """A kernel density estimate, with the bandwidth that has the highest validation likelihood."""
     estimates = [KernelDensity(bandwidth=bandwidth).fit(train) for bandwidth in np.geomspace(0.03, 0.1, 6)]
     return max(estimates, key=lambda estimate: estimate.score(validation))
 
 
 def train_flow(train: np.ndarray, validation: np.ndarray, epochs: int, seed: int) -> tuple[nvp.RealNVP, dict]:
-    """The trained flow and the history of its losses."""
+    """Returns the trained flow and the history of its losses."""
     steps_per_epoch = -(-len(train) // BATCH_SIZE)
     flow = nvp.RealNVP(2, num_couplings=8, hidden_units=(64, 64), seed=seed)
     flow.adapt(train)
     schedule = keras.optimizers.schedules.CosineDecay(4e-3, epochs * steps_per_epoch)
-    flow.compile(keras.optimizers.Adam(schedule, clipnorm=1.0))  # clipped: one odd batch may not undo an epoch
+    # Gradients are clipped, so that a single unusual batch cannot undo an epoch.
+    flow.compile(keras.optimizers.Adam(schedule, clipnorm=1.0))
     history = flow.fit(
         train,
         validation_data=validation,
@@ -67,12 +69,12 @@ def train_flow(train: np.ndarray, validation: np.ndarray, epochs: int, seed: int
 
 
 def draw(flow: nvp.RealNVP, x: np.ndarray, history: dict, path: Path, seed: int) -> None:
-    """Draws data, samples, density, the latent image of the data, and the losses."""
+    """Plots data, samples, density, the latent image of the data, and the losses."""
     figure, axes = plt.subplot_mosaic("aabbcc;ddeeee", figsize=(10.5, 6.2), layout="constrained")
     limits = (-1.6, 2.6), (-1.15, 1.65)
     dots = {"s": 3, "linewidths": 0, "alpha": 0.6}
 
-    # The colour of a point follows its angle, so that the latent picture shows where it went.
+    # The colour shows the angle of a data point. It is the same in the latent image, so that points can be traced.
     colour = np.arctan2(x[:, 1] - 0.25, x[:, 0] - 0.5)
     axes["a"].scatter(*x.T, c=colour, cmap="hsv", **dots)
     axes["a"].set_title("data (held out)")
@@ -108,9 +110,9 @@ def draw(flow: nvp.RealNVP, x: np.ndarray, history: dict, path: Path, seed: int)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=80, help="passes over the training data (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=80, help="number of epochs (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder to write to (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of data, weights and samples (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of data, weights and samples (default: %(default)s)")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(options.seed)
@@ -118,7 +120,7 @@ def main() -> None:
     train, validation, test = (
         two_moons(rows, 3 * options.seed + part) for part, rows in enumerate((16000, 4000, 4000))
     )
-    print(f"Two moons: {len(train)} points to train on, {len(validation)} to validate, {len(test)} held out")
+    print(f"Two moons: {len(train)} training points, {len(validation)} validation points, {len(test)} held-out points")
     flow, history = train_flow(train, validation, options.epochs, options.seed)
 
     estimate = kernel_density(train, validation)
@@ -128,14 +130,14 @@ def main() -> None:
         "Real NVP": flow.log_prob(test).numpy(),
         "truth": true_log_prob(test),
     }
-    print_scores("Held-out negative log-likelihood, nats a point (less is better)", scores)
+    print_scores("Held-out negative log-likelihood, nats per point (lower is better)", scores)
 
     picture = options.out / "two_moons.png"
     draw(flow, test, history, picture, options.seed)
     model, export = save(flow, options.out, "two_moons")
-    difference = np.abs(score_elsewhere(export, test) - scores["Real NVP"]).max()
+    difference = np.abs(score_in_new_process(export, test) - scores["Real NVP"]).max()
     verdict = "agree" if difference < 1e-3 else "DISAGREE"
-    print(f"\nLog-densities of the model, and of its export in a process with TensorFlow only, {verdict}.")
+    print(f"\nLog-densities from the model, and from its export in a process with TensorFlow only, {verdict}.")
     print(f"Their largest difference is {difference:.1e} nats.")
     print(f"\nPicture: {picture}\nModel:   {model}\nExport:  {export}")
 

@@ -1,17 +1,18 @@
-"""Variational inference: a flow as the posterior of eight schools, beside mean fields and Hamiltonian Monte Carlo.
+"""Variational inference on eight schools: a flow, mean fields and Hamiltonian Monte Carlo (HMC) side by side.
 
     python examples/variational_inference.py --out demo/variational_inference
 
-Eight schools coached their pupils for a test, and each measured by how many points it helped, with a known standard
-error (Rubin, "Estimation in parallel randomized experiments", 1981). How much does it help, in each and on average?
+Eight schools coached their pupils for a test. Each school measured by how many points the coaching helped, with a known
+standard error (Rubin, "Estimation in parallel randomized experiments", 1981). How much does coaching help, in each
+school and on average?
 
     avg_effect ~ N(0, 10)        log_stddev ~ N(5, 1)        school_j ~ N(avg_effect, exp(log_stddev))
     measured_j ~ N(school_j, standard_error_j),        j = A ... H
 
-These parameters, the centred ones, are what one wants to know, and the hard ones: the smaller log_stddev, the closer
-the schools lie to avg_effect, and no product of Gaussians follows such a funnel. Who knows the trick fits a mean field
-to standardised schools instead, the non-centred parameters; these depend on one another too, since the data tie them.
-The flow is given the centred parameters and no trick.
+We want to know these parameters, which are called centred. Their posterior is a funnel: the smaller log_stddev is, the
+closer the schools lie to avg_effect. A mean field, which is a product of Gaussians, cannot have this shape. The usual
+remedy is to fit the mean field to standardised schools, the non-centred parameters. But given the data, these depend
+on one another too. The flow fits the centred parameters directly.
 """
 
 import argparse
@@ -29,10 +30,10 @@ from common import ACCENT, DATA, MODEL, keras, nvp, quiet_stderr, tf, tfb, tfd, 
 MEASURED = np.array([28, 8, -3, 7, -1, 1, 18, 12], np.float32)  # points
 STANDARD_ERROR = np.array([15, 10, 16, 11, 9, 11, 10, 18], np.float32)
 NAMES = ["avg_effect", "log_stddev", *(f"school {letter}" for letter in "ABCDEFGH")]
-SAMPLE_SIZE = 256  # draws in each step's estimate of the ELBO
-CHAINS = 16  # of Hamiltonian Monte Carlo
-PLOTTED = 3000  # points a panel
-LEVELS = 0.05, 0.2, 0.6  # contours, as parts of the highest density
+SAMPLE_SIZE = 256  # draws per step, to estimate the ELBO
+CHAINS = 16  # chains of HMC
+PLOTTED = 3000  # points per panel
+LEVELS = 0.05, 0.2, 0.6  # of the contours, relative to the highest density
 
 
 def log_joint(z: tf.Tensor) -> tf.Tensor:
@@ -49,7 +50,7 @@ def log_joint(z: tf.Tensor) -> tf.Tensor:
 
 
 def log_evidence() -> float:
-    """log p(measured), in nats: given log_stddev all is Gaussian, and a sum over a fine grid integrates the rest."""
+    """log p(measured), in nats. Given log_stddev, the model is Gaussian; a sum over a fine grid integrates it out."""
     log_stddev = np.linspace(-5, 12, 2001)
     errors, shared = np.diag(STANDARD_ERROR.astype(float) ** 2), np.full((8, 8), 10.0**2)
     given = [
@@ -59,8 +60,8 @@ def log_evidence() -> float:
     return logsumexp(given + norm(5, 1).logpdf(log_stddev)) + np.log(log_stddev[1] - log_stddev[0])
 
 
-def non_centring() -> tfb.Bijector:
-    """From (avg_effect / 10, log_stddev, standardised schools) to parameters: an affine coupling, known beforehand."""
+def non_centred_bijector() -> tfb.Bijector:
+    """The bijector from (avg_effect / 10, log_stddev, standardised schools) to the parameters. It is fixed."""
 
     def shift_and_log_scale(kept: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         avg_effect, log_stddev = tf.split(kept, 2, axis=-1)
@@ -78,7 +79,7 @@ def mean_field() -> tfd.Distribution:
 
 def fit(surrogate: tfd.Distribution, learning_rate: float, steps: int, seed: int) -> None:
     """Maximises the ELBO over the variables of the surrogate."""
-    # TFP's own examples take an optimizer of tf_keras; one of Keras 3 does the same, on the `tf.Variable`s of the flow.
+    # TFP's examples use a tf_keras optimizer. A Keras 3 optimizer trains the `tf.Variable`s of the surrogate as well.
     optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(learning_rate, steps))
     tfp.vi.fit_surrogate_posterior(
         log_joint,
@@ -92,7 +93,7 @@ def fit(surrogate: tfd.Distribution, learning_rate: float, steps: int, seed: int
 
 
 def importance_sample(surrogate: tfd.Distribution, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draws z `[draws, 10]` and their log-weights log p(measured, z) - log q(z) `[draws]`, whose mean is the ELBO."""
+    """Draws z `[draws, 10]` and log-weights log p(measured, z) - log q(z) `[draws]`. Their mean is the ELBO."""
 
     @tf.function
     def sample() -> tuple[tf.Tensor, tf.Tensor]:
@@ -104,15 +105,15 @@ def importance_sample(surrogate: tfd.Distribution, draws: int, seed: int) -> tup
 
 
 def pareto_k(log_weights: np.ndarray) -> float:
-    """Shape k of a generalised Pareto distribution fitted to the largest weights; reliable below 0.7, roughly.
+    """Shape k of a generalised Pareto distribution fitted to the largest weights. Below about 0.7, they are reliable.
 
-    Weights have a finite variance for k < 1/2 only, and a finite mean for k < 1. With excesses x_1 < ... < x_n over a
-    threshold, k(b) = mean(log(1 - b x)) maximises the likelihood for a given b = -k / scale; b is averaged over its
-    profile likelihood on a grid, which takes no iterations and has no trouble with local maxima.
+    The variance of the weights is finite only if k < 1/2, and their mean only if k < 1. Let x_1 < ... < x_n be the
+    excesses over a threshold. For a given b = -k / scale, k(b) = mean(log(1 - b x)) maximises the likelihood. Then b is
+    averaged over a grid, weighted by its profile likelihood. This needs no iterations and is robust to local maxima.
 
     Sources: Zhang & Stephens, "A new and efficient estimation method for the generalized Pareto distribution", 2009;
     Vehtari et al., "Pareto smoothed importance sampling", 2015, arXiv 1507.02646, for the number of weights and for
-    the prior, worth ten observations of k = 1/2.
+    the prior, which counts like ten observations of k = 1/2.
     """
     weights = np.sort(np.exp(log_weights - log_weights.max()))
     number = int(min(len(weights) / 5, 3 * np.sqrt(len(weights))))
@@ -128,15 +129,15 @@ def pareto_k(log_weights: np.ndarray) -> float:
 
 
 def hamiltonian_monte_carlo(draws: int, seed: int) -> np.ndarray:
-    """Draws `[draws, CHAINS, 10]` of the posterior, after half as many that are thrown away.
+    """Draws `[draws, CHAINS, 10]` of the posterior, after a warm-up of half as many draws.
 
-    The chains start far apart, and walk in the non-centred parameters, where one step size suits all.
+    The chains start far apart. They use the non-centred parameters, where one step size suits the whole posterior.
     """
     warmup = max(draws // 2, 10)
-    bijector = non_centring()
+    bijector = non_centred_bijector()
     kernel = tfp.mcmc.HamiltonianMonteCarlo(log_joint, step_size=0.2, num_leapfrog_steps=16)
     kernel = tfp.mcmc.TransformedTransitionKernel(kernel, bijector)
-    # The tails of large log_stddev are narrow: at the usual 0.75, chains stuck there for up to 90 steps.
+    # The tails at large log_stddev are narrow: with the default target of 0.75, chains got stuck for up to 90 steps.
     kernel = tfp.mcmc.DualAveragingStepSizeAdaptation(
         kernel, num_adaptation_steps=int(0.8 * warmup), target_accept_prob=0.9
     )
@@ -152,8 +153,8 @@ def hamiltonian_monte_carlo(draws: int, seed: int) -> np.ndarray:
 
 
 def print_fits(log_weights: dict[str, np.ndarray], evidence: float) -> None:
-    """Prints how well each surrogate fits: what it loses to the evidence, and its worth as a proposal."""
-    print(f"\nlog p(measured), by quadrature: {evidence:.3f} nats; an ELBO falls short of it by KL(q || posterior)")
+    """Prints the ELBO and KL divergence of each surrogate, and its quality as a proposal for importance sampling."""
+    print(f"\nlog p(measured), by quadrature: {evidence:.3f} nats; an ELBO is lower by KL(q || posterior)")
     width = max(map(len, log_weights))
     print(f"  {'':{width}}  ELBO, nats           KL, nats  Pareto k  importance-sampling ESS")
     for name, values in log_weights.items():
@@ -165,7 +166,7 @@ def print_fits(log_weights: dict[str, np.ndarray], evidence: float) -> None:
 
 
 def print_moments(draws: dict[str, np.ndarray], chains: np.ndarray) -> None:
-    """Prints mean and standard deviation of each parameter, and whether the chains can be trusted."""
+    """Prints the mean and standard deviation of each parameter, and R-hat and ESS of the HMC chains."""
     rhat = tfp.mcmc.potential_scale_reduction(chains, split_chains=True).numpy()
     ess = tfp.mcmc.effective_sample_size(chains, cross_chain_dims=1).numpy()
     print("\nPosterior mean and standard deviation")
@@ -177,7 +178,7 @@ def print_moments(draws: dict[str, np.ndarray], chains: np.ndarray) -> None:
 
 
 def draw_picture(draws: dict[str, np.ndarray], path: Path) -> None:
-    """Draws the average and one school against log_stddev, a column a method; contours are those of the first."""
+    """Plots avg_effect and school A against log_stddev, one column per method, with contours of the first method."""
     colours = DATA, ACCENT, ACCENT, MODEL
     figure, axes = plt.subplots(2, len(draws), figsize=(10.5, 5.8), sharex="row", sharey=True, layout="constrained")
     reference = next(iter(draws.values()))
@@ -196,7 +197,7 @@ def draw_picture(draws: dict[str, np.ndarray], path: Path) -> None:
                 axis.set_title(name)
         row[0].set_ylabel("log_stddev")
     levels = ", ".join(f"{level:.0%}" for level in LEVELS)
-    caption = f"Points: draws of each method. Contours: HMC in every panel, at {levels} of its highest density"
+    caption = f"Points: draws of each method. Contours, in all panels: HMC, at {levels} of its highest density"
     figure.suptitle(caption, fontsize=9)
     figure.savefig(path)
     plt.close(figure)
@@ -204,18 +205,23 @@ def draw_picture(draws: dict[str, np.ndarray], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=5000, help="optimisation steps a surrogate (default: %(default)s)")
     parser.add_argument(
-        "--draws", type=int, default=100000, help="draws of each surrogate, and of all chains (default: %(default)s)"
+        "--steps", type=int, default=5000, help="optimisation steps per surrogate (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--draws",
+        type=int,
+        default=100000,
+        help="draws per surrogate, and of all chains together (default: %(default)s)",
     )
     parser.add_argument(
         "--out", type=Path, default=Path("demo/variational_inference"), help="folder to write to (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of weights and draws (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and draws (default: %(default)s)")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(options.seed)
-    with quiet_stderr():  # The first program that XLA compiles logs to stderr at every level of logging.
+    with quiet_stderr():  # XLA's first compilation writes to stderr, whatever the logging level.
         tf.function(lambda: tf.zeros([]), jit_compile=True)()
 
     start = time.monotonic()
@@ -224,15 +230,15 @@ def main() -> None:
     print(f"HMC, {CHAINS} chains of {len(chains)} draws ({time.monotonic() - start:.0f} s)", flush=True)
 
     flow = nvp.RealNVP(10, num_couplings=8, hidden_units=(64, 64), seed=options.seed)
-    surrogates = {  # and the learning rates: networks need smaller steps than means and deviations
+    surrogates = {  # (surrogate, learning rate); networks need a smaller rate than means and deviations
         "mean field": (mean_field(), 0.1),
-        "mean field, non-centred": (tfd.TransformedDistribution(mean_field(), non_centring()), 0.1),
+        "mean field, non-centred": (tfd.TransformedDistribution(mean_field(), non_centred_bijector()), 0.1),
         "Real NVP": (flow.distribution(), 2e-3),
     }
     for name, (surrogate, learning_rate) in surrogates.items():
         start = time.monotonic()
         if name == "Real NVP":
-            flow.adapt(draws["mean field"])  # starts as that mean field, in its units, and learns what is missing
+            flow.adapt(draws["mean field"])  # The flow starts with the means and scales of the mean field.
         fit(surrogate, learning_rate, options.steps, options.seed)
         draws[name], log_weights[name] = importance_sample(surrogate, options.draws, options.seed)
         print(f"{name}, {options.steps} steps ({time.monotonic() - start:.0f} s)", flush=True)

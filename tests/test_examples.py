@@ -215,9 +215,9 @@ def bits(folder):
 
 def test_files_that_hold_no_images(tmp_path, run_here):
     np.savez(tmp_path / "images.npz", x=np.zeros((150, 4, 4), np.uint8))
-    with pytest.raises(ValueError, match="has no array 'y', but x"):
+    with pytest.raises(ValueError, match="has no array 'y'; its arrays are x"):
         importlib.import_module("images").read_images(tmp_path / "images.npz", "y", 0)
-    with pytest.raises(SystemExit, match=r"images.py: 150 images are too few: 192 are held out, a batch has 64$"):
+    with pytest.raises(SystemExit, match=r"images.py: 150 images are too few: 192 are held out and a batch needs 64$"):
         run_here("images", "--data", tmp_path / "images.npz", "--out", tmp_path)
 
 
@@ -230,7 +230,7 @@ def test_streams_and_their_resumption(tmp_path, run_here):
     for out, epochs in (("stopped", 1), ("stopped", 2), ("whole", 2)):
         options = {"--data": tmp_path / "rows", "--out": tmp_path / out, "--epochs": epochs, "--batch-size": 20}
         printed, _ = run_here("distributed", *(part for pair in options.items() for part in pair))
-        assert f"epoch {epochs}: " in printed and "6 steps an epoch" in printed
+        assert f"epoch {epochs}: " in printed and "6 steps per epoch" in printed
     assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")[1:]
 
 

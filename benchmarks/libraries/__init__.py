@@ -1,9 +1,9 @@
-"""The same flow in each library: 8 affine couplings, reversals between them, one network for shift and log-scale, Adam.
+"""The same flow in each library: affine couplings with reversals between them, trained by Adam.
 
-A module has `tasks(size)`: named functions of a number of repeats, each of which returns when the work is done. A
-repeat of "train" is one step on one batch, of "log_prob" and "sample" one batch; a function that did another number
-than it was asked for returns it. Every module starts from data in memory in its library's own arrays; this package from
-NumPy's, as its users do.
+Each coupling has one network for shift and log-scale. Each module has `tasks(size)`, which returns named functions. A
+function takes a number of repeats, and returns when all work is done. One repeat of "train" is one step on one batch;
+one repeat of "log_prob" or "sample" is one batch. A function that does another number of repeats returns this number.
+The data are in memory, in arrays of the library. For this package they are NumPy arrays, as its users have them.
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Size:
 
     @property
     def gigaflop(self) -> float:
-        """Of one training step: a product forward and two backward for each layer."""
+        """GFLOP of one training step. Each layer has one matrix product forward and two backward."""
         return 3 * 2 * self.batch * self.couplings * sum(rows * columns for rows, columns in self.layers) / 1e9
 
 
@@ -42,4 +42,4 @@ SIZES = {
     "M": Size(features=64, hidden=256, batch=1024),
     "L": Size(features=784, hidden=512, batch=256),  # a flat image of 28 x 28 pixels
 }
-BATCHES = 64  # in memory, taken in turn
+BATCHES = 64  # number of batches in memory, used in turn

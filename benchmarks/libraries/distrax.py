@@ -1,4 +1,4 @@
-"""distrax, with networks of haiku and Adam of optax."""
+"""distrax, with haiku networks and optax Adam."""
 
 from collections.abc import Callable
 
@@ -48,7 +48,7 @@ def tasks(size: Size) -> dict[str, Callable[[int], None]]:
 
 
 class _Reverse(distrax.Bijector):
-    """Reverses the features; distrax has no permutation of its own."""
+    """Reverses the features, because distrax has no permutation."""
 
     def __init__(self):
         super().__init__(event_ndims_in=1, is_constant_jacobian=True, is_constant_log_det=True)

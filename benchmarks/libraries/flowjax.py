@@ -1,4 +1,4 @@
-"""flowjax, with equinox and Adam of optax."""
+"""flowjax, with equinox and optax Adam."""
 
 from collections.abc import Callable
 

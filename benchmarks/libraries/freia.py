@@ -1,4 +1,4 @@
-"""FrEIA, with reversals of its own shape: its `AllInOneBlock` multiplies by a matrix for a permutation."""
+"""FrEIA, with its own reversal, because FrEIA's `AllInOneBlock` permutes by a matrix product."""
 
 from collections.abc import Callable
 

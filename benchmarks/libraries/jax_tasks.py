@@ -1,4 +1,4 @@
-"""What is measured of a library on JAX, given its compiled functions."""
+"""The tasks of a JAX library, given its compiled functions."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ def jax_tasks(
     flow: Any,
     batches: Sequence[jax.Array],
 ) -> dict[str, Callable[[int], None]]:
-    """`step(state, x)` trains; `log_prob(flow, x)` and `sample(flow, key)` serve."""
+    """`step(state, x)` returns the state after a training step; `flow` is passed to `log_prob` and `sample`."""
     trained = [state]
 
     def train(repeats):

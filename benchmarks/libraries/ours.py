@@ -1,4 +1,4 @@
-"""tfp_realnvp through what its users call: `fit`, `log_prob`, `sample`."""
+"""tfp_realnvp, by the methods that users call: `fit`, `log_prob` and `sample`."""
 
 from collections.abc import Callable
 
@@ -9,11 +9,11 @@ import tfp_realnvp as nvp
 from libraries import BATCHES, Size
 from libraries.tf_tasks import repeated
 
-# What is passed to `compile` besides the optimizer.
+# Arguments of `compile` besides the optimizer.
 SETTINGS = {
     "train": {},
-    "train, 1 step an execution": {"steps_per_execution": 1},
-    "train, 8 steps an execution": {"steps_per_execution": 8},
+    "train, 1 step per execution": {"steps_per_execution": 1},
+    "train, 8 steps per execution": {"steps_per_execution": 8},
     "train, XLA": {"jit_compile": True},
 }
 
@@ -40,7 +40,7 @@ def tasks(size: Size) -> dict[str, Callable[[int], int | None]]:
 
     served = flow(size)
     batches = np.split(data, BATCHES)
-    compiled = tf.function(served.log_prob, jit_compile=True)  # for one size of batch
+    compiled = tf.function(served.log_prob, jit_compile=True)  # compiles for one batch size
 
     def predict(repeats):
         number = min(repeats, BATCHES)
@@ -57,12 +57,12 @@ def tasks(size: Size) -> dict[str, Callable[[int], int | None]]:
 
 
 def floor(size: Size) -> Callable[[int], None]:
-    """As many multiplications as a training step has, in products of large matrices, TensorFlow's fastest."""
+    """Runs products of large matrices, TensorFlow's fastest, with as many multiplications as a training step."""
     matrix = tf.random.normal([1024, 1024])
-    share = 1e9 * size.gigaflop / (2 * 1024**3)  # of one product of such matrices
+    products = 1e9 * size.gigaflop / (2 * 1024**3)  # products that match one training step
 
     def run(repeats):
-        for _ in range(max(1, round(repeats * share))):
+        for _ in range(max(1, round(repeats * products))):
             result = matrix @ matrix
         result.numpy()
 

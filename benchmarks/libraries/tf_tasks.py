@@ -1,11 +1,11 @@
-"""How a function of TensorFlow is repeated."""
+"""Repeats TensorFlow functions."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 
 def repeated(function: Callable[[Any], Any], arguments: Sequence[Any]) -> Callable[[int], None]:
-    """Calls `function` so many times, with its arguments in turn, and waits for the last result."""
+    """Returns a function that calls `function` on the arguments in turn, and waits for the last result."""
 
     def run(repeats: int) -> None:
         for index in range(repeats):

@@ -1,4 +1,4 @@
-"""`tfb.RealNVP`, as its users write it: a compiled step around a Keras network, with or without XLA."""
+"""`tfb.RealNVP` as users write it: a compiled training step with Keras networks, with and without XLA."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""What is measured of a library on PyTorch, plain and compiled, given its functions."""
+"""The tasks of a PyTorch library, plain and compiled, given its functions."""
 
 from collections.abc import Callable, Iterable
 
@@ -23,7 +23,7 @@ def torch_tasks(
     sample: Callable[[int], torch.Tensor],
     parameters: Iterable[torch.nn.Parameter],
 ) -> dict[str, Callable[[int], None]]:
-    """`log_prob(x)` gives `[N]`, `sample(N)` gives `[N, D]`."""
+    """`log_prob(x)` returns `[N]`; `sample(N)` returns `[N, D]`."""
     optimizer = torch.optim.Adam(list(parameters), 1e-3, fused=True)
     batches = torch.tensor(size.data(BATCHES)).split(size.batch)
 

@@ -1,4 +1,4 @@
-"""zuko; its NICE has affine couplings by default."""
+"""zuko. Its class `NICE` has affine couplings by default."""
 
 from collections.abc import Callable
 
