@@ -1,4 +1,4 @@
-"""`adapt` warns of data that the dtype rounds, and `fit` of data that `adapt` should standardize first."""
+"""`adapt` warns about data that the dtype rounds; `fit` warns about data that need `adapt` first."""
 
 import warnings
 
@@ -11,7 +11,7 @@ from tensorflow_probability import distributions as tfd
 import tfp_realnvp as nvp
 
 
-def test_numbers_far_from_zero_lose_digits():
+def test_adapt_warns_about_data_that_float32_rounds():
     times = pd.DataFrame({"time": 1.7e9 + np.arange(1000.0), "value": np.random.default_rng(0).normal(size=1000)})
     message = r"data varies little .* in the columns 'time': float32 rounds the values to steps of up to 1\.3e\+02, so"
     with pytest.warns(UserWarning, match=message) as record:
@@ -20,7 +20,7 @@ def test_numbers_far_from_zero_lose_digits():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_numbers_with_enough_digits_are_no_concern(dtype):
+def test_adapt_does_not_warn_about_data_with_enough_digits(dtype):
     scale, offset = (1.0, 1e4) if dtype == "float32" else (1e-3, 1.7e9)
     x = np.random.default_rng(0).normal(offset, scale, (200, 2))
     with warnings.catch_warnings():
@@ -28,14 +28,14 @@ def test_numbers_with_enough_digits_are_no_concern(dtype):
         nvp.RealNVP(2, num_couplings=2, hidden_units=(4,), dtype=dtype).adapt(x)
 
 
-def test_a_constant_context_is_fine():
+def test_adapt_accepts_a_constant_context():
     flow = nvp.RealNVP(2, num_couplings=1, hidden_units=(4,), context_shape=1)
     flow.adapt({"x": np.random.default_rng(0).normal(size=(10, 2)), "context": np.ones((10, 1))})
     assert np.all(np.isfinite(flow.log_prob(np.zeros((3, 2)), np.ones((3, 1)))))
 
 
 @pytest.mark.parametrize("scale", [1e-37, 1e38])
-def test_adapt_takes_what_the_dtype_can_tell_apart(scale):
+def test_adapt_accepts_very_small_and_very_large_data(scale):
     flow = nvp.RealNVP(2, num_couplings=1, hidden_units=(4,), context_shape=1)
     random = np.random.default_rng(0)
     x, context = scale * random.normal(size=(10, 2)), scale * random.uniform(-1.0, 1.0, (10, 1))
@@ -43,7 +43,6 @@ def test_adapt_takes_what_the_dtype_can_tell_apart(scale):
     assert np.all(np.isfinite(flow.log_prob(x, context)))
 
 
-# Data far from standard, without `adapt`
 def unadapted(**options) -> nvp.RealNVP:
     flow = nvp.RealNVP(2, num_couplings=1, hidden_units=(), seed=0, **options)
     flow.compile("sgd", run_eagerly=True)
@@ -55,14 +54,14 @@ def fit_once(flow, x):
 
 
 def far_data(mean, deviation) -> np.ndarray:
-    """5,000 rows, sorted, of which the second feature is standard-normal."""
+    """5,000 rows: a sorted feature with this mean and deviation, and a standard normal feature."""
     x = np.random.default_rng(0).normal(size=(5000, 2))
     x[:, 0] = mean + deviation * np.sort(x[:, 0])
     return x
 
 
 @pytest.mark.parametrize(("mean", "deviation"), [(20.0, 5.0), (-6.0, 1.0), (0.0, 11.0), (0.0, 0.09)])
-def test_the_first_fit_on_data_far_from_standard_says_so_once(mean, deviation):
+def test_first_fit_on_unstandardized_data_warns_once(mean, deviation):
     flow, x = unadapted(), far_data(mean, deviation)
     with pytest.warns(UserWarning, match=r"x in the features \[0\] is far .* call adapt with") as found:
         fit_once(flow, x)
@@ -70,7 +69,7 @@ def test_the_first_fit_on_data_far_from_standard_says_so_once(mean, deviation):
     assert [warning.filename for warning in found] == [__file__]
 
 
-def test_a_context_far_from_standard_is_named():
+def test_fit_warning_names_the_unstandardized_columns_and_context():
     x = far_data(0.0, 1.0)
     data = {"x": pd.DataFrame({"mass": x[:, 0], "radius": 7.0 + x[:, 1]}), "context": 100.0 * x}
     with pytest.warns(UserWarning, match=r"in the columns 'radius' and x\[\"context\"\] in .*\[0, 1\] are far"):
@@ -78,20 +77,20 @@ def test_a_context_far_from_standard_is_named():
 
 
 @pytest.mark.filterwarnings("error::UserWarning")
-def test_no_fit_asks_for_adapt_without_need(tmp_path):
+def test_fit_does_not_ask_for_adapt_without_need(tmp_path):
     x, far = far_data(4.0, 9.0), far_data(20.0, 5.0)
     labels = np.eye(500)[np.random.default_rng(0).integers(500, size=5000)]
     fit_once(unadapted(context_shape=500), {"x": x, "context": labels})
     fit_once(unadapted(base_distribution=tfd.MultivariateNormalDiag([20.0, 0.0], [5.0, 1.0])), far)
-    own = nvp.Flow(tfd.MultivariateNormalDiag(tf.Variable([20.0, 0.0]), [5.0, 1.0]))
-    own.compile("sgd", run_eagerly=True)
-    fit_once(own, far)
+    custom = nvp.Flow(tfd.MultivariateNormalDiag(tf.Variable([20.0, 0.0]), [5.0, 1.0]))
+    custom.compile("sgd", run_eagerly=True)
+    fit_once(custom, far)
     adapted = unadapted()
     adapted.adapt(far)
     adapted.save_weights(tmp_path / "adapted.weights.h5")
     trained = unadapted()
     fit_once(trained, x)
-    trained.save_weights(tmp_path / "trained.weights.h5")  # `adapt` would move the data from where it knows them
+    trained.save_weights(tmp_path / "trained.weights.h5")  # `adapt` would undo this training
     for file in ("adapted", "trained"):
         loaded = unadapted()
         loaded.load_weights(tmp_path / f"{file}.weights.h5")

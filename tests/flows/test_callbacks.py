@@ -1,4 +1,4 @@
-"""Callbacks: what they are told, and how many steps run at a time."""
+"""Callbacks of `fit`, and the number of steps per execution."""
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.usefixtures("unoptimized")
 
 
 @pytest.mark.parametrize("steps_per_execution", [None, 1, 5])
-def test_as_many_steps_as_asked_for(data, steps_per_execution, tmp_path):
+def test_numbers_of_steps_are_exact(data, steps_per_execution, tmp_path):
     flow = small_flow()
     flow.adapt(data)
     flow.compile("adam", steps_per_execution=steps_per_execution)
@@ -29,29 +29,29 @@ def test_as_many_steps_as_asked_for(data, steps_per_execution, tmp_path):
         assert recorder.epoch_ends == [5, 45, 85]
         model.fit(data[:100], epochs=2, callbacks=[recorder], batch_size=30, verbose=0)  # 4 batches
         assert recorder.epoch_ends == [5, 45, 85, 89, 93]
-        if steps_per_execution != 5:  # Keras rounds up to whole executions.
+        if steps_per_execution != 5:  # Keras rounds `steps` up to whole executions.
             assert model.predict(batches, steps=3, verbose=0).shape == (24,)
             expected = -np.mean(model.log_prob(data[:56]))
             assert model.evaluate(batches, steps=7, verbose=0) == pytest.approx(expected, rel=1e-5)
 
 
-def test_what_callbacks_evaluate_is_traced_once(data):
+def test_evaluate_in_callbacks_does_not_retrace(data):
     traces = []
 
-    class Counting(nvp.RealNVP):
+    class CountingFlow(nvp.RealNVP):
         def test_step(self, data):
             traces.append(data)
             return super().test_step(data)
 
-    flow = Counting(2, num_couplings=2, hidden_units=(8,), seed=0)
+    flow = CountingFlow(2, num_couplings=2, hidden_units=(8,), seed=0)
     flow.compile("adam")
     batches = tf.data.Dataset.from_tensor_slices(data).batch(8).repeat()
     options = {"validation_data": batches, "validation_steps": 10, "callbacks": [Recorder(batches)], "verbose": 0}
     flow.fit(batches, epochs=4, steps_per_epoch=5, **options)
-    assert len(traces) <= 4  # twice, and as often with the number of rows left open
+    assert len(traces) <= 4  # twice, and twice more for an unknown number of rows
 
 
-def test_callbacks_see_what_keras_shows(data, tmp_path):
+def test_keras_callbacks_stop_training_and_save_the_best_flow(data, tmp_path):
     flow = small_flow()
     flow.adapt(data)
     callbacks = [
@@ -68,43 +68,45 @@ def test_callbacks_see_what_keras_shows(data, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["on_train_batch_begin", "on_batch_end", "on_test_batch_end"])
-def test_callbacks_of_batches_are_told_of_every_batch(data, name):
-    flow, told = small_flow(), []
-    callback = type("Told", (keras.callbacks.Callback,), {name: lambda self, batch, logs=None: told.append(batch)})()
+def test_batch_callbacks_are_called_for_every_batch(data, name):
+    flow, seen = small_flow(), []
+    callback = type(
+        "BatchRecorder", (keras.callbacks.Callback,), {name: lambda self, batch, logs=None: seen.append(batch)}
+    )()
     flow.fit(data[:48], batch_size=8, validation_data=data[:24], callbacks=[callback], verbose=0)
-    assert told == list(range(3 if "test" in name else 6))
+    assert seen == list(range(3 if "test" in name else 6))
     flow.evaluate(data[:40], batch_size=8, callbacks=[callback], verbose=0)
-    assert told == ([0, 1, 2, 0, 1, 2, 3, 4] if "test" in name else list(range(6)))
+    assert seen == ([0, 1, 2, 0, 1, 2, 3, 4] if "test" in name else list(range(6)))
 
 
-def test_keras_callbacks_that_count_batches(data, tmp_path):
+def test_model_checkpoint_saves_every_two_batches(data, tmp_path):
     flow, x = small_flow(), data[:48]
     checkpoint = keras.callbacks.ModelCheckpoint(tmp_path / "{batch}.weights.h5", save_freq=2, save_weights_only=True)
     flow.fit(x, batch_size=8, callbacks=[checkpoint], verbose=0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2.weights.h5", "4.weights.h5", "6.weights.h5"]
 
 
-def test_callbacks_of_epochs_leave_several_steps_to_an_execution(data, tmp_path):
-    """A callback of the list that every `fit` has, Keras's own and those of users that have no method for batches."""
-    flow, told = small_flow(), []
+def test_epoch_callbacks_keep_several_steps_per_execution(data, tmp_path):
+    """Keras's own callbacks, and user callbacks without batch methods, do not force single steps."""
+    flow, seen = small_flow(), []
 
-    class Steps(keras.callbacks.Callback):
+    class StepsRecorder(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
-            told.append(self.model.steps_per_execution)
+            seen.append(self.model.steps_per_execution)
 
-    harmless = [
+    epoch_callbacks = [
         keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: None),
         keras.callbacks.ModelCheckpoint(tmp_path / "flow.weights.h5", save_weights_only=True),
         keras.callbacks.BackupAndRestore(tmp_path / "backup"),
         keras.callbacks.TerminateOnNaN(),
         keras.callbacks.EarlyStopping(),
-        Steps(),
+        StepsRecorder(),
     ]
-    flow.fit(data[:64], callbacks=harmless, validation_split=0.1, verbose=0)
-    of_batches = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: None)
-    flow.fit(data[:64], callbacks=[of_batches, Steps()], verbose=0)
-    # What the user has asked for wins.
+    flow.fit(data[:64], callbacks=epoch_callbacks, validation_split=0.1, verbose=0)
+    batch_callback = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: None)
+    flow.fit(data[:64], callbacks=[batch_callback, StepsRecorder()], verbose=0)
+    # An explicit steps_per_execution wins.
     flow.compile("adam", steps_per_execution=4)
-    flow.fit(data[:64], callbacks=[of_batches, Steps()], verbose=0)
-    several = 32 if hasattr(flow, "unrolled_steps_per_execution") else 1
-    assert told == [several, 1, 4 if several > 1 else 1]
+    flow.fit(data[:64], callbacks=[batch_callback, StepsRecorder()], verbose=0)
+    default_steps = 32 if hasattr(flow, "unrolled_steps_per_execution") else 1
+    assert seen == [default_steps, 1, 4 if default_steps > 1 else 1]

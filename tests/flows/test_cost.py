@@ -1,4 +1,4 @@
-"""What computations cost, in matrix products and in traces: counted, not timed."""
+"""Cost of computations, counted in matrix products, operations and traces."""
 
 import collections
 import gc
@@ -13,7 +13,7 @@ from tensorflow_probability import distributions as tfd
 import tfp_realnvp as nvp
 from registry import random_tensor
 
-LAYERS = 3  # of each coupling's network: two hidden ones and the output
+LAYERS = 3  # of each coupling's network: two hidden layers and the output layer
 
 
 def small_flow(num_couplings=4, **options):
@@ -23,35 +23,35 @@ def small_flow(num_couplings=4, **options):
 
 
 def operations(function, *arguments):
-    """How many operations of each type the traced function has."""
+    """Number of operations of each type in the traced function."""
     graph = function.get_concrete_function(*arguments).graph
     return collections.Counter(operation.type for operation in graph.get_operations())
 
 
 @pytest.mark.parametrize("name", ["log_prob", "sample", "sample_and_log_prob", "forward", "inverse"])
-def test_one_matrix_product_a_layer(name):
+def test_one_matrix_product_per_layer(name):
     flow = small_flow()
     assert operations(getattr(flow._compiled, name))["MatMul"] == 4 * LAYERS
 
 
 @pytest.mark.parametrize("permutation", ["reverse", "random"])
-def test_three_matrix_products_a_layer_in_a_training_step_and_no_scatter(permutation):
+def test_training_step_has_three_matrix_products_per_layer_and_no_scatter(permutation):
     flow = small_flow(permutation=permutation)
     flow.optimizer.build(flow.trainable_variables)
     step = tf.function(lambda x: flow.train_step((x,)))
     counts = operations(step, tf.TensorSpec([None, 4]))
-    assert counts["MatMul"] == 3 * 4 * LAYERS - 1  # nobody needs the gradient to the first network's input
+    assert counts["MatMul"] == 3 * 4 * LAYERS - 1  # the gradient of the first network's input is not needed
     assert counts["ResourceApplyAdam"] == len(flow.trainable_variables)
     assert not [kind for kind in counts if "Scatter" in kind or "Segment" in kind]
 
 
-def test_a_residual_network_runs_once_for_a_spline_and_drops_nothing_outside_training():
+def test_spline_runs_its_resnet_once_and_uses_dropout_only_in_training():
     options = {"coupling": "spline", "conditioner": "resnet", "dropout": 0.1, "permutation": "lu"}
     flow = small_flow(**options)
     networks, splines, linear_maps = 4 * (1 + 2 * 2 + 1), 4, 5
     for name, products in (
         ("log_prob", networks + splines + 2 * linear_maps),
-        ("sample_and_log_prob", networks + splines),  # a linear map is solved
+        ("sample_and_log_prob", networks + splines),  # linear maps are solved, without a matrix product
     ):
         counts = operations(getattr(flow._compiled, name))
         assert counts["MatMul"] == products
@@ -62,7 +62,7 @@ def test_a_residual_network_runs_once_for_a_spline_and_drops_nothing_outside_tra
     assert not [kind for kind in counts if "Scatter" in kind or "Segment" in kind]
 
 
-def test_the_blocks_of_an_event_run_once_each():
+def test_each_block_of_a_blockwise_bijector_runs_once():
     def network():
         return nvp.MLP(1, hidden_units=(8, 8), dropout=0.1)
 
@@ -74,27 +74,27 @@ def test_the_blocks_of_an_event_run_once_each():
     assert operations(flow._compiled.log_prob)["MatMul"] == 2 * LAYERS
     flow.optimizer.build(flow.trainable_variables)
     counts = operations(tf.function(lambda x: flow.train_step((x,))), tf.TensorSpec([None, 5]))
-    assert counts["StatelessRandomUniformV2"] == 2 * (LAYERS - 1)  # one mask for value and log-determinant
-    assert counts["MatMul"] == 3 * 2 * LAYERS - 2  # nobody needs the gradients to their inputs
+    assert counts["StatelessRandomUniformV2"] == 2 * (LAYERS - 1)  # value and log-determinant share one dropout mask
+    assert counts["MatMul"] == 3 * 2 * LAYERS - 2  # the gradients of their inputs are not needed
 
 
-def test_operations_grow_with_depth_no_faster_than_the_couplings():
+def test_number_of_operations_grows_linearly_with_couplings():
     counts = [sum(operations(small_flow(number)._compiled.log_prob).values()) for number in (4, 8, 16)]
     assert counts[2] - counts[1] <= 2.01 * (counts[1] - counts[0])
 
 
-def test_no_trace_for_a_new_batch_size(tmp_path):
+def test_new_batch_size_does_not_retrace(tmp_path):
     steps = []
 
-    class Counting(nvp.RealNVP):
+    class CountingFlow(nvp.RealNVP):
         def train_step(self, data):
             steps.append(data)
             return super().train_step(data)
 
-    flow = Counting(4, num_couplings=2, hidden_units=(8,), seed=0)
+    flow = CountingFlow(4, num_couplings=2, hidden_units=(8,), seed=0)
     flow.compile("adam")
     x = np.random.default_rng(0).normal(size=(150, 4))
-    for rows in (150, 70, 33):  # each with a last short batch
+    for rows in (150, 70, 33):  # each has a short last batch
         flow.fit(x[:rows], validation_data=x[:50], epochs=2, verbose=0)
         flow.log_prob(x[:rows])
         flow(x[:rows])
@@ -105,13 +105,13 @@ def test_no_trace_for_a_new_batch_size(tmp_path):
         flow.sample_and_log_prob(rows)
     flow.export(tmp_path / "export")
     assert len(steps) == 1
-    assert flow.predict_function.experimental_get_tracing_count() <= 2  # a known number of rows, then any
+    assert flow.predict_function.experimental_get_tracing_count() <= 2  # once for a fixed number of rows, once for any
     for function in (flow._compiled.log_prob, flow._compiled.sample, flow._compiled.sample_and_log_prob):
         assert function.experimental_get_tracing_count() == 1
 
 
-def test_a_permutations_derivatives_of_every_order():
-    """Its gradient is our own, so that derivatives of gradients and forward mode are, too."""
+def test_second_derivatives_and_forward_mode_of_a_permutation():
+    """The permutation has a custom gradient, which must support second derivatives and forward mode."""
     flow = small_flow(num_couplings=3, permutation="random", dtype="float64")
     for index, variable in enumerate(flow.trainable_variables):
         variable.assign_add(random_tensor(variable.shape, "float64", seed=index, stddev=0.3))
@@ -139,29 +139,29 @@ def test_a_permutations_derivatives_of_every_order():
     np.testing.assert_allclose(accumulator.jvp(y), numeric, rtol=1e-5, atol=1e-8)
 
 
-def test_dropped_flows_free_their_graphs():
-    """TFP's cache would keep each graph in which a stock bijector has computed."""
+def test_deleted_flows_free_their_graphs():
+    """TFP's cache would keep every graph that used a TFP bijector."""
 
-    def use_and_drop():
-        made_of_stock_parts = tfb.Chain([tfb.Exp(), tfb.Shift(tf.Variable([1.0, 1.0])), nvp.ActNorm(2)])
+    def use_and_delete_flows():
+        tfp_chain = tfb.Chain([tfb.Exp(), tfb.Shift(tf.Variable([1.0, 1.0])), nvp.ActNorm(2)])
         base = tfd.MultivariateNormalDiag(tf.Variable([0.0, 0.0]))
         for flow in (
-            nvp.Flow(tfd.TransformedDistribution(base, made_of_stock_parts)),
+            nvp.Flow(tfd.TransformedDistribution(base, tfp_chain)),
             nvp.RealNVP(2, num_couplings=2, hidden_units=(4,), permutation="random"),
             nvp.RealNVP(2, num_couplings=2, hidden_units=(4,), permutation="lu", coupling="spline"),
         ):
             tf.function(lambda x, flow=flow: flow(x, training=True))(np.ones((4, 2)))
             flow.log_prob(np.ones((3, 2)))
             flow.sample(3)
-        # Its samples keep a graph, by a custom gradient of TFP's random numbers.
+        # It draws no samples, because TFP's random numbers keep a graph through their custom gradient.
         nvp.RealNVP(2, num_couplings=2, hidden_units=(4,), base_distribution="student_t").log_prob(np.ones((3, 2)))
 
     def number_of_graphs():
         gc.collect()
         return sum(isinstance(each, tf.Graph) for each in gc.get_objects())
 
-    use_and_drop()
+    use_and_delete_flows()
     before = number_of_graphs()
     for _ in range(3):
-        use_and_drop()
+        use_and_delete_flows()
     assert number_of_graphs() <= before

@@ -1,4 +1,4 @@
-"""Files that are damaged, or of other models: an error says what is wrong, and nothing of them runs."""
+"""Damaged files and files of other models: loading raises a clear error and runs no code from the file."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from helpers.users import UserNet
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A flow, of a distribution that is described part by part, and the files that it was saved to."""
+    """A flow of a user's distribution, and the folder with its files."""
     folder = tmp_path_factory.mktemp("saved")
     flow = nvp.Flow(tfd.TransformedDistribution(BASES["trainable"](), nvp.AffineCoupling(UserNet(), nvp.masks.half(2))))
     flow.compile("adam")
@@ -27,7 +27,7 @@ def saved(tmp_path_factory):
 
 
 def changed(folder, change):
-    """A copy of the saved flow, with its configuration as `change` leaves it."""
+    """Copies the saved flow, modifies the configuration by `change(config)` and returns the new path."""
     path = folder / "changed.keras"
     with zipfile.ZipFile(folder / "flow.keras") as old, zipfile.ZipFile(path, "w") as new:
         for name in old.namelist():
@@ -46,38 +46,38 @@ def parameters(config):
 
 FUNCTION = {"module": "keras.ops", "class_name": "function", "config": "abs", "registered_name": "abs"}
 DAMAGES = {
-    "a base that is missing": (
+    "missing base": (
         lambda config: parameters(config).pop("distribution"),
         "^distribution cannot be read: TypeError: .*'distribution'",
     ),
-    "an object that is missing": (
+    "missing object": (
         lambda config: parameters(config)["bijector"]["parameters"].update(conditioner={"same_as": 7}),
         "^distribution.bijector.conditioner cannot be read: it refers to object 7 of the [0-9]+ objects before it",
     ),
-    "an array of words": (
+    "array of words": (
         lambda config: parameters(config)["bijector"]["parameters"]["mask"].update(array="ab", array_dtype="int32"),
         "^distribution.bijector.mask cannot be read: invalid literal",
     ),
-    "an unknown class": (
+    "unknown class": (
         lambda config: parameters(config)["distribution"].update({"class": "tfp.distributions.Nothing"}),
         "^distribution.distribution cannot be read: unknown class 'tfp.distributions.Nothing'",
     ),
-    "a list in place of an object": (
+    "list instead of an object": (
         lambda config: parameters(config).update(bijector=["abs"]),
         r"^distribution.bijector cannot be read: \['abs'\] describes no object",
     ),
-    "a function in place of a layer": (
+    "function instead of a layer": (
         lambda config: parameters(config)["bijector"]["parameters"].update(conditioner={"keras": FUNCTION}),
         "^distribution.bijector.conditioner cannot be read: .* not a Keras layer or constraint",
     ),
-    "a layer in place of a bijector": (
+    "layer instead of a bijector": (
         lambda config: parameters(config)["distribution"]["parameters"]["scale_diag"].update(
             transform={"keras": keras.saving.serialize_keras_object(keras.layers.ReLU())}
         ),
         "^distribution.distribution.scale_diag cannot be read: its transform_fn is not a bijector",
     ),
     "no distribution": (lambda config: config["config"].pop("distribution"), "^the config of Flow cannot be read: .*"),
-    "an unknown argument": (
+    "unknown argument": (
         lambda config: config["config"].update(depth=3),
         "^the config of Flow cannot be read: .*depth",
     ),
@@ -93,11 +93,11 @@ DAMAGES = {
         lambda config: config.update(class_name="RealNVP", registered_name="tfp_realnvp>RealNVP"),
         "^the config of RealNVP cannot be read: ",
     ),
-    "an unknown optimizer": (
+    "unknown optimizer": (
         lambda config: config["compile_config"]["optimizer"].update(class_name="Nothing"),
         "^compile_config cannot be read: .*Nothing",
     ),
-    "an argument of another compile": (
+    "unknown argument of compile": (
         lambda config: config["compile_config"].update(depth=3),
         "^compile_config cannot be read: .*depth",
     ),
@@ -105,23 +105,25 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_file_with_a_damaged_configuration_says_what_is_wrong_and_where(damage, saved):
+def test_error_names_the_damaged_part_of_a_configuration(damage, saved):
     change, message = DAMAGES[damage]
     with pytest.raises(ValueError, match=message):
         keras.models.load_model(changed(saved[1], change))
 
 
-def test_a_file_of_version_0_1_loads(saved):
+def test_file_of_version_0_1_loads(saved):
     flow, folder = saved
 
-    def as_then(config):
+    def remove_layers_train(config):
         del config["config"]["layers_train"]
 
     x = np.ones([2, 2])
-    np.testing.assert_array_equal(keras.models.load_model(changed(folder, as_then)).log_prob(x), flow.log_prob(x))
+    np.testing.assert_array_equal(
+        keras.models.load_model(changed(folder, remove_layers_train)).log_prob(x), flow.log_prob(x)
+    )
 
 
-def test_a_file_with_the_weights_of_another_model_is_refused(saved, tmp_path):
+def test_file_with_weights_of_another_model_is_refused(saved, tmp_path):
     _, folder = saved
     nvp.RealNVP(2, num_couplings=1, hidden_units=(4,)).save(tmp_path / "other.keras")
     with (
@@ -135,7 +137,7 @@ def test_a_file_with_the_weights_of_another_model_is_refused(saved, tmp_path):
         keras.models.load_model(tmp_path / "mixed.keras")
 
 
-def test_weights_of_more_couplings_are_refused(tmp_path):
+def test_weights_of_a_flow_with_more_couplings_are_refused(tmp_path):
     options = {"hidden_units": (4,), "permutation": "reverse"}
     nvp.RealNVP(2, num_couplings=3, **options).save_weights(tmp_path / "long.weights.h5")
     with pytest.raises(ValueError, match=r"(?s)filepath '.*long.weights.h5' .*has 14 weights, but real_nvp.* has 10"):
@@ -143,7 +145,7 @@ def test_weights_of_more_couplings_are_refused(tmp_path):
 
 
 def damaged_weights(folder, tmp_path):
-    """Names of weights files that are damaged or of other models, with what is wrong with them."""
+    """Writes damaged weight files and a weight file of another model; returns the error that each must give."""
     whole = (folder / "flow.weights.h5").read_bytes()
     (tmp_path / "empty.weights.h5").touch()
     (tmp_path / "half.weights.h5").write_bytes(whole[: len(whole) // 2])
@@ -166,7 +168,7 @@ def damaged_weights(folder, tmp_path):
     }
 
 
-def test_weights_of_a_damaged_or_foreign_file_are_refused_and_change_nothing(saved, tmp_path):
+def test_bad_weight_files_are_refused_and_change_no_variable(saved, tmp_path):
     flow, folder = saved
     flow.load_weights(folder / "flow.keras")
     before = [np.array(variable) for variable in flow.variables]
@@ -180,7 +182,7 @@ def test_weights_of_a_damaged_or_foreign_file_are_refused_and_change_nothing(sav
 
 
 class Attack:
-    """What writes a file when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -189,10 +191,10 @@ class Attack:
         return open, (str(self.path), "w")
 
 
-def test_no_code_of_a_file_runs(saved, tmp_path):
+def test_loading_runs_no_code_from_the_file(saved, tmp_path):
     _, folder = saved
     mark = str(tmp_path / "mark")
-    # The path is a constant of the function, so that it would run if the file were trusted.
+    # The function contains the path as a constant, so it would work if Keras trusted the file.
     code = keras.layers.Lambda(eval(f"lambda kept: (__import__('os').mkdir({mark!r}), kept, kept)[1:]"))
     layers = [
         keras.saving.serialize_keras_object(code),
@@ -209,9 +211,9 @@ def test_no_code_of_a_file_runs(saved, tmp_path):
 
 
 @pytest.mark.skipif(
-    not hasattr(keras.Model, "unrolled_steps_per_execution"), reason="older Keras unpickles what files hold"
+    not hasattr(keras.Model, "unrolled_steps_per_execution"), reason="older Keras unpickles arrays in files"
 )
-def test_no_pickle_in_a_file_is_unpickled(saved, tmp_path):
+def test_loading_unpickles_no_array_from_the_file(saved, tmp_path):
     _, folder = saved
     mark = str(tmp_path / "mark")
     np.savez(tmp_path / "model.weights.npz", __root__=np.array([Attack(mark)], object))

@@ -1,4 +1,4 @@
-"""Data frames, and whatever else looks like an array: what they give, and the columns that errors name."""
+"""Data frames and other array-like data: their densities, and errors that name columns."""
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,7 @@ from helpers.flows import X, conditional, flow, row_3, with_context
 
 
 class Frame:
-    """What a table of pandas shows of itself."""
+    """Minimal imitation of a pandas data frame."""
 
     def __init__(self, values):
         self.values = values
@@ -31,14 +31,14 @@ class Frame:
         return Frame(self.values[key])
 
 
-def test_what_looks_like_an_array_is_one():
+def test_array_like_data_have_the_density_of_the_array():
     model = nvp.RealNVP(2, num_couplings=1, hidden_units=(), seed=0)
     model.compile("sgd")
     expected = model.log_prob(X)
-    for like in (Frame(X), X.tolist(), tuple(map(tuple, X)), np.asfortranarray(X), X[::-1][::-1], tf.constant(X)):
-        np.testing.assert_array_equal(model.log_prob(like), expected)
-    for like in (Frame(X), np.asfortranarray(X), X[::-1][::-1], tf.constant(X)):
-        np.testing.assert_allclose(model.predict(like, verbose=0), expected, rtol=1e-5)
+    for data in (Frame(X), X.tolist(), tuple(map(tuple, X)), np.asfortranarray(X), X[::-1][::-1], tf.constant(X)):
+        np.testing.assert_array_equal(model.log_prob(data), expected)
+    for data in (Frame(X), np.asfortranarray(X), X[::-1][::-1], tf.constant(X)):
+        np.testing.assert_allclose(model.predict(data, verbose=0), expected, rtol=1e-5)
     for integers in (np.arange(6).reshape(3, 2), np.arange(6, dtype="uint8").reshape(3, 2), np.eye(3, 2) > 0):
         np.testing.assert_array_equal(model.log_prob(integers), model.log_prob(integers.astype("float64")))
 
@@ -55,7 +55,7 @@ def frame(**columns) -> pd.DataFrame:
         (frame().astype({"mass": "Float64"}), r"convert or drop the columns 'mass' \(Float64\)$"),
         (frame(name=1.0), r"got \[20, 3\] with the columns 'mass', 'radius', 'name'$"),
     ],
-    ids=["strings", "truth values", "numbers of pandas", "one more"],
+    ids=["strings", "booleans", "pandas dtype", "extra column"],
 )
 def test_errors_name_the_columns_of_a_data_frame(data, message):
     for call in (flow().fit, flow().evaluate, flow().predict, flow().adapt, flow().log_prob):
@@ -65,7 +65,7 @@ def test_errors_name_the_columns_of_a_data_frame(data, message):
         conditional().fit(with_context(data))
 
 
-def test_errors_name_the_columns_with_a_nan():
+def test_errors_name_the_column_with_a_nan():
     data = frame(radius=row_3(np.nan)[:, 1])
     for call in (flow().fit, flow().evaluate, flow().adapt):
         with pytest.raises(ValueError, match=r"in 1 of its 20 rows: 3 \(as float32\), in the columns 'radius'$"):

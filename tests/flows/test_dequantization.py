@@ -1,4 +1,4 @@
-"""Noise on integer images: their density, their bits per dimension, and pixels out of range."""
+"""Integer images: their density with noise added to the pixels, and errors for pixels out of range."""
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ def trained():
     return trained_flow()
 
 
-def test_the_loss_is_that_of_noisy_images(trained):
+def test_loss_is_computed_on_images_with_noise(trained):
     flow, *_ = trained
     images = images_of(256, seed=2)
     losses = [flow.evaluate(images, verbose=0, return_dict=True)["loss"] for _ in range(2)]
@@ -32,14 +32,14 @@ def test_log_prob_of_integer_images_is_the_mean_over_noise(trained):
     flow, *_ = trained
     images = images_of(4, seed=2)
     noise = np.random.default_rng(0).uniform(size=(1000, *images.shape))
-    of_each = flow.log_prob(images + noise).numpy()
+    log_probs = flow.log_prob(images + noise).numpy()
     actual = flow.log_prob(images, dequantize=1000, seed=1)
-    error = of_each.std(axis=0) / np.sqrt(1000)
-    assert np.all(np.abs(actual - of_each.mean(axis=0)) < 6 * error) and np.all(error < 0.2)
+    error = log_probs.std(axis=0) / np.sqrt(1000)
+    assert np.all(np.abs(actual - log_probs.mean(axis=0)) < 6 * error) and np.all(error < 0.2)
     corners = flow.log_prob(images.astype("float32"))
     assert np.all(np.abs(actual - corners) > 6 * error)
     np.testing.assert_array_equal(flow.log_prob(images.astype("float32"), dequantize=1000, seed=1), actual)
-    # One draw is a density of noisy images, another with each seed; many draws are several calls.
+    # The seed fixes the noise. Without a seed, each call draws new noise.
     one, same, other = (flow.log_prob(images, dequantize=1, seed=seed) for seed in (3, 3, 4))
     np.testing.assert_array_equal(one, same)
     assert np.all(one != other)
@@ -48,7 +48,7 @@ def test_log_prob_of_integer_images_is_the_mean_over_noise(trained):
 
 
 @pytest.mark.usefixtures("eagerly")
-def test_images_and_contexts_that_broadcast_under_noise():
+def test_images_and_contexts_broadcast_with_dequantize():
     flow = perturbed(small_flow(num_scales=1, context_shape=2, dtype="float64"))
     context = 10 * random_tensor((3, 2), "float64", seed=1)
     noisy = flow.log_prob(images_of(2)[:, np.newaxis], context, dequantize=200, seed=0)
@@ -59,7 +59,7 @@ def test_images_and_contexts_that_broadcast_under_noise():
     assert flow.log_prob(images_of(1)[0], context, dequantize=2).shape == (3,)
 
 
-def test_integers_without_noise_are_an_error(trained):
+def test_integer_images_without_dequantize_are_an_error(trained):
     flow, *_ = trained
     images = images_of(4)
     for integers in (images, images.astype("int64"), tf.constant(images), images > 8, images.tolist()):
@@ -94,39 +94,39 @@ def test_integers_without_noise_are_an_error(trained):
         (images_of(2)[:, :3], {}, r"x must have shape \[..., 4, 4, 1\], got \[2, 3, 4, 1\]"),
     ],
 )
-def test_bad_arguments_of_noise(trained, images, options, message):
+def test_invalid_arguments_with_dequantize_are_refused(trained, images, options, message):
     with pytest.raises(ValueError, match=message):
         trained[0].log_prob(images, **{"dequantize": 2} | options)
 
 
-def test_wrong_pixels_under_noise_have_no_density_in_a_graph(trained):
+def test_wrong_pixels_with_dequantize_have_a_nan_density_in_a_graph(trained):
     flow, *_ = trained
     images = images_of(4).astype("float32")
     images[1, 0, 0, 0], images[2, 3, 3, 0] = 0.5, np.nan
     log_prob = tf.function(lambda images: flow.log_prob(images, dequantize=2))(images)
     np.testing.assert_array_equal(np.isnan(log_prob), [False, True, True, False])
-    images[1] = images_of(1)[0]  # Without a wrong number, NaN is no error outside of a graph either.
+    images[1] = images_of(1)[0]  # Eagerly, a fraction is an error, but a NaN pixel makes only that image's density NaN.
     np.testing.assert_array_equal(np.isnan(flow.log_prob(images, dequantize=2)), [False, False, True, False])
 
 
 @pytest.mark.usefixtures("eagerly")
-def test_noise_goes_on_where_a_file_left_off(trained, tmp_path):
+def test_loaded_flow_continues_with_the_same_noise(trained, tmp_path):
     flow, *_ = trained
     flow.save(tmp_path / "flow.keras")
     flow.save_weights(tmp_path / "flow.weights.h5")
     loaded, fresh = keras.models.load_model(tmp_path / "flow.keras"), small_flow(num_scales=1)
     fresh.load_weights(tmp_path / "flow.weights.h5")
-    starts_anew = small_flow(num_scales=1)
-    starts_anew.set_weights(flow.get_weights())
-    for other in (fresh, starts_anew):
+    with_new_noise = small_flow(num_scales=1)
+    with_new_noise.set_weights(flow.get_weights())
+    for other in (fresh, with_new_noise):
         other.compile("adam")
-    losses = [each.evaluate(images_of(3), verbose=0)[0] for each in (flow, loaded, fresh, starts_anew)]
+    losses = [each.evaluate(images_of(3), verbose=0)[0] for each in (flow, loaded, fresh, with_new_noise)]
     assert losses[0] == losses[1] == losses[2] != losses[3]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("num_levels", [2, 256, 2**16])
-def test_the_largest_alpha_keeps_pixel_values_apart(num_levels, dtype):
+def test_largest_alpha_keeps_pixel_values_distinct(num_levels, dtype):
     largest = 0.5 - 32 * num_levels * np.finfo(dtype).eps
     with pytest.raises(ValueError, match=rf"alpha must be from .* to {largest} in {dtype} with num_levels = "):
         nvp.Pixels(num_levels, alpha=np.nextafter(largest, 1.0), dtype=dtype)
@@ -139,7 +139,7 @@ def test_the_largest_alpha_keeps_pixel_values_apart(num_levels, dtype):
 
 
 @pytest.mark.parametrize("pixels", [16.0, -1.0, 0.5])
-def test_pixels_out_of_range(trained, pixels):
+def test_arrays_with_pixels_out_of_range_are_refused(trained, pixels):
     flow, *_ = trained
     images = images_of(8).astype("float32")
     images[3, 0, 0, 0] = pixels
@@ -152,7 +152,7 @@ def test_pixels_out_of_range(trained, pixels):
         flow.fit(images_of(8), validation_data=images, verbose=0)
 
 
-def test_images_scaled_to_the_unit_interval_get_a_hint(trained):
+def test_error_for_images_in_the_unit_interval_says_how_to_scale_them(trained):
     flow, *_ = trained
     hint = r"images in \[0, 1\] must be scaled: np.round\(\(num_levels - 1\) \* images\)$"
     for scaled in (images_of(8) / 16, tf.data.Dataset.from_tensors(images_of(8) / 16)):
@@ -163,7 +163,7 @@ def test_images_scaled_to_the_unit_interval_get_a_hint(trained):
             flow.evaluate(other, verbose=0)
 
 
-def test_pixels_of_a_dataset_out_of_range(trained):
+def test_datasets_with_pixels_out_of_range_are_refused(trained):
     flow, *_ = trained
     data = tf.data.Dataset.from_tensor_slices(images_of(8) / 16).batch(4)
     with pytest.raises(
@@ -172,8 +172,8 @@ def test_pixels_of_a_dataset_out_of_range(trained):
         flow.evaluate(data, verbose=0)
 
 
-def test_pixels_of_a_generator_out_of_range(trained):
-    """Nobody looks at them before; images scaled to [0, 1] would have a density, but none per pixel."""
+def test_generators_with_pixels_out_of_range_have_a_nan_loss(trained):
+    """These pixels are not checked before training. Images scaled to [0, 1] would have a finite but wrong density."""
     flow, *_ = trained
     before = flow.get_weights()
     with pytest.warns(RuntimeWarning, match="the loss is nan in epoch 1, batch 1"):
@@ -183,9 +183,9 @@ def test_pixels_of_a_generator_out_of_range(trained):
     assert np.isnan(flow.test_on_batch(images_of(8) / 16, return_dict=True)["loss"])
 
 
-def test_continuous_pixels_out_of_range(trained):
+def test_continuous_pixels_out_of_range_are_refused(trained):
     flow, *_ = trained
-    x, log_prob = flow.sample_and_log_prob(500, seed=0)  # some of them a little beyond the pixels
+    x, log_prob = flow.sample_and_log_prob(500, seed=0)  # some samples lie slightly out of range
     np.testing.assert_allclose(flow.log_prob(x), log_prob, rtol=1e-3, atol=1e-2)
     saturated = flow.bijector().forward(30 * tf.ones([1, 16]))
     batch = np.concatenate([x[:2], np.full_like(x[:1], np.nan), saturated])

@@ -1,4 +1,4 @@
-"""One device, two replicas in a process, and two processes: the same data and seed give the same flow."""
+"""The same data and seed give the same flow on one device, on two replicas and in two processes."""
 
 import json
 import os
@@ -58,14 +58,14 @@ def start(out, strategies, environment):
     [("one", "mirrored", flow) for flow in ("conditional", "assembled", "images", "scaled")]
     + [(f"worker{index}", "workers", flow) for index in (0, 1) for flow in ("conditional", "images")],
 )
-def test_the_same_losses_and_weights(results, process, strategy, flow):
+def test_replicas_and_workers_give_the_same_losses_and_weights(results, process, strategy, flow):
     expected = {name.split(" ", 1)[1]: value for name, value in results["one"].items() if name.startswith("single")}
     names = [name for name in expected if name.startswith(flow)]
     assert len(names) > 5
     for name in names:
         if name.endswith("losses") and not hasattr(loss, "unscale_loss_for_distribution"):
             continue  # Older Keras reports the loss divided by the number of replicas.
-        # Of scaled losses in float16, the first step whose gradients are finite may be another.
+        # With loss scaling in float16, the first step with finite gradients may differ.
         tolerance = 1e-3 if flow == "scaled" else 1e-5
         np.testing.assert_allclose(
             results[process][f"{strategy} {name}"], expected[name], rtol=tolerance, atol=tolerance

@@ -1,4 +1,4 @@
-"""Float64, float32 and mixed precision from end to end, and what a seed fixes."""
+"""Densities, samples and training in float64, float32 and mixed precision, and reproducible samples."""
 
 import keras
 import numpy as np
@@ -22,8 +22,7 @@ from helpers.formula import (
 flow, other, conditional, single = FLOWS
 
 
-# Dtypes
-def test_float64_end_to_end():
+def test_float64_flow_computes_everything_in_float64():
     flow = make_flow(seed=14)
     flow.compile(keras.optimizers.Adam(1e-3))
     start = np.mean(expected_log_prob(flow, DATA))
@@ -56,7 +55,7 @@ def test_float64_end_to_end():
     assert all(variable.dtype == "float64" for variable in flow.trainable_variables)
 
 
-def test_float64_data_in_a_float32_flow_are_cast(single):
+def test_float32_flow_casts_float64_data(single):
     expected = expected_log_prob(single, DATA)
     assert DATA.dtype == np.float64
     for density in (single.log_prob, single, lambda x: single.predict(x, verbose=0), single.distribution().log_prob):
@@ -75,14 +74,14 @@ def test_float64_data_in_a_float32_flow_are_cast(single):
 @pytest.mark.parametrize(
     ("policy", "context_shape"), [("mixed_float16", None), ("mixed_float16", 2), ("mixed_bfloat16", 2)]
 )
-def test_mixed_precision(policy, context_shape):
+def test_mixed_precision_trains_and_returns_float32(policy, context_shape):
     flow = make_flow(seed=16, dtype=policy, **({} if context_shape is None else {"context_shape": context_shape}))
     context = () if context_shape is None else (CONTEXTS,)
     data = DATA if context_shape is None else {"x": DATA, "context": CONTEXTS}
     flow.compile(keras.optimizers.Adam(1e-2))
     losses = flow.fit(data, epochs=2, verbose=0).history["loss"]
     assert np.all(np.isfinite(losses)) and losses[-1] < losses[0] - 0.01
-    expected = expected_log_prob(flow, DATA, *context)  # of the float32 weights, in float64
+    expected = expected_log_prob(flow, DATA, *context)  # from the float32 weights, computed in float64
     log_prob = flow.log_prob(DATA, *context)
     assert log_prob.dtype == np.float32
     np.testing.assert_allclose(log_prob, expected, atol=0.01 * np.ptp(expected), rtol=0.02)
@@ -97,9 +96,8 @@ def test_mixed_precision(policy, context_shape):
     assert all(variable.dtype == "float32" for variable in flow.trainable_variables)
 
 
-# Seeds
 @pytest.mark.parametrize("kind", ["flow", "conditional"])
-def test_one_seed_one_sample(flow, conditional, kind):
+def test_seed_fixes_the_sample_in_eager_mode_graph_and_xla(flow, conditional, kind):
     model, context = (conditional, CONTEXT) if kind == "conditional" else (flow, None)
     function = {
         "flow": lambda seed: model.sample(200, seed=seed),

@@ -1,4 +1,4 @@
-"""Exports: what a process with TensorFlow alone computes, and how its errors name a wrong input."""
+"""Exported flows run in a process that imports only TensorFlow, and their errors name the wrong input."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def folder(tmp_path_factory, flow, data, conditional_flow, conditional_data):
 
 @pytest.fixture(scope="module")
 def every_option(folder):
-    """(a flow of all options at once, that is exported too; its data)"""
+    """A flow with all options, which is exported too, and its data."""
     flow = perturbed(with_options("all", dtype="float64"))
     inputs = {name: value.astype("float64") for name, value in data_of(flow, 50)[0].items()}
     flow.adapt(inputs)
@@ -40,15 +40,13 @@ def every_option(folder):
 
 @pytest.fixture(scope="module")
 def served(folder, every_option):
-    """(what a process that loads the exports has imported, its errors)."""
+    """Modules that a process imported to run the exports, and the errors that it caught."""
     done = run_python(SCRIPT, folder)
     assert done.returncode == 0, done.stderr
     return done.stdout, json.loads((folder / "errors.json").read_text())
 
 
-def test_a_process_with_only_tensorflow_serves_the_export(
-    served, folder, flow, data, conditional_flow, conditional_data
-):
+def test_export_runs_with_only_tensorflow(served, folder, flow, data, conditional_flow, conditional_data):
     modules, _ = served
     assert "tfp_realnvp" not in modules and "tensorflow_probability" not in modules
     exported = np.load(folder / "exported.npz")
@@ -68,7 +66,7 @@ def test_a_process_with_only_tensorflow_serves_the_export(
     assert exported["conditional_log_det"].shape == (20,)
 
 
-def test_a_process_with_only_tensorflow_serves_every_option_at_once(served, folder, every_option):
+def test_export_of_all_options_runs_with_only_tensorflow(served, folder, every_option):
     flow, inputs = every_option
     exported, x, context = np.load(folder / "every_option.npz"), inputs["x"], inputs["context"]
     np.testing.assert_allclose(exported["log_prob"], flow.log_prob(x, context), atol=1e-8)
@@ -76,7 +74,7 @@ def test_a_process_with_only_tensorflow_serves_every_option_at_once(served, fold
     np.testing.assert_allclose(exported["x"], x, atol=1e-8)
 
 
-def test_exported_signatures_name_an_input_of_wrong_shape(served):
+def test_exported_signatures_name_the_input_of_wrong_shape(served):
     _, errors = served
     assert len(errors) == (4 + 2 + 4 + 4 + 4) + (8 + 2 + 4 + 4 + 8 + 8) + 6 + 2
     for name, shape, expected, error in errors:
@@ -94,13 +92,13 @@ def test_exported_signatures_name_an_input_of_wrong_shape(served):
         ({"opset_version": 18}, "opset_version must be None, got 18"),
     ],
 )
-def test_export_names_an_argument_that_it_cannot_take(options, message, flow, tmp_path):
+def test_export_names_the_unsupported_argument(options, message, flow, tmp_path):
     with pytest.raises(ValueError, match=message):
         flow.export(tmp_path / "export", **options)
     assert not (tmp_path / "export").exists()
 
 
-def test_export_takes_the_arguments_of_keras(flow, tmp_path, capsys):
+def test_export_accepts_the_arguments_of_keras(flow, tmp_path, capsys):
     flow.export(tmp_path / "export", "tf_saved_model", True, None, is_static=None)
     assert "serving_default" in capsys.readouterr().out
     assert (tmp_path / "export" / "saved_model.pb").exists()

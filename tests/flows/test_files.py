@@ -1,4 +1,4 @@
-"""Saving and loading: what a fresh process computes is what was trained."""
+"""Saving and loading: a loaded flow computes the same results, also in a new process."""
 
 import h5py
 import keras
@@ -17,7 +17,7 @@ from tfp_realnvp.flows.serialization import from_config, to_config
 
 LOAD_MODELS = """
 import os, sys
-os.dup2(1, 2)  # errors to where the output goes
+os.dup2(1, 2)  # send errors to standard output
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"
 import numpy as np, keras, tfp_realnvp
 folder = sys.argv[1]
@@ -55,18 +55,18 @@ def folder(tmp_path_factory, flow, data, conditional_flow, conditional_data):
 
 @pytest.fixture(scope="module")
 def log(folder):
-    """What a fresh process writes that loads and trains them."""
+    """Output of a new process that loads and trains the flows."""
     return run(LOAD_MODELS, folder)
 
 
-def test_a_residual_network_alarms_nobody(log):
-    """TensorFlow's optimizer of graphs logs pages of errors where it fails to fuse the sum of a block."""
+def test_training_a_resnet_logs_no_tensorflow_errors(log):
+    """TensorFlow's graph optimizer logs pages of errors if it fails to fuse the sum in a residual block."""
     assert "trained" in log
     assert "remapper" not in log and "OpKernel" not in log
 
 
 @pytest.mark.usefixtures("log")
-def test_a_fresh_process_loads_the_same_model(folder, flow, data, conditional_flow, conditional_data):
+def test_new_process_loads_the_same_flows(folder, flow, data, conditional_flow, conditional_data):
     loaded = np.load(folder / "loaded.npz")
     y, context = conditional_data["x"][:20], conditional_data["context"][:20]
     np.testing.assert_allclose(loaded["log_prob"], flow.log_prob(data[:20]), rtol=1e-5)
@@ -76,7 +76,7 @@ def test_a_fresh_process_loads_the_same_model(folder, flow, data, conditional_fl
     np.testing.assert_allclose(loaded["conditional_sample"], conditional_flow.sample(5, context, seed=3), rtol=1e-12)
 
 
-def test_loading_keeps_the_optimizer_and_goes_on_training(folder, data):
+def test_loaded_flow_keeps_its_optimizer_and_trains(folder, data):
     flow = keras.models.load_model(folder / "flow.keras")
     assert flow.optimizer.iterations == 4 * 2048 // 128
     assert np.isfinite(flow.fit(data[:64], verbose=0).history["loss"][0])
@@ -123,14 +123,14 @@ def assert_survives_saving(flow, folder):
 
 
 @pytest.mark.parametrize("name", BASES)
-def test_base_distributions_are_saved_by_class_name(name, tmp_path):
+def test_base_distributions_survive_saving(name, tmp_path):
     base = BASES[name]()
     flow = nvp.RealNVP(2, num_couplings=2, hidden_units=(4,), base_distribution=base)
     assert {id(v) for v in base.trainable_variables} <= {id(v._value) for v in flow.trainable_variables}
     assert_survives_saving(flow, tmp_path)
 
 
-def test_flow_of_a_users_distribution_is_saved_where_it_can_be_rebuilt(tmp_path):
+def test_flow_of_a_user_distribution_survives_saving(tmp_path):
     half, net = nvp.masks.half(2), UserNet(dropout=0.1)
     parts = [nvp.AffineCoupling(net, half), tfb.Permute([1, 0]), nvp.AffineCoupling(nvp.MLP(1, (4,)), half)]
     chain = tfb.Chain([*parts, tfb.Permute([1, 0]), nvp.AffineCoupling(net, half)])  # one network used twice
@@ -138,8 +138,8 @@ def test_flow_of_a_users_distribution_is_saved_where_it_can_be_rebuilt(tmp_path)
 
 
 @keras.saving.register_keras_serializable(package="tests")
-class Around(keras.layers.Layer):
-    """A network around a layer that it may share with others."""
+class NetWithInnerLayer(keras.layers.Layer):
+    """A network with an inner layer, which several networks may share."""
 
     def __init__(self, inner, **kwargs):
         super().__init__(**kwargs)
@@ -156,10 +156,10 @@ class Around(keras.layers.Layer):
         return cls(**config | {"inner": keras.saving.deserialize_keras_object(config["inner"])})
 
 
-def test_networks_that_share_a_layer_are_not_saved_as_if_they_did_not(tmp_path):
+def test_save_refuses_networks_that_share_a_layer(tmp_path):
     def flow(*inner):
         half = nvp.masks.half(2)
-        couplings = [nvp.AffineCoupling(Around(layer), half) for layer in inner]
+        couplings = [nvp.AffineCoupling(NetWithInnerLayer(layer), half) for layer in inner]
         chain = tfb.Chain([couplings[0], tfb.Permute([1, 0]), couplings[1]])
         return nvp.Flow(tfd.TransformedDistribution(BASES["trainable"](), chain))
 
@@ -176,13 +176,13 @@ def test_networks_that_share_a_layer_are_not_saved_as_if_they_did_not(tmp_path):
     np.testing.assert_array_equal(other.log_prob(x), shared.log_prob(x))
 
 
-def test_a_file_name_that_keras_would_not_load(flow, tmp_path):
+def test_save_refuses_file_names_that_keras_cannot_load(flow, tmp_path):
     with pytest.raises(ValueError, match=r"filepath must end in \.keras, got '.*flow\.h5'"):
         flow.save(tmp_path / "flow.h5")
 
 
 @pytest.mark.parametrize("kind", ["RealNVP", "Flow"])
-def test_what_is_frozen_stays_frozen(kind, tmp_path):
+def test_frozen_networks_and_variables_stay_frozen_after_loading(kind, tmp_path):
     if kind == "RealNVP":
         flow = nvp.RealNVP(2, num_couplings=2, hidden_units=(4,), base_distribution=BASES["trainable"]())
     else:
@@ -208,7 +208,7 @@ def test_what_is_frozen_stays_frozen(kind, tmp_path):
 
 @keras.saving.register_keras_serializable(package="tests")
 class NormalizedNet(keras.Model):
-    """What users write: a subclassed model that says nothing of its layers in its configuration."""
+    """A typical user model: a subclass whose configuration does not list its layers."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -234,7 +234,7 @@ PARTLY_FROZEN = {
 
 
 @pytest.mark.parametrize("name", PARTLY_FROZEN)
-def test_a_frozen_part_of_a_network_stays_frozen(name, tmp_path):
+def test_frozen_layer_of_a_network_stays_frozen_after_loading(name, tmp_path):
     make, part = PARTLY_FROZEN[name]
     shape, mask = ([2, 2, 2], nvp.masks.channelwise(2)) if name == "ConvResNet" else ([2], nvp.masks.half(2))
     base = tfd.Sample(tfd.Normal(tf.zeros([]), 1.0), shape)
@@ -251,7 +251,7 @@ def test_a_frozen_part_of_a_network_stays_frozen(name, tmp_path):
         np.testing.assert_array_equal(value, old)
 
 
-def test_a_network_whose_variables_are_all_frozen_is_not_frozen_itself():
+def test_network_with_only_frozen_variables_is_not_frozen_after_loading():
     flow = nvp.RealNVP(2, num_couplings=1, hidden_units=(4,))
     for variable in flow.conditioners[0].variables:
         variable.trainable = False
@@ -273,17 +273,17 @@ def test_constraints_are_saved(tmp_path):
         assert np.linalg.norm(variable) == pytest.approx(0.5, abs=1e-5)
 
 
-def test_a_constraint_that_cannot_be_described_is_named(tmp_path):
-    class Own(tf_keras.constraints.Constraint):
+def test_error_names_the_constraint_that_cannot_be_saved(tmp_path):
+    class CustomConstraint(tf_keras.constraints.Constraint):
         pass
 
-    for constraint in (lambda value: value, tf.nn.relu, Own()):
+    for constraint in (lambda value: value, tf.nn.relu, CustomConstraint()):
         flow = nvp.Flow(tfd.MultivariateNormalDiag(tf.Variable([0.0, 0.0], constraint=constraint)))
         with pytest.raises(ValueError, match=r"distribution\.loc\.constraint cannot be saved: "):
             flow.save(tmp_path / "flow.keras")
 
 
-def test_weights_bring_their_permutations_along(tmp_path):
+def test_weight_files_contain_the_permutations(tmp_path):
     options = {"num_couplings": 4, "hidden_units": (4,), "permutation": "random"}
     flow, other = nvp.RealNVP(6, seed=1, **options), nvp.RealNVP(6, seed=2, **options)
     for variable in flow.trainable_variables:
@@ -295,7 +295,7 @@ def test_weights_bring_their_permutations_along(tmp_path):
     np.testing.assert_array_equal(other.distribution().log_prob(x), flow.distribution().log_prob(x))
 
 
-def test_weights_and_export_of_what_cannot_be_rebuilt(tmp_path):
+def test_flow_that_cannot_be_saved_can_save_weights_and_export(tmp_path):
     flow, other = nvp.Flow(everything()), nvp.Flow(everything())
     x = np.array([[0.3, 0.4], [2.0, -1.0]], "float32")
     with pytest.raises(ValueError, match=r"bijectors\[3\].conditioner cannot be saved: .*save_weights.*export"):
@@ -309,7 +309,7 @@ def test_weights_and_export_of_what_cannot_be_rebuilt(tmp_path):
     np.testing.assert_allclose(served["log_prob"], flow.log_prob(x), rtol=1e-5)
 
 
-def test_what_cannot_be_saved_is_named():
+def test_error_names_the_part_that_cannot_be_saved():
     class Unknown(tfd.Normal):
         pass
 
@@ -328,7 +328,7 @@ def test_what_cannot_be_saved_is_named():
             to_config(value, "base")
 
 
-def test_a_variable_in_two_places_stays_one():
+def test_variable_used_twice_stays_one_variable():
     variable = tf.Variable([1.0, 2.0])
     distribution = tfd.TransformedDistribution(tfd.MultivariateNormalDiag(variable), tfb.Shift(variable))
     rebuilt = from_config(to_config(distribution, "distribution"), "distribution")
@@ -336,13 +336,13 @@ def test_a_variable_in_two_places_stays_one():
     assert len(nvp.Flow(rebuilt).trainable_variables) == 1
 
 
-def test_config_names_only_distributions_and_bijectors():
+def test_from_config_accepts_only_distributions_and_bijectors():
     for name in ("tfp.distributions.Nothing", "os.system", "tfp.bijectors.np", "tfp.distributions.kl_divergence", None):
         with pytest.raises(ValueError, match="base cannot be read: unknown class"):
             from_config({"class": name, "parameters": {}}, "base")
 
 
-def test_what_a_flow_hands_out_is_saved_within_another(flow, data, tmp_path):
+def test_distribution_of_a_flow_in_another_flow_survives_saving(flow, data, tmp_path):
     bounded = tfd.TransformedDistribution(flow.distribution(), tfb.Exp())
     for distribution in (flow.distribution(), bounded):
         model = nvp.Flow(distribution)
@@ -353,7 +353,7 @@ def test_what_a_flow_hands_out_is_saved_within_another(flow, data, tmp_path):
         assert len(loaded.trainable_variables) == len(flow.trainable_variables)
 
 
-def test_a_lambda_for_activation_is_refused_by_save(tmp_path):
+def test_save_refuses_a_lambda_as_activation(tmp_path):
     flow = nvp.RealNVP(2, num_couplings=1, activation=lambda x: x)
     with pytest.raises(ValueError, match="activation cannot be saved"):
         flow.save(tmp_path / "flow.keras")
@@ -369,7 +369,7 @@ def test_a_lambda_for_activation_is_refused_by_save(tmp_path):
         ),
     ],
 )
-def test_arguments_that_are_numpy_scalars_come_back(make, tmp_path):
+def test_arguments_given_as_numpy_scalars_survive_saving(make, tmp_path):
     parts = [make(), tfb.Scale(tf.Variable([2.0, 0.5]))]
     flow = nvp.Flow(tfd.TransformedDistribution(tfd.MultivariateNormalDiag(tf.zeros(2)), tfb.Chain(parts)))
     flow.save(tmp_path / "flow.keras")
@@ -377,15 +377,15 @@ def test_arguments_that_are_numpy_scalars_come_back(make, tmp_path):
     np.testing.assert_array_equal(keras.models.load_model(tmp_path / "flow.keras").log_prob(x), flow.log_prob(x))
 
 
-def test_the_order_of_the_first_variables_stays():
-    """Files refer to them by position, and both have the same shape; of an inner flow, too."""
+def test_order_of_the_first_variables_is_fixed():
+    """Files store these variables by position. They have equal shapes, so a new order would load without an error."""
     flow = nvp.Flow(nvp.RealNVP(2, num_couplings=1, hidden_units=(4,)).distribution())
     names = [variable.name for variable in flow.bare_variables[:4]]
     assert names == 2 * ["standardization_shift", "standardization_scale"]
 
 
-def test_names_in_files_of_weights_stay(tmp_path):
-    """Keras derives them from the names of classes, so that a renamed class could not read older files."""
+def test_names_in_weight_files_are_fixed(tmp_path):
+    """Keras derives these names from class names, so a renamed class could not read older files."""
     flow = nvp.RealNVP(1, num_couplings=1, coupling="spline")
     flow.save_weights(tmp_path / "flow.weights.h5")
     with h5py.File(tmp_path / "flow.weights.h5") as file:

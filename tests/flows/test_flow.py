@@ -1,4 +1,4 @@
-"""Flow(distribution): a user's own distribution becomes a model that trains and keeps all of its variables."""
+"""Flow(distribution): a user's distribution becomes a Keras model that trains all of its variables."""
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ from tfp_realnvp.distributions import OnePassTransformedDistribution
 X = np.random.default_rng(0).normal(size=(256, 2)).astype("float32")
 
 
-def test_fit_trains_every_variable_and_the_model_counts_them():
+def test_flow_trains_and_counts_every_variable():
     distribution = everything()
     flow = nvp.Flow(distribution)
     trainable = distribution.trainable_variables
@@ -34,8 +34,8 @@ def test_fit_trains_every_variable_and_the_model_counts_them():
         assert np.any(variable.numpy() != old), variable.name
 
 
-def test_fit_keeps_constraints():
-    def constrained(kind):
+def test_fit_applies_constraints():
+    def constrained_net(kind):
         class Net(kind.Model):
             def __init__(self):
                 super().__init__()
@@ -46,7 +46,7 @@ def test_fit_keeps_constraints():
 
         return Net()
 
-    nets, half = [constrained(keras), constrained(tf_keras)], nvp.masks.half(2)
+    nets, half = [constrained_net(keras), constrained_net(tf_keras)], nvp.masks.half(2)
     first, second = (nvp.AffineCoupling(net, half) for net in nets)
     scale = tf.Variable([1.0, 1.0], constraint=lambda value: tf.clip_by_value(value, 0.5, tf.cast(1.1, value.dtype)))
     frozen = tf.Variable([0.0, 2.0], constraint=tf.nn.relu, trainable=False)
@@ -62,7 +62,7 @@ def test_fit_keeps_constraints():
         assert 0 < np.max(np.linalg.norm(net.get_weights()[0], axis=0)) < 0.05 + 1e-6
 
 
-def test_training_and_inference_modes_reach_both_kinds_of_keras():
+def test_training_mode_reaches_keras_3_and_tf_keras_layers():
     for net in (UserNet(), TfKerasNet()):
         coupling = nvp.AffineCoupling(net, nvp.masks.half(2))
         flow = nvp.Flow(tfd.TransformedDistribution(base(trainable=False), coupling))
@@ -73,13 +73,13 @@ def test_training_and_inference_modes_reach_both_kinds_of_keras():
         plain = -np.mean(flow.log_prob(X))
         assert flow.evaluate(X, verbose=0) == pytest.approx(plain, rel=1e-5)
         y_pred = flow(X, training=True)
-        assert flow.compute_loss(y_pred=y_pred) > -np.mean(y_pred) + 1e-3  # the regulariser trains
+        assert flow.compute_loss(y_pred=y_pred) > -np.mean(y_pred) + 1e-3  # the loss includes the regulariser
         if isinstance(net, TfKerasNet):
             flow.fit(X, verbose=0)
             assert np.any(net.norm.moving_mean != 0)
 
 
-def test_the_density_is_the_users():
+def test_density_equals_the_density_of_the_distribution():
     distribution = everything()
     flow = nvp.Flow(distribution)
     expected = distribution.log_prob(tf.identity(X))
@@ -102,7 +102,7 @@ def test_the_density_is_the_users():
     ],
     ids=["mixture", "no chain", "no bijector", "bounded"],
 )
-def test_any_distribution_of_vectors(distribution):
+def test_flow_accepts_any_distribution_of_vectors(distribution):
     distribution = distribution()
     flow = nvp.Flow(distribution)
     x = np.clip(X, 0.1, 0.9)
@@ -114,7 +114,7 @@ def test_any_distribution_of_vectors(distribution):
     assert losses[-1] < losses[0]
 
 
-def test_events_of_other_ranks():
+def test_flow_accepts_scalar_and_matrix_events():
     scalar = nvp.Flow(tfd.Normal(tf.Variable(0.0), 1.0))
     np.testing.assert_allclose(scalar.log_prob([[0.0, 1.0]]), tfd.Normal(0.0, 1.0).log_prob([[0.0, 1.0]]))
     assert scalar.sample(3).shape == (3,)
@@ -131,7 +131,7 @@ def test_events_of_other_ranks():
 
 
 @pytest.mark.parametrize("adapted", [False, True])
-def test_adapt_counts_the_log_determinant(adapted):
+def test_log_prob_includes_the_log_determinant_of_adapt(adapted):
     x = 100.0 + 5.0 * X
     flow = nvp.Flow(base(trainable=False))
     expected = base(trainable=False).log_prob(x)
@@ -141,7 +141,7 @@ def test_adapt_counts_the_log_determinant(adapted):
     np.testing.assert_allclose(flow.log_prob(x), expected, rtol=1e-4)
 
 
-def test_conditional_flow_of_the_users_own_couplings():
+def test_conditional_flow_of_user_couplings():
     net = nvp.MLP(1, (8,))
     coupling = nvp.AffineCoupling(net, nvp.masks.half(2), context=tf.zeros(3))
     flow = nvp.Flow(tfd.TransformedDistribution(base(trainable=False), coupling), context_shape=3)
@@ -152,8 +152,8 @@ def test_conditional_flow_of_the_users_own_couplings():
     assert np.any(flow.log_prob(X, context) != flow.log_prob(X, context[::-1]))
 
 
-def conditional_parts():
-    """(a coupling with a context; a chain with its inverse; a block with it; a distribution with it in the base)."""
+def conditional_distributions():
+    """Distributions with a conditional coupling: alone, inverted in a chain, in a block, and in the base."""
     net = nvp.MLP(1, (8,))
     coupling = nvp.AffineCoupling(net, nvp.masks.half(2), context=tf.zeros(3))
     for index, variable in enumerate(coupling.trainable_variables):
@@ -168,14 +168,14 @@ def conditional_parts():
 
 
 @pytest.mark.parametrize("kind", range(4), ids=["coupling", "inverse", "block", "base"])
-def test_the_context_reaches_couplings_wherever_they_are(kind):
-    flow = nvp.Flow(conditional_parts()[kind], context_shape=3)
+def test_context_reaches_couplings_in_chains_blocks_and_bases(kind):
+    flow = nvp.Flow(conditional_distributions()[kind], context_shape=3)
     context = random_tensor((256, 3), "float32", seed=1)
     assert np.mean(flow.log_prob(X, context) != flow.log_prob(X, context + 1.0)) > 0.9
 
 
-def test_a_context_that_could_not_be_passed_on_is_an_error():
-    conditional = conditional_parts()[0]
+def test_context_that_cannot_reach_a_coupling_is_an_error():
+    conditional = conditional_distributions()[0]
     with pytest.raises(ValueError, match="no coupling of distribution has a context"):
         nvp.Flow(base(), context_shape=3)
     with pytest.raises(ValueError, match=r"context_shape is \[2\], but affine_coupling.* has a context \(3,\)"):
@@ -185,12 +185,12 @@ def test_a_context_that_could_not_be_passed_on_is_an_error():
         nvp.Flow(mixture, context_shape=3)
 
 
-def test_frozen_layers_stay_frozen():
+def test_fit_leaves_frozen_layers_unchanged():
     for net in (UserNet(dropout=0.0), TfKerasNet()):
         coupling = nvp.AffineCoupling(net, nvp.masks.half(2))
         net.trainable = False
         flow = nvp.Flow(tfd.TransformedDistribution(base(), coupling))
-        assert len(flow.trainable_variables) == 2  # those of the base
+        assert len(flow.trainable_variables) == 2  # of the base distribution
         flow.compile(keras.optimizers.Adam(0.1))
         before = [np.array(weight) for weight in net.get_weights()]
         flow.fit(X, verbose=0)
@@ -198,7 +198,7 @@ def test_frozen_layers_stay_frozen():
             np.testing.assert_array_equal(weight, old)
 
 
-def test_a_density_first_evaluated_in_training_mode_is_not_random():
+def test_log_prob_first_called_in_training_mode_is_not_random():
     flow = nvp.Flow(tfd.TransformedDistribution(base(), nvp.AffineCoupling(UserNet(), nvp.masks.half(2))))
 
     class Outer(keras.layers.Layer):
@@ -210,7 +210,7 @@ def test_a_density_first_evaluated_in_training_mode_is_not_random():
     np.testing.assert_allclose(flow.log_prob(X), flow.distribution().log_prob(X), rtol=1e-5, atol=1e-5)
 
 
-def test_what_a_flow_hands_out_is_in_inference_mode_within_a_layer_in_training():
+def test_distribution_and_bijector_use_inference_mode_in_a_training_layer():
     flow = nvp.Flow(tfd.TransformedDistribution(base(), nvp.AffineCoupling(UserNet(), nvp.masks.half(2))))
     distribution, bijector = flow.distribution(), flow.bijector()
 
@@ -224,7 +224,7 @@ def test_what_a_flow_hands_out_is_in_inference_mode_within_a_layer_in_training()
     assert np.any(flow(X, training=True) != distribution.log_prob(X))
 
 
-def test_a_bijector_with_several_inverses():
+def test_density_sums_over_several_inverses_of_a_bijector():
     flow = nvp.Flow(tfd.TransformedDistribution(tfd.Normal(tf.Variable(0.0), 1.0), tfb.AbsoluteValue()))
     x = np.array([0.5, 1.0, 2.0], "float32")
     for density in (flow.log_prob, flow.distribution().log_prob):
@@ -234,7 +234,7 @@ def test_a_bijector_with_several_inverses():
     np.testing.assert_allclose(OnePassTransformedDistribution(**stock.parameters).log_prob(x), stock.log_prob(x))
 
 
-def test_an_inverted_chain_is_one_pass_too():
+def test_inverted_chain_runs_its_network_once():
     runs = tf.Variable(0, trainable=False)
 
     def conditioner(kept):
@@ -250,12 +250,12 @@ def test_an_inverted_chain_is_one_pass_too():
     assert runs == 1
 
 
-def test_a_keras_variable_as_a_parameter_is_an_error():
+def test_keras_variable_as_parameter_is_an_error():
     with pytest.raises(ValueError, match=r"loc of .* is a keras\.Variable.*tf\.Variable"):
         nvp.Flow(tfd.MultivariateNormalDiag(keras.Variable([0.0, 0.0])))
 
 
-def test_a_hidden_variable_is_named():
+def test_error_names_a_variable_that_the_flow_cannot_see():
     net = nvp.MLP(1, (8,), name="hidden_net")
     net.build((None, 1))
     coupling = nvp.AffineCoupling(lambda kept: net(kept), nvp.masks.half(2))
@@ -265,7 +265,7 @@ def test_a_hidden_variable_is_named():
         flow.fit(X)
 
 
-def test_a_flow_with_nothing_to_train_says_so():
+def test_fit_refuses_a_flow_without_trainable_variables():
     flow = nvp.Flow(base(trainable=False))
     flow.compile("adam")
     assert np.isfinite(flow.evaluate(X, verbose=0))
@@ -284,7 +284,7 @@ def test_a_flow_with_nothing_to_train_says_so():
         (tfd.Normal([0.0, 1.0], 1.0), r"batch shape \[\], got \(2,\)"),
     ],
 )
-def test_bad_distribution(distribution, message):
+def test_invalid_distributions_are_refused(distribution, message):
     if message is None:  # TFP's Poisson has floating-point events
         assert nvp.Flow(distribution).log_prob(1.0) == distribution.log_prob(1.0)
         return
@@ -292,13 +292,13 @@ def test_bad_distribution(distribution, message):
         nvp.Flow(distribution)
 
 
-def test_bad_dtype():
+def test_dtype_that_differs_from_the_distribution_is_refused():
     with pytest.raises(ValueError, match="dtype must have float32 variables"):
         nvp.Flow(base(), dtype="float64")
 
 
 @pytest.mark.parametrize("method", ["minimize", "tape", "vi"])
-def test_other_trainers_reach_the_variables_too(method):
+def test_other_trainers_train_every_variable(method):
     flow = nvp.Flow(everything())
     distribution = flow.distribution()
     before = [variable.numpy() for variable in distribution.trainable_variables]
@@ -320,8 +320,8 @@ def test_other_trainers_reach_the_variables_too(method):
         assert np.any(variable.numpy() != old), variable.name
 
 
-def test_a_conditional_flow_of_a_conditional_flows_distribution(conditional_flow, conditional_data):
-    """Its distribution is a copy, among whose submodules are also the couplings that it is a copy of."""
+def test_distribution_of_a_conditional_flow_in_another_conditional_flow(conditional_flow, conditional_data):
+    """The distribution is a copy. Its `submodules` also contain the couplings of the original."""
     x, context = (conditional_data[name][:5] for name in ("x", "context"))
     bounded = tfd.TransformedDistribution(conditional_flow.distribution(context[0]), tfb.Exp())
     model = nvp.Flow(bounded, context_shape=2)
@@ -330,22 +330,22 @@ def test_a_conditional_flow_of_a_conditional_flows_distribution(conditional_flow
     np.testing.assert_allclose(model.log_prob(np.exp(x), standardised), expected, rtol=1e-6)
 
 
-def test_adapt_does_not_move_bounds():
+def test_adapt_refuses_a_distribution_with_bounds():
     x = np.random.default_rng(0).uniform(-1.0, 1.0, (200, 2))
-    within = nvp.RealNVP(2, num_couplings=2, hidden_units=(8,), seed=0)
-    bounded = nvp.Flow(tfd.TransformedDistribution(within.distribution(), tfb.Sigmoid(-1.0, 1.0)))
+    unbounded = nvp.RealNVP(2, num_couplings=2, hidden_units=(8,), seed=0)
+    bounded = nvp.Flow(tfd.TransformedDistribution(unbounded.distribution(), tfb.Sigmoid(-1.0, 1.0)))
     before = bounded.log_prob(x)
     with pytest.raises(ValueError, match="the distribution has bounds"):
         bounded.adapt(x)
     np.testing.assert_array_equal(bounded.log_prob(x), before)
-    within.adapt(2 * np.arctanh(x))
+    unbounded.adapt(2 * np.arctanh(x))
     np.testing.assert_allclose(
-        bounded.log_prob(x), within.log_prob(2 * np.arctanh(x)) + np.sum(np.log(2 / (1 - x**2)), axis=-1), rtol=1e-4
+        bounded.log_prob(x), unbounded.log_prob(2 * np.arctanh(x)) + np.sum(np.log(2 / (1 - x**2)), axis=-1), rtol=1e-4
     )
 
 
-def test_events_of_more_dimensions_than_their_bijectors_need():
-    """Five parts of two features in an event: their log-determinants add up, constant ones too."""
+def test_log_determinant_sums_over_extra_event_dimensions():
+    """An event has five rows of two features. The log-determinants of the rows add up, even if they are constant."""
     norm, linear = nvp.ActNorm(2, dtype="float64"), nvp.LULinear(2, dtype="float64")
     for index, variable in enumerate((*norm.trainable_variables, *linear.trainable_variables)):
         variable.assign_add(random_tensor(variable.shape, "float64", seed=index, stddev=0.3))
@@ -356,12 +356,12 @@ def test_events_of_more_dimensions_than_their_bijectors_need():
     x = random_tensor((3, 5, 2), "float64", seed=9)
     flow = nvp.Flow(distribution)
     np.testing.assert_allclose(flow.log_prob(x), distribution.log_prob(x), atol=1e-10)
-    log_det = sum(part.inverse_log_det_jacobian(x, event_ndims=1) for part in (norm, linear))  # of one part, of each
+    log_det = sum(part.inverse_log_det_jacobian(x, event_ndims=1) for part in (norm, linear))  # of each row
     np.testing.assert_allclose(flow.bijector().inverse_log_det_jacobian(x, event_ndims=2), 5 * np.ones(3) * log_det)
 
 
 @pytest.mark.parametrize("normalization", ["actnorm", "batchnorm"])
-def test_a_frozen_flow_within_a_model_stays_as_it_is(normalization):
+def test_frozen_flow_in_a_keras_model_stays_unchanged(normalization):
     class Outer(keras.Model):
         def __init__(self, flow):
             super().__init__()

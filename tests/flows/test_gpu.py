@@ -1,4 +1,4 @@
-"""That training stays on a GPU: here by the kernels that TensorFlow has, and on one where there is one."""
+"""Training stays on the GPU. Tests that run without a GPU check that TensorFlow has GPU kernels for it."""
 
 import functools
 import time
@@ -40,14 +40,14 @@ def log_densities(flow, data):
 
 
 def operations_without_gpu_kernel(function: tf.types.experimental.ConcreteFunction) -> set[str]:
-    """Operations of a graph, and of all it calls, that TensorFlow would run on the host, with their types."""
+    """Operations (with their types) of a graph and the functions it calls, which TensorFlow would run on the host."""
     graph = function.graph.as_graph_def()
     called = {each.signature.name for each in graph.library.function}
     nodes = [*graph.node, *(node for each in graph.library.function for node in each.node_def)]
     return {
         f"{node.op}({', '.join(sorted(tf.as_dtype(attr.type).name for attr in node.attr.values() if attr.type))})"
         for node in nodes
-        if node.op not in called and not any(_fits(kernel, node) for kernel in _kernels(node.op))
+        if node.op not in called and not any(_supports_types(kernel, node) for kernel in _kernels(node.op))
     }
 
 
@@ -57,7 +57,7 @@ def _kernels(operation):
     return [kernel for kernel in found if kernel.device_type in ("GPU", "DEFAULT")]  # "DEFAULT" is any device.
 
 
-def _fits(kernel, node):
+def _supports_types(kernel, node):
     return all(node.attr[each.name].type in each.allowed_values.list.type for each in kernel.constraint)
 
 
@@ -69,7 +69,7 @@ def test_every_operation_of_a_training_step_has_a_gpu_kernel(name):
     flow.optimizer.build(flow.trainable_variables)
     step = tf.function(flow.train_step).get_concrete_function(tf.nest.map_structure(tf.constant, data))
     assert len(step.graph.get_operations()) > 100
-    # These two feed and fetch a graph that is called by itself.
+    # Placeholders only stand for the arguments and variables of the graph.
     assert operations_without_gpu_kernel(step) <= {
         "Placeholder(float32)",
         "Placeholder(uint8)",
@@ -77,7 +77,7 @@ def test_every_operation_of_a_training_step_has_a_gpu_kernel(name):
     }
 
 
-def test_an_operation_of_the_host_is_found():
+def test_operation_without_gpu_kernel_is_found():
     @tf.function
     def function(x):
         return tf.strings.length(tf.strings.as_string(x))
@@ -89,8 +89,8 @@ def test_an_operation_of_the_host_is_found():
 @pytest.mark.parametrize(
     ("name", "policies"), [("affine", ["mixed_bfloat16", "mixed_float16"]), ("image", ["mixed_float16"])]
 )
-def test_mixed_precision_trains_as_float32_does(name, policies):
-    """Of scaled losses, in float16; weights and densities stay in float32."""
+def test_mixed_precision_trains_as_well_as_float32(name, policies):
+    """mixed_float16 scales the loss. Weights and densities stay in float32."""
     make, data = FLOWS[name]
     losses = []
     for dtype in ("float32", *policies):
@@ -109,7 +109,7 @@ def test_mixed_precision_trains_as_float32_does(name, policies):
 class TestOnAGpu:
     pytestmark = gpu
 
-    def test_training_and_densities_are_those_of_the_cpu(self, name, policy, jit_compile):
+    def test_losses_and_densities_on_gpu_and_cpu_agree(self, name, policy, jit_compile):
         make, data = FLOWS[name]
         results = []
         for device in ("CPU:0", "GPU:0"):
@@ -128,7 +128,7 @@ class TestOnAGpu:
 @pytest.mark.gpu
 @pytest.mark.skipif(not GPUS, reason="TensorFlow sees no GPU")
 def test_throughput(record_property):
-    """No threshold: a figure for the report of tests."""
+    """Records the rows per second for the test report; there is no threshold."""
     x = np.random.default_rng(0).normal(size=(200_000, 64)).astype("float32")
     flow = nvp.RealNVP(64, hidden_units=(256, 256))
     flow.compile("adam")

@@ -1,4 +1,4 @@
-"""Real NVP for images: the architecture, its density, training, files and errors."""
+"""ImageRealNVP: architecture, density, training, files and errors."""
 
 import math
 
@@ -19,7 +19,6 @@ def trained():
     return trained_flow()
 
 
-# The density
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(
     ("event_shape", "num_scales", "context"),
@@ -40,10 +39,10 @@ def test_round_trip_and_log_det(event_shape, num_scales, context):
     np.testing.assert_allclose(bijector.forward(tf.constant(z)), x, atol=1e-9)
     gaussian = -0.5 * np.sum(z**2, axis=1) - 0.5 * size * np.log(2 * np.pi)
     np.testing.assert_allclose(flow.log_prob(x, *contexts), gaussian + expected, atol=1e-8)
-    assert np.all(np.any(slopes != 0, axis=(0, 1))) and np.mean(slopes != 0) > 0.6  # every pixel, in most latents
+    assert np.all(np.any(slopes != 0, axis=(0, 1))) and np.mean(slopes != 0) > 0.6  # each pixel affects most latents
 
 
-def test_the_couplings_of_each_scale():
+def test_masks_and_channels_of_each_scale():
     flow = small_flow((8, 8, 3), num_scales=3, num_channels=2)
     shapes = [(coupling.mask.shape, coupling.conditioner.num_channels) for coupling in _couplings(flow.distribution())]
     assert shapes == [
@@ -58,8 +57,8 @@ def test_the_couplings_of_each_scale():
 
 
 @pytest.mark.usefixtures("eagerly")
-def test_what_is_factored_out_first_is_a_checkerboard():
-    """At the start every coupling is the identity, and a latent the logit of a pixel."""
+def test_first_latents_factored_out_form_a_checkerboard():
+    """At the start every coupling is the identity, so each latent is the logit of a pixel."""
     flow = small_flow((4, 4, 1))
     x = np.random.default_rng(0).uniform(0.0, LEVELS, (2, 4, 4, 1)).astype("float32")
     z = flow.bijector().inverse(x).numpy()
@@ -70,26 +69,25 @@ def test_what_is_factored_out_first_is_a_checkerboard():
         np.testing.assert_allclose(np.sort(latents), np.sort(pixels), rtol=2e-3, atol=1e-4)  # BatchNorm's epsilon
 
 
-# Training
-def test_training_reaches_a_better_code(trained):
+def test_training_lowers_bits_per_dim(trained):
     flow, before, history = trained
     assert set(history) == {"loss", "bits_per_dim", "val_loss", "val_bits_per_dim"}
     assert history["val_bits_per_dim"][-1] < before["bits_per_dim"] - 0.5
     bits = np.array(history["val_loss"]) / (16 * math.log(2))
     np.testing.assert_allclose(history["val_bits_per_dim"], bits, rtol=1e-5)
-    assert history["bits_per_dim"][-1] < history["loss"][-1] / (16 * math.log(2))  # which has the penalty, too
+    assert history["bits_per_dim"][-1] < history["loss"][-1] / (16 * math.log(2))  # the loss includes a penalty
     result = flow.evaluate(images_of(128, seed=1), verbose=0, return_dict=True)
     assert result["bits_per_dim"] == pytest.approx(history["val_bits_per_dim"][-1], abs=0.05)
 
 
-def test_held_out_images_do_not_lag_those_of_training(trained):
-    """Averages of the networks' batch normalisation that follow the weights too slowly cost 0.18 bits/dim here."""
+def test_validation_bits_per_dim_are_close_to_training(trained):
+    """Validation would lose 0.18 bits/dim if the moving averages in the networks followed the weights too slowly."""
     *_, history = trained
-    held_out, training = (np.mean(history[name][-3:]) for name in ("val_bits_per_dim", "bits_per_dim"))
-    assert held_out < training + 0.1
+    validation, training = (np.mean(history[name][-3:]) for name in ("val_bits_per_dim", "bits_per_dim"))
+    assert validation < training + 0.1
 
 
-def test_datasets_and_weights(trained):
+def test_evaluate_accepts_datasets_and_sample_weights(trained):
     flow, *_ = trained
     images = images_of(64, seed=3)
     data = tf.data.Dataset.from_tensor_slices(images).batch(32)
@@ -100,14 +98,14 @@ def test_datasets_and_weights(trained):
     assert weighted["loss"] == pytest.approx(flow.evaluate(images[:32], verbose=0, return_dict=True)["loss"], abs=1.5)
 
 
-def test_no_image_at_all(trained):
+def test_zero_images_give_empty_samples_and_densities(trained):
     flow, *_ = trained
     assert flow.sample(0).shape == (0, 4, 4, 1)
     assert flow.log_prob(np.zeros((0, 4, 4, 1), "float32")).shape == (0,)
 
 
 @pytest.mark.usefixtures("eagerly")
-def test_adapt_standardises_the_context_alone():
+def test_adapt_standardises_only_the_context():
     flow = small_flow(num_scales=1, context_shape=2)
     context = np.random.default_rng(0).normal([5.0, -1.0], [3.0, 0.1], (50, 2)).astype("float32")
     x, images = np.full((50, 4, 4, 1), 3.0, "float32"), images_of(50)
@@ -120,7 +118,7 @@ def test_adapt_standardises_the_context_alone():
     np.testing.assert_allclose(flow.log_prob(x, context), expected, rtol=1e-3)
 
 
-def test_samples_are_pixels(trained):
+def test_samples_lie_in_the_range_of_pixels(trained):
     flow, *_ = trained
     sample = flow.sample(500, seed=1).numpy()
     assert sample.shape == (500, 4, 4, 1)
@@ -131,7 +129,7 @@ def test_samples_are_pixels(trained):
     assert abs(sample.mean() - images_of(512).mean() - 0.5) < 1.0
 
 
-def test_a_label_conditions_the_image():
+def test_samples_depend_on_the_label():
     flow = small_flow(num_scales=1, context_shape=2)
     flow.compile(keras.optimizers.Adam(1e-2))
     labels = np.arange(512) % 2
@@ -143,9 +141,8 @@ def test_a_label_conditions_the_image():
     assert flow.distribution(np.eye(2)).batch_shape == (2,)
 
 
-# Files
 @pytest.mark.usefixtures("eagerly")
-def test_a_loaded_flow_is_the_same(tmp_path):
+def test_loaded_flow_has_the_same_density(tmp_path):
     flow = perturbed(small_flow(num_scales=1))
     images = images_of(20, seed=4)
     flow.save(tmp_path / "flow.keras")
@@ -154,7 +151,6 @@ def test_a_loaded_flow_is_the_same(tmp_path):
     assert loaded.num_levels == LEVELS
 
 
-# Errors
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -180,6 +176,6 @@ def test_a_loaded_flow_is_the_same(tmp_path):
         (lambda: FactorOut([2, 2, 2], 3), "rest must be a bijector from events .* got 3"),
     ],
 )
-def test_errors(make, message):
+def test_invalid_arguments_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()

@@ -1,4 +1,4 @@
-"""Training that meets a loss which is not finite: where it stops, and what is left."""
+"""Training with a loss that is not finite: where `fit` stops, and which weights it restores."""
 
 import keras
 import numpy as np
@@ -11,8 +11,8 @@ import tfp_realnvp as nvp
 pytestmark = pytest.mark.usefixtures("unoptimized")
 
 
-class LossNotFinite(keras.layers.Layer):
-    """A conditioner whose shift is NaN for kept values above 100, which no weight can mend."""
+class NaNShift(keras.layers.Layer):
+    """A conditioner whose shift is NaN for kept values above 100, whatever its weights."""
 
     def build(self, shape):
         self.dense = keras.layers.Dense(2)
@@ -24,22 +24,22 @@ class LossNotFinite(keras.layers.Layer):
 
 
 def flow(conditioner=None, **options) -> nvp.Flow:
-    coupling = nvp.AffineCoupling(conditioner or LossNotFinite(), mask=nvp.masks.half(2))
+    coupling = nvp.AffineCoupling(conditioner or NaNShift(), mask=nvp.masks.half(2))
     flow = nvp.Flow(tfd.TransformedDistribution(tfd.MultivariateNormalDiag(tf.zeros(2)), coupling))
     flow.compile(keras.optimizers.Adam(1e-2), **options)
     return flow
 
 
 def rows(batches: int, bad_batch: int | None = None) -> np.ndarray:
-    """Batches of 8 rows, one of them with a row that no flow of this file has a finite density for."""
+    """Batches of 8 rows. The bad batch has one row whose loss or gradient is NaN."""
     x = np.random.default_rng(0).normal(size=(8 * batches, 2)).astype("float32")
     if bad_batch is not None:
         x[8 * bad_batch + 3] = 200.0
     return x
 
 
-def trained(model: nvp.Flow, x: np.ndarray) -> list[np.ndarray]:
-    """The weights after the rows; the model itself is left as it was, but for the trace of a step."""
+def weights_after_training(model: nvp.Flow, x: np.ndarray) -> list[np.ndarray]:
+    """Returns the weights after training on the rows, and restores the model."""
     model.optimizer.build(model.trainable_variables)
     start = [variable.numpy() for variable in (*model.variables, *model.optimizer.variables)]
     if len(x):
@@ -53,8 +53,8 @@ def trained(model: nvp.Flow, x: np.ndarray) -> list[np.ndarray]:
 @pytest.mark.parametrize(
     ("bad_batch", "lost", "options"),
     [
-        (70, 6, {}),  # 32 steps an execution, copies before batches 0, 32 and 64: the newest is known to be good
-        (64, 32, {}),  # the newest is not
+        (70, 6, {}),  # weights are copied before batches 0, 32 and 64; the last copy is known to be good
+        (64, 32, {}),  # the last copy is not known to be good
         (0, 0, {}),
         (40, 8, {"steps_per_execution": 1}),
         (40, 8, {"steps_per_execution": 5}),
@@ -62,12 +62,12 @@ def trained(model: nvp.Flow, x: np.ndarray) -> list[np.ndarray]:
         (3, 3, {"run_eagerly": True}),
     ],
 )
-def test_training_stops_at_the_batch_with_the_weights_of_before(bad_batch, lost, options):
+def test_fit_stops_at_a_nan_loss_and_restores_earlier_weights(bad_batch, lost, options):
     model = flow(**options)
     if options.get("steps_per_execution") == 5 and hasattr(model, "unrolled_steps_per_execution"):
-        lost = 5  # Copies fall on the beginnings of executions. Older Keras runs each step as an execution.
+        lost = 5  # Copies are made when an execution starts. Older Keras runs one step per execution.
     good = bad_batch - lost
-    expected = trained(model, rows(good))
+    expected = weights_after_training(model, rows(good))
     with pytest.warns(RuntimeWarning, match=rf"nan in epoch 1, batch {bad_batch + 1}, .* of {lost} batch(es)? before"):
         history = model.fit(rows(80, bad_batch), batch_size=8, epochs=5, shuffle=False, verbose=0)
     assert len(history.history["loss"]) == 1
@@ -75,27 +75,27 @@ def test_training_stops_at_the_batch_with_the_weights_of_before(bad_batch, lost,
         np.testing.assert_allclose(weight, value, rtol=1e-5, atol=1e-6)
     assert int(model.optimizer.iterations) == good
     assert all(np.isfinite(variable.numpy()).all() for variable in model.optimizer.variables)
-    # Nothing is left that would disturb a next fit.
+    # The next fit works as usual.
     assert np.isfinite(model.fit(rows(40), batch_size=8, verbose=0).history["loss"]).all()
 
 
-def test_a_later_epoch_is_named_and_users_callbacks_run():
+def test_warning_names_the_epoch_and_user_callbacks_run():
     seen = []
 
-    class Weights(keras.callbacks.Callback):
+    class EpochRecorder(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
             seen.append((epoch, np.isfinite(logs["loss"]), all(np.isfinite(w).all() for w in self.model.get_weights())))
 
     good, bad = (tf.data.Dataset.from_tensor_slices(rows(40, batch)).batch(8) for batch in (None, 20))
     with pytest.warns(RuntimeWarning, match="epoch 3, batch 21,"):
         flow().fit(
-            good.concatenate(good).concatenate(bad), steps_per_epoch=40, epochs=4, callbacks=Weights(), verbose=0
+            good.concatenate(good).concatenate(bad), steps_per_epoch=40, epochs=4, callbacks=EpochRecorder(), verbose=0
         )
     assert seen == [(0, True, True), (1, True, True), (2, False, True)]
 
 
-class SlopeNotFinite(LossNotFinite):
-    """The shift is 0 for kept values above 100, its gradient NaN."""
+class NaNGradient(NaNShift):
+    """A conditioner whose shift is 0 for kept values above 100, but has a NaN gradient."""
 
     def call(self, kept):
         shift, log_scale = keras.ops.split(self.dense(kept), 2, axis=-1)
@@ -103,20 +103,20 @@ class SlopeNotFinite(LossNotFinite):
 
 
 @pytest.mark.parametrize("epochs", [1, 3])
-def test_a_last_update_that_breaks_the_weights_is_taken_back(epochs):
-    """Its batch had a finite loss, and there is no next one in which it would show."""
-    model = flow(conditioner=SlopeNotFinite())
-    expected = trained(model, rows(32))
+def test_last_update_is_undone_if_it_makes_the_weights_nan(epochs):
+    """The loss of the last batch is finite, and no later batch would show the NaN weights."""
+    model = flow(conditioner=NaNGradient())
+    expected = weights_after_training(model, rows(32))
     with pytest.warns(RuntimeWarning, match=r"the weights are not finite after epoch 1, batch 40, .* of 7 batches"):
         model.fit(rows(40, 39), batch_size=8, epochs=epochs, shuffle=False, verbose=0)
     for weight, value in zip(model.get_weights(), expected, strict=True):
         np.testing.assert_allclose(weight, value, rtol=1e-5, atol=1e-6)
 
 
-def test_batches_are_counted_through_epochs_that_fill_no_execution():
-    """Copies are taken before batches 0 and 32 of the first epoch, and before 32 of the second, after 72 in all.
+def test_batches_are_counted_across_epochs_with_an_incomplete_execution():
+    """Copies are made before batches 0 and 32 of the first epoch and before batch 32 of the second (after 72 batches).
 
-    Where each step is an execution, as in older Keras, the third one is taken 32 batches after the second.
+    Older Keras runs one step per execution; there the third copy is made 32 batches after the second.
     """
     model = flow()
     several_steps = hasattr(model, "unrolled_steps_per_execution")
@@ -126,11 +126,11 @@ def test_batches_are_counted_through_epochs_that_fill_no_execution():
     data = tf.data.Dataset.from_generator(lambda: next(epochs).reshape(40, 8, 2), output_signature=signature)
     with pytest.warns(RuntimeWarning, match=f"epoch 2, batch 36, .* of {lost} batches before"):
         model.fit(data, epochs=2, verbose=0)
-    if several_steps:  # Older Keras counts a step as it learns that the data have ended.
+    if several_steps:  # Older Keras counts one more step at the end of the data.
         assert int(model.optimizer.iterations) == 75 - lost
 
 
-def test_a_list_of_callbacks_made_by_hand():
+def test_fit_accepts_a_keras_callback_list():
     model = flow()
     callbacks = keras.callbacks.CallbackList([], add_history=True, model=model)
     with pytest.warns(RuntimeWarning, match="epoch 1, batch 4,"):
@@ -138,8 +138,8 @@ def test_a_list_of_callbacks_made_by_hand():
     assert history.epoch == [0] and len(callbacks.callbacks) == 1
 
 
-def test_a_divergence_is_stopped():
-    """With a step size far too large, weights grow until a loss overflows."""
+def test_diverging_training_is_stopped():
+    """The learning rate is far too large, so the weights grow until the loss overflows."""
     model = nvp.RealNVP(6, num_couplings=8, hidden_units=(16, 16), seed=0)
     model.compile(keras.optimizers.SGD(1e4))
     x = np.random.default_rng(0).normal(size=(512, 6))
@@ -149,8 +149,8 @@ def test_a_divergence_is_stopped():
 
 
 @pytest.mark.parametrize("name", ["images", "table"])
-def test_finite_losses_raise_no_alarm_of_numerics(name):
-    if name == "images":  # without gradients, to be quick
+def test_finite_losses_pass_the_numeric_checks_of_tensorflow(name):
+    if name == "images":  # only evaluated, because gradients take long
         model = nvp.ImageRealNVP((2, 2, 1), num_scales=1, num_blocks=1, num_channels=2, num_levels=4, seed=0)
         data = np.random.default_rng(0).integers(0, 4, (16, 2, 2, 1))
     else:

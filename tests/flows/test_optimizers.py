@@ -1,4 +1,4 @@
-"""Adam in one operation a variable is the Adam of Keras."""
+"""Fused Adam (one operation per variable) computes the same updates as Keras's Adam."""
 
 import keras
 import numpy as np
@@ -21,33 +21,35 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
-def test_adam_is_keras_adam(data, kind):
-    """The fused update against Keras's own, applied by hand."""
+def test_fused_adam_matches_keras_adam(data, kind):
+    """Compares the fused Adam of `fit` with Keras's Adam in a training loop by hand."""
     x = tf.constant(data[:64])
-    fused, own = small_flow(dtype="float64"), small_flow(dtype="float64")  # Adam blows rounding errors up
+    fused, by_hand = small_flow(dtype="float64"), small_flow(dtype="float64")  # Adam amplifies rounding errors
     optimizer = OPTIMIZERS[kind]()
-    for flow in (fused, own):
+    for flow in (fused, by_hand):
         flow.adapt(x)
     fused.compile(optimizer)
     assert fused.optimizer is optimizer
     fused.fit(x, batch_size=64, epochs=6, shuffle=False, verbose=0)
 
     plain = OPTIMIZERS[kind]()
-    # The optimizer stays the one that any other process can load.
+    # The optimizer keeps its class and configuration, so any process can load it.
     assert keras.saving.serialize_keras_object(optimizer)["config"] == plain.get_config() | {"name": optimizer.name}
     assert type(optimizer) is type(plain)
 
     @tf.function
     def step():
         with tf.GradientTape() as tape:
-            loss = -tf.reduce_mean(own(x, training=True))
-        plain.apply_gradients(zip(tape.gradient(loss, own.trainable_weights), own.trainable_weights, strict=True))
+            loss = -tf.reduce_mean(by_hand(x, training=True))
+        plain.apply_gradients(
+            zip(tape.gradient(loss, by_hand.trainable_weights), by_hand.trainable_weights, strict=True)
+        )
 
-    plain.build(own.trainable_variables)
+    plain.build(by_hand.trainable_variables)
     for _ in range(6):
         step()
-    plain.finalize_variable_values(own.trainable_weights)
-    np.testing.assert_allclose(weights(fused), weights(own), rtol=1e-6, atol=1e-9)
+    plain.finalize_variable_values(by_hand.trainable_weights)
+    np.testing.assert_allclose(weights(fused), weights(by_hand), rtol=1e-6, atol=1e-9)
     for one, other in zip(optimizer.variables, plain.variables, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-9)
 
@@ -55,8 +57,8 @@ def test_adam_is_keras_adam(data, kind):
 @pytest.mark.parametrize(
     ("betas", "tolerance"), [((0.9, 0.999), 2e-5), ((0.9, 0.99999), 1e-6), ((0.99999, 0.99), 2e-6)]
 )
-def test_adam_is_keras_adam_for_betas_that_float32_rounds(betas, tolerance):
-    def steps(compiled):
+def test_fused_adam_matches_keras_adam_for_betas_that_float32_rounds(betas, tolerance):
+    def variables_after_training(compiled):
         model = nvp.Flow(tfd.MultivariateNormalDiag(tf.Variable([0.0, 0.0, 0.0]), tf.ones(3)))
         optimizer = keras.optimizers.Adam(0.01, *betas)
         if compiled:
@@ -66,5 +68,7 @@ def test_adam_is_keras_adam_for_betas_that_float32_rounds(betas, tolerance):
             optimizer.apply([tf.constant(gradient)], model.trainable_variables)
         return [variable.numpy() for variable in (*model.trainable_variables, *optimizer.variables)]
 
-    for one, other in zip(steps(compiled=True), steps(compiled=False), strict=True):
+    for one, other in zip(
+        variables_after_training(compiled=True), variables_after_training(compiled=False), strict=True
+    ):
         np.testing.assert_allclose(one, other, rtol=tolerance)

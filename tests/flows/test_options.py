@@ -1,4 +1,4 @@
-"""RealNVP: what each option changes, trains, saves and exports."""
+"""RealNVP: flows with each option train, save and export."""
 
 import math
 
@@ -12,7 +12,7 @@ from helpers.options import OPTIONS, data_of, with_options
 from registry import random_tensor
 
 
-def test_activation_of_the_hidden_layers_is_saved(tmp_path):
+def test_activation_is_saved(tmp_path):
     flow = nvp.RealNVP(2, num_couplings=2, hidden_units=(4,), activation="silu", seed=0)
     assert all(mlp.activation is keras.activations.silu for mlp in flow.conditioners)
     flow.save(tmp_path / "flow.keras")
@@ -28,7 +28,7 @@ def trained(request):
     inputs, arguments = data_of(flow, 1024)
     flow.adapt(inputs)
     flow.compile(keras.optimizers.Adam(1e-2))
-    before = -np.mean(flow.distribution(*arguments[1:]).log_prob(arguments[0]))  # traces nothing
+    before = -np.mean(flow.distribution(*arguments[1:]).log_prob(arguments[0]))  # runs eagerly, without tracing
     flow.fit(inputs, epochs=3, batch_size=64, verbose=0)
     return request.param, flow, inputs, arguments, before
 
@@ -79,15 +79,15 @@ def test_degrees_of_freedom_start_at_ten_and_fall_for_heavy_tails(dtype):
     assert np.all((degrees.numpy() > 1.5) & (degrees.numpy() < 3.0)), degrees
 
 
-def test_dropout_is_off_wherever_nothing_is_trained(trained):
+def test_dropout_is_off_outside_training(trained):
     name, flow, inputs, (x, *context), _ = trained
     if not OPTIONS[name].get("dropout"):
         return
     without = with_options(name, dropout=0.0)
     without.compile("adam")
-    with_dropout = [variable for variable in flow.variables if "seed_generator" not in variable.path]
-    assert len(with_dropout) < len(flow.variables)
-    for variable, value in zip(without.variables, with_dropout, strict=True):
+    variables = [variable for variable in flow.variables if "seed_generator" not in variable.path]
+    assert len(variables) < len(flow.variables)
+    for variable, value in zip(without.variables, variables, strict=True):
         variable.assign(value)
     expected = without.log_prob(x, *context)
     for log_prob in (
@@ -98,9 +98,9 @@ def test_dropout_is_off_wherever_nothing_is_trained(trained):
     ):
         np.testing.assert_allclose(log_prob, expected, atol=1e-4)
     assert flow.evaluate(inputs, verbose=0) == pytest.approx(without.evaluate(inputs, verbose=0), abs=1e-5)
-    number = () if context else (20,)
+    sample_shape = () if context else (20,)
     np.testing.assert_allclose(
-        flow.sample(number, *context, seed=1), without.sample(number, *context, seed=1), atol=1e-5
+        flow.sample(sample_shape, *context, seed=1), without.sample(sample_shape, *context, seed=1), atol=1e-5
     )
     assert np.max(np.abs(flow(inputs, training=True) - expected)) > 1e-3
 
@@ -111,7 +111,7 @@ def test_non_finite_loss_restores_the_running_averages():
     x = np.random.default_rng(0).normal(size=(320, 2)).astype("float32")
     flow.fit(x, batch_size=32, verbose=0)
     good = flow.get_weights()
-    x[40] = 1e30  # finite, but of no finite density
+    x[40] = 1e30  # finite, but its density is not
     with pytest.warns(RuntimeWarning, match="batch 2"):
         flow.fit(x, batch_size=32, shuffle=False, verbose=0)
     for weight, before in zip(flow.get_weights(), good, strict=True):
@@ -119,7 +119,7 @@ def test_non_finite_loss_restores_the_running_averages():
     assert np.isfinite(flow.log_prob(x[:32])).all()
 
 
-def test_a_spline_of_one_feature_learns_two_peaks():
+def test_spline_flow_of_one_feature_learns_two_peaks():
     random = np.random.default_rng(0)
     x = np.where(random.random((4096, 1)) < 0.5, -2.0, 2.0) + 0.5 * random.normal(size=(4096, 1))
     flow = nvp.RealNVP(1, num_couplings=2, coupling="spline", seed=0)
@@ -131,8 +131,8 @@ def test_a_spline_of_one_feature_learns_two_peaks():
     assert flow.evaluate(x, verbose=0) == pytest.approx(best, abs=0.03)
 
 
-def test_a_nan_in_a_context_is_no_density(tmp_path):
-    """With default settings, where a fused kernel of TensorFlow turns NaN into 0."""
+def test_nan_in_a_context_gives_nan_for_that_row(tmp_path):
+    """The default settings must not use TensorFlow's fused kernel, which turns NaN into 0."""
     flow = nvp.RealNVP(2, context_shape=2, num_couplings=2, seed=0)
     for index, variable in enumerate(flow.trainable_variables):
         variable.assign_add(random_tensor(variable.shape, "float32", seed=index, stddev=0.1))
@@ -142,7 +142,7 @@ def test_a_nan_in_a_context_is_no_density(tmp_path):
     flow.export(tmp_path / "export")
     exported = tf.saved_model.load(str(tmp_path / "export")).signatures
     seed = {"num_samples": tf.constant(3), "seed": tf.constant([1, 2])}
-    densities = {
+    results = {
         "log_prob": flow.log_prob(x, context),
         "xla": tf.function(flow.log_prob, jit_compile=True)(x, context),
         "call": flow({"x": x, "context": context}),
@@ -154,10 +154,10 @@ def test_a_nan_in_a_context_is_no_density(tmp_path):
         "sample": tf.transpose(flow.sample(3, context, seed=[1, 2]), [1, 0, 2]),
         "exported sample": tf.transpose(exported["sample"](context=tf.constant(context), **seed)["x"], [1, 0, 2]),
     }
-    for name, values in densities.items():
+    for name, values in results.items():
         values = np.reshape(values, [4, -1])
         assert np.all(np.isnan(values[[1, 3]])), name
         assert np.all(np.isfinite(values[[0, 2]])), name
-    np.testing.assert_allclose(densities["log_prob"][0], flow.log_prob(x[0], context[0]), rtol=1e-5)
+    np.testing.assert_allclose(results["log_prob"][0], flow.log_prob(x[0], context[0]), rtol=1e-5)
     batches = tf.data.Dataset.from_tensors({"x": x, "context": context})
     assert np.isnan(flow.evaluate(batches, verbose=0))

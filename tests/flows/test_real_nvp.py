@@ -1,4 +1,4 @@
-"""RealNVP: how it assembles couplings, and what it computes."""
+"""RealNVP: couplings, permutations, densities, samples and argument checks."""
 
 import itertools
 
@@ -26,7 +26,7 @@ def test_two_couplings_move_every_feature_and_four_mix_all(size, permutation, co
                 hidden_units=(8,),
                 permutation=permutation,
                 coupling=coupling,
-                bound=30.0,  # no feature is in the tails, which would leave it as it is
+                bound=30.0,  # wide: in the tails, splines are the identity
                 seed=seed,
                 dtype="float64",
             )
@@ -34,28 +34,28 @@ def test_two_couplings_move_every_feature_and_four_mix_all(size, permutation, co
                 mlp.activation = keras.activations.tanh
                 for layer in mlp.hidden_layers:
                     layer.activation = keras.activations.tanh
-            for network in flow.conditioners:  # not the linear maps, which would mix all of themselves
+            for network in flow.conditioners:  # not the linear maps, which alone would mix all features
                 perturbed(network)
             z = random_tensor((1, size), "float64", seed=seed)
             with tf.GradientTape(persistent=True) as tape:
                 tape.watch(z)
                 x = flow.bijector().forward(z)
-            jacobian = tape.batch_jacobian(x, z, experimental_use_pfor=False).numpy()[0]  # quicker than a trace
+            jacobian = tape.batch_jacobian(x, z, experimental_use_pfor=False).numpy()[0]  # faster than tracing
             if num_couplings == 4:
                 assert np.all(jacobian != 0.0)
-            # A permutation has one 1 in each row and zeros else: a feature is moved if its row is another.
+            # A row with a single 1 and zeros elsewhere means that the feature is only permuted.
             moved = [not (np.sum(row != 0.0) == 1 and np.any(row == 1.0)) for row in jacobian]
             assert all(moved)
 
 
-def test_starts_as_a_permutation_of_the_base():
+def test_untrained_flow_is_a_permutation_of_the_base():
     flow = nvp.RealNVP(4, num_couplings=3, seed=0)
     x = random_tensor((5, 4), "float32", seed=0)
     np.testing.assert_allclose(np.sort(flow.bijector().inverse(x)), np.sort(x), atol=1e-6)
     np.testing.assert_allclose(flow.log_prob(x), tfd.MultivariateNormalDiag(tf.zeros(4)).log_prob(x), atol=1e-4)
 
 
-def test_the_permutations_are_tfps_and_come_from_the_seed():
+def test_permutations_are_tfp_bijectors_and_depend_on_the_seed():
     def permutations(**options):
         flow = nvp.RealNVP(9, num_couplings=5, hidden_units=(4,), **options)
         return [np.asarray(b.permutation) for b in flow.bijector().bijectors if isinstance(b, tfb.Permute)]
@@ -76,7 +76,7 @@ def test_seed_fixes_the_weights():
     assert not np.array_equal(kernels[0], kernels[2])
 
 
-def test_event_shape_is_a_size_or_a_tuple_of_one():
+def test_event_shape_may_be_an_integer_or_a_tuple_of_one():
     for shape in (3, (3,), [3], np.int64(3), np.array([3]), tf.TensorShape([3])):
         assert nvp.RealNVP(shape, num_couplings=1, hidden_units=()).event_shape == (3,)
 
@@ -92,7 +92,7 @@ def test_shapes_of_densities_and_samples(flow, data):
     assert flow.sample().shape == (2,)
 
 
-def test_every_way_to_the_density_agrees(flow, data):
+def test_all_methods_give_the_same_density(flow, data):
     x = data[:50].astype("float32")
     expected = flow.log_prob(x)
     distribution = flow.distribution()
@@ -114,7 +114,7 @@ def test_density_integrates_to_one(flow, data):
     assert np.sum(np.exp(flow.log_prob(grid))) * area == pytest.approx(1.0, abs=2e-3)
 
 
-def test_sample_seed(flow):
+def test_seed_fixes_samples_and_invalid_seeds_are_refused(flow):
     for seed in (5, 2**40 + 5, -5, [1, 2], np.array([1, 2])):
         np.testing.assert_array_equal(flow.sample(3, seed=seed), flow.sample(3, seed=seed))
     assert np.all(flow.sample(3, seed=5) != flow.sample(3, seed=2**40 + 5))
@@ -127,10 +127,10 @@ def test_sample_seed(flow):
         flow.sample(3, seed=2**64)
 
 
-def test_samples_have_the_density_by_importance_weights(flow):
+def test_importance_weights_of_samples_average_to_one(flow):
     sample, log_prob = flow.sample_and_log_prob(20_000, seed=1)
-    inside = tfd.MultivariateNormalDiag([10.0, -3.0], [0.7, 0.4])  # well within the support: weights of low variance
-    assert np.mean(np.exp(inside.log_prob(sample) - log_prob)) == pytest.approx(1.0, abs=0.05)
+    target = tfd.MultivariateNormalDiag([10.0, -3.0], [0.7, 0.4])  # narrow: weights of low variance
+    assert np.mean(np.exp(target.log_prob(sample) - log_prob)) == pytest.approx(1.0, abs=0.05)
 
 
 def test_gradients_flow_through_densities_and_samples(flow, data):
@@ -147,7 +147,7 @@ def test_gradients_flow_through_densities_and_samples(flow, data):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("context_shape", [None, 2])
-def test_events_of_one_feature(dtype, context_shape):
+def test_flow_of_one_feature_reaches_the_best_loss(dtype, context_shape):
     random = np.random.default_rng(0)
     context = random.normal(size=(4096, 2))
     x = 5.0 + 0.5 * random.normal(size=(4096, 1)) * np.exp(context[:, :1])
@@ -158,13 +158,13 @@ def test_events_of_one_feature(dtype, context_shape):
     flow.fit(inputs, epochs=10, batch_size=256, verbose=0)
     assert flow.log_prob(x, *extra).shape == (4096,) and flow.log_prob(x, *extra).dtype == dtype
     assert flow.sample(3, *extra).shape == ((3, 1) if context_shape is None else (3, 4096, 1))
-    # Without the context a Gaussian of the data's moments; with it, the generating conditional.
+    # The best density is a Gaussian with the data's moments, or with a context, the true conditional density.
     scale = np.std(x) if context_shape is None else 0.5 * np.exp(context[:, 0])
     best = -np.mean(-0.5 * ((x[:, 0] - 5.0) / scale) ** 2 - np.log(scale) - 0.5 * np.log(2 * np.pi))
     assert flow.evaluate(inputs, verbose=0) == pytest.approx(best, abs=0.05)
 
 
-def test_conditional_shapes(conditional_flow, conditional_data):
+def test_shapes_of_conditional_densities_and_samples(conditional_flow, conditional_data):
     context = conditional_data["context"]
     assert conditional_flow.distribution(context[:7]).batch_shape == (7,)
     assert conditional_flow.distribution(context[0]).batch_shape == ()
@@ -230,19 +230,19 @@ def test_conditional_densities_agree_and_depend_on_the_context(conditional_flow,
         ({"base_distribution": tfd.MultivariateNormalDiag(tf.zeros(2, tf.float64))}, "dtype float32.*float64"),
     ],
 )
-def test_bad_options(options, message):
+def test_invalid_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         nvp.RealNVP(**{"event_shape": 2} | options)
 
 
-def test_wrong_shapes_and_contexts(flow, conditional_flow):
+def test_wrong_shapes_and_contexts_are_refused(flow, conditional_flow):
     x, context = np.zeros((4, 2)), np.zeros((4, 2))
     distribution, bijector = flow.distribution(), flow.bijector()
-    on_tensors = [distribution.log_prob, bijector.forward, bijector.inverse, bijector.inverse_log_det_jacobian]
-    for call in (flow.log_prob, flow, flow.predict, flow.evaluate, flow.fit, flow.adapt, *on_tensors):
+    tensor_methods = [distribution.log_prob, bijector.forward, bijector.inverse, bijector.inverse_log_det_jacobian]
+    for call in (flow.log_prob, flow, flow.predict, flow.evaluate, flow.fit, flow.adapt, *tensor_methods):
         with pytest.raises(ValueError, match=r"must have shape \[(\.\.\.|N), 2\], got \[4, 3\]"):
             call(np.zeros((4, 3), "float32"))
-    for call in (bijector.forward, bijector.forward_log_det_jacobian):  # neither broadcasts against the standardisation
+    for call in (bijector.forward, bijector.forward_log_det_jacobian):  # the standardisation must not broadcast
         with pytest.raises(ValueError, match=r"must have shape \[\.\.\., 2\], got \[4, 1\]"):
             call(np.zeros((4, 1), "float32"))
     for call in (flow.log_prob, flow.distribution, flow.bijector, flow.sample, flow.sample_and_log_prob):
@@ -267,14 +267,14 @@ def test_wrong_shapes_and_contexts(flow, conditional_flow):
         flow.fit({"y": x, "context": context})
 
 
-def test_values_that_make_no_sense(flow, conditional_flow):
+def test_invalid_values_and_sample_shapes_are_refused(flow, conditional_flow):
     for value in (None, "text", [[1.0], [1.0, 2.0]]):
         with pytest.raises(ValueError, match="x must be an array of numbers, got"):
             flow.log_prob(value)
     compiled = tf.function(flow.log_prob, input_signature=[tf.TensorSpec([None, None])])
     assert compiled(np.zeros((4, 2), "float32")).shape == (4,)
     with pytest.raises(tf.errors.InvalidArgumentError, match="not compatible"):
-        compiled(np.zeros((4, 3), "float32"))  # 12 values could pass for 6 rows
+        compiled(np.zeros((4, 3), "float32"))  # 12 values could be taken for 6 rows
     for sample_shape in (-1, 2.5, (3, -2), "three", [[2, 3], [1, 2]], tf.constant(-2), tf.constant(2.7)):
         with pytest.raises(ValueError, match="sample_shape must be an integer or a vector of integers of at least 0"):
             flow.sample(sample_shape)

@@ -1,4 +1,4 @@
-"""Writing that fails and training that is killed: what was whole stays whole, and training goes on as it would have."""
+"""Killed training resumes with equal weights, and failed writes leave older files intact."""
 
 import json
 import os
@@ -17,7 +17,7 @@ X = np.random.default_rng(0).normal(size=(60, 2)).astype("float32")
 
 
 def small_flow():
-    keras.utils.set_random_seed(1)  # of the order of rows, as at the start of a process
+    keras.utils.set_random_seed(1)  # fixes the order of rows, as in a new process
     flow = nvp.RealNVP(2, num_couplings=2, hidden_units=(4,), dropout=0.3, seed=0)
     flow.compile(keras.optimizers.Adam(0.01))
     return flow
@@ -36,7 +36,7 @@ def expected():
     return trained().get_weights()
 
 
-def assert_same(flow, expected):
+def assert_equal_weights(flow, expected):
     for weight, other in zip(flow.get_weights(), expected, strict=True):
         np.testing.assert_array_equal(weight, other)
 
@@ -54,9 +54,9 @@ def kill_at(epoch):
 
 
 @pytest.mark.parametrize("lost", ["nothing", "metadata", "half the metadata", "the last metadata", "the weights"])
-def test_training_goes_on_as_if_nobody_had_killed_it(expected, tmp_path, lost):
+def test_killed_training_resumes_with_equal_weights(expected, tmp_path, lost):
     with pytest.raises(Killed):
-        trained(tmp_path, callbacks=[kill_at(1)])  # after the backup of two epochs
+        trained(tmp_path, callbacks=[kill_at(1)])  # after the backup of the second epoch
     metadata = tmp_path / "training_metadata.json"
     assert json.loads(metadata.read_text())["epoch"] == 2
     if lost == "metadata":
@@ -65,15 +65,15 @@ def test_training_goes_on_as_if_nobody_had_killed_it(expected, tmp_path, lost):
         metadata.write_text('{"epo')
     elif lost == "the last metadata":
         metadata.write_text('{"epoch": 1, "batch": 0}')
-    elif lost == "the weights":  # as in the middle of the folder's removal; then all begins anew
+    elif lost == "the weights":  # as if killed while deleting the folder: training starts again
         (tmp_path / "latest.weights.h5").unlink()
     flow = trained(tmp_path)
     assert flow.optimizer.iterations == 16 and flow.num_epochs_done == 4
-    assert_same(flow, expected)
+    assert_equal_weights(flow, expected)
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
-def test_a_file_goes_on_with_the_same_dropout(expected, tmp_path, suffix):
+def test_loaded_flow_continues_with_the_same_dropout(expected, tmp_path, suffix):
     flow = trained(epochs=2)
     if suffix == ".keras":
         flow.save(tmp_path / "flow.keras")
@@ -85,20 +85,20 @@ def test_a_file_goes_on_with_the_same_dropout(expected, tmp_path, suffix):
         flow.load_weights(tmp_path / "flow.weights.h5")
     keras.utils.set_random_seed(1)
     flow.fit(X, batch_size=16, initial_epoch=2, epochs=4, verbose=0)
-    assert_same(flow, expected)
+    assert_equal_weights(flow, expected)
 
 
-KINDS = {
+WRITERS = {
     "save": (lambda flow, folder: flow.save(folder / "flow.keras"), "flow.keras"),
     "save_weights": (lambda flow, folder: flow.save_weights(folder / "flow.weights.h5"), "flow.weights.h5"),
     "export": (lambda flow, folder: flow.export(folder / "flow"), "flow"),
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_full_disk_leaves_the_older_file_whole(tmp_path, kind):
-    """Files may not grow beyond some KiB here, which is the same error of the system."""
-    write, name = KINDS[kind]
+@pytest.mark.parametrize("kind", WRITERS)
+def test_full_disk_leaves_the_older_file_intact(tmp_path, kind):
+    """A limit on file sizes stands for the full disk; both raise OSError."""
+    write, name = WRITERS[kind]
     flow = small_flow()
     write(flow, tmp_path)
     before = contents(tmp_path)
@@ -116,18 +116,18 @@ def test_a_full_disk_leaves_the_older_file_whole(tmp_path, kind):
 
 
 @pytest.mark.parametrize("protected", ["the folder", "the file"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_is_write_protected_stays_as_it_is(kind, protected):
-    write, name = KINDS[kind]
+@pytest.mark.parametrize("kind", WRITERS)
+def test_write_protected_files_and_folders_stay_unchanged(kind, protected):
+    write, name = WRITERS[kind]
     flow, user = small_flow(), os.geteuid()
-    with tempfile.TemporaryDirectory() as temporary:  # not in pytest's own, where another user sees nothing
+    with tempfile.TemporaryDirectory() as temporary:  # other users cannot enter pytest's tmp_path
         folder = Path(temporary)
         write(flow, folder)
         before = contents(folder)
         inner = folder / name / "variables" if kind == "export" else folder / name
         paths = [inner] if protected == "the file" else [folder, folder / name][: 2 if kind == "export" else 1]
         modes = [path.stat().st_mode for path in paths]
-        if user == 0:  # who may write everywhere
+        if user == 0:  # root may write everywhere, so act as another user
             for path in (folder, *folder.rglob("*")):
                 os.chown(path, 65534, -1)
             os.seteuid(65534)
@@ -144,8 +144,8 @@ def test_what_is_write_protected_stays_as_it_is(kind, protected):
 
 
 @pytest.mark.parametrize("kind", ["save", "save_weights"])
-def test_a_private_file_stays_private(kind, tmp_path):
-    write, name = KINDS[kind]
+def test_overwriting_a_file_keeps_its_permissions(kind, tmp_path):
+    write, name = WRITERS[kind]
     flow = small_flow()
     write(flow, tmp_path)
     (tmp_path / name).chmod(0o600)
@@ -154,12 +154,12 @@ def test_a_private_file_stays_private(kind, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["f" * 249, "数" * 83])
-def test_a_file_name_may_be_as_long_as_the_system_has_them(tmp_path, name):
+def test_save_accepts_the_longest_file_names_of_the_system(tmp_path, name):
     small_flow().save(tmp_path / f"{name}.keras")
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_the_number_of_epochs_done_within_one():
+def test_num_epochs_done_counts_only_finished_epochs():
     flow, seen = trained(epochs=2), []
     callback = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(flow.num_epochs_done))
     flow.fit(X, initial_epoch=2, epochs=3, verbose=0, callbacks=[callback])
@@ -172,7 +172,7 @@ def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_export_leaves_what_else_is_in_the_folder(tmp_path):
+def test_export_keeps_other_files_in_the_folder(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     flow = small_flow()
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""What flows and the package tell about themselves: repr, summary, completion, version."""
+"""`repr` and `summary` of flows, and public names and version of the package."""
 
 import importlib.metadata
 
@@ -16,7 +16,7 @@ def small_flow(**options):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "expected"),
     [
         (
             {},
@@ -30,11 +30,11 @@ def small_flow(**options):
         ),
     ],
 )
-def test_repr_tells_a_flow_in_one_line(options, told):
-    assert repr(small_flow(**options)) == told
+def test_repr_describes_a_flow_in_one_line(options, expected):
+    assert repr(small_flow(**options)) == expected
 
 
-def test_repr_of_flows_that_are_adapted_loaded_or_nested(tmp_path):
+def test_repr_of_adapted_and_nested_flows(tmp_path):
     flow = small_flow(permutation="random")
     flow.adapt(np.random.default_rng(0).normal(5.0, 2.0, (50, 3)))
     assert "permutation='random'" in repr(flow) and repr(flow).endswith("adapted=True)")
@@ -42,10 +42,10 @@ def test_repr_of_flows_that_are_adapted_loaded_or_nested(tmp_path):
     assert repr(nvp.Flow.from_config(nvp.Flow(flow.distribution()).get_config())).startswith("Flow(event_shape=(3,)")
     flow_without_couplings = nvp.Flow(tfd.MultivariateNormalDiag(tf.zeros(2)))
     assert "couplings=None, permutation=None" in repr(flow_without_couplings)
-    assert tf.function(lambda: tf.constant(repr(flow)))() == repr(flow)  # in a graph, too
+    assert tf.function(lambda: tf.constant(repr(flow)))() == repr(flow)  # works in a graph, too
 
 
-def test_summary_goes_from_data_to_latent():
+def test_summary_lists_bijectors_from_data_to_latent():
     lines = []
     flow = small_flow(normalization="actnorm", name="small")
     flow.summary(print_fn=lines.append)
@@ -64,7 +64,7 @@ def test_summary_goes_from_data_to_latent():
     ]
 
 
-def test_summary_of_images_shows_each_scale(capsys):
+def test_summary_of_an_image_flow_shows_each_scale(capsys):
     flow = nvp.ImageRealNVP((4, 4, 1), num_scales=2, num_blocks=1, num_channels=2, context_shape=3)
     flow.summary(line_length=100)
     text = capsys.readouterr().out
@@ -74,14 +74,14 @@ def test_summary_of_images_shows_each_scale(capsys):
     assert inner[0].split()[:4] == ["AffineCoupling(ConvResNet)", "[2,", "2,", "2]"] and "[2, 2, 2] -> [8]" in inner[-1]
 
 
-def test_summary_of_a_users_distribution(capsys):
+def test_summary_of_a_flow_of_a_user_distribution(capsys):
     chain = tfb.Chain([tfb.Invert(tfb.Exp()), tfb.Shift(tf.Variable([1.0, 2.0]))])
     nvp.Flow(tfd.TransformedDistribution(tfd.MultivariateNormalDiag(tf.zeros(2)), chain)).summary()
     text = capsys.readouterr().out
     assert "Invert(Exp)" in text and "Shift" in text and "6 parameters, of which 2 are trainable" in text
 
 
-def test_a_context_counts_as_in_keras(capsys):
+def test_conditional_flow_counts_parameters_as_keras_does(capsys):
     flow = small_flow(context_shape=2)
     assert f"parameters={flow.count_params()}, adapted=False" in repr(flow)
     x = np.random.default_rng(0).normal(size=(20, 3))
@@ -92,16 +92,16 @@ def test_a_context_counts_as_in_keras(capsys):
     assert f"{flow.count_params():,} parameters" in text and "standardization of the context" in text
 
 
-def test_a_fixed_permutation_is_not_random():
+def test_repr_calls_a_given_permutation_fixed():
     chain = tfb.Chain([tfb.Permute([1, 0, 2]), tfb.Shift([1.0, 2.0, 3.0])])
     flow = nvp.Flow(tfd.TransformedDistribution(tfd.MultivariateNormalDiag(tf.zeros(3)), chain))
     assert "permutation='fixed'" in repr(flow)
 
 
-def test_completion_shows_what_users_need():
+def test_dir_lists_only_public_names():
     assert set(dir(nvp)) == {*nvp.__all__, "__version__"}
     assert set(dir(nvp.masks)) == {"alternating", "channelwise", "checkerboard", "half"}
 
 
-def test_there_is_one_version():
+def test_version_equals_the_installed_version():
     assert importlib.metadata.version("tfp-realnvp") == nvp.__version__

@@ -21,9 +21,8 @@ from helpers.formula import (
 from helpers.processes import in_a_thread
 
 
-# Threads
-def in_threads(calls, threads=6):
-    """The results of all calls from each of several threads that start together, each in an order of its own."""
+def results_in_threads(calls, threads=6):
+    """Makes all calls in each of several threads at once, in different orders; returns the results per thread."""
     barrier = threading.Barrier(threads)
 
     def work(index):
@@ -37,12 +36,12 @@ def in_threads(calls, threads=6):
 
 
 @pytest.mark.parametrize("kind", ["flow", "conditional", "conditioners"])
-def test_threads_get_what_one_thread_gets(kind):
-    """The first calls too, which trace."""
+def test_concurrent_calls_give_the_results_of_one_thread(kind):
+    """This includes the first calls, which trace functions."""
     if kind == "conditioners":
-        given = of_every_conditioner()
-        flow, x, context = nvp.Flow(given), POINTS[:16], None
-        expected = given.log_prob(tf.identity(x))
+        user_distribution = of_every_conditioner()
+        flow, x, context = nvp.Flow(user_distribution), POINTS[:16], None
+        expected = user_distribution.log_prob(tf.identity(x))
     else:
         context = CONTEXT if kind == "conditional" else None
         flow = make_flow(seed=17, **({"context_shape": 2} if kind == "conditional" else {}))
@@ -60,20 +59,17 @@ def test_threads_get_what_one_thread_gets(kind):
         lambda: compiled(x),
         lambda: bijector.forward(z),
     ]
-    of_threads = in_threads(calls)
+    thread_results = results_in_threads(calls)
     rtol = 1e-4 if x.dtype == np.float32 else 1e-9
-    for alone, *others in zip([call() for call in calls], *of_threads, strict=True):
+    for alone, *others in zip([call() for call in calls], *thread_results, strict=True):
         for result in others:
             np.testing.assert_allclose(result, alone, rtol=rtol, atol=0.01 * rtol)
     for index in (0, 2, 4, 5):
-        np.testing.assert_allclose(of_threads[0][index], expected, rtol=rtol)
+        np.testing.assert_allclose(thread_results[0][index], expected, rtol=rtol)
 
 
-# Training
-
-
-def test_threads_that_predict_leave_keras_as_it_was(flow, data, conditional_flow, conditional_data):
-    """The dtype to which Keras casts arrays is one for the whole process, and no thread loses digits by another's."""
+def test_concurrent_predict_keeps_precision_and_keras_settings(flow, data, conditional_flow, conditional_data):
+    """Keras casts arrays to one dtype per process. A float32 flow must not make a float64 flow lose digits."""
     uses = [(flow, data[:500]), (conditional_flow, conditional_data)]  # in float32 and float64
     expected = [model.predict(x, verbose=0) for model, x in uses]
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
@@ -86,8 +82,8 @@ def test_threads_that_predict_leave_keras_as_it_was(flow, data, conditional_flow
 
 @pytest.mark.parametrize("kind", ["generator", "PyDataset"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_data_may_come_from_flows_while_they_are_fitted(data, conditional_flow, conditional_data, kind, dtype):
-    """Keras asks for the next batch in a thread of its own, while `fit` waits for it."""
+def test_flow_can_compute_the_data_of_its_own_fit(data, conditional_flow, conditional_data, kind, dtype):
+    """Keras asks for the next batch in another thread while `fit` waits."""
     flow, seen = small_flow(dtype=dtype), []
 
     def batch(index):
@@ -108,20 +104,19 @@ def test_data_may_come_from_flows_while_they_are_fitted(data, conditional_flow, 
     history = in_a_thread(flow.fit, batches, verbose=0)
     assert np.isfinite(history.history["loss"]).all()
     assert set(seen) == {np.dtype(dtype)}
-    if (
-        hasattr(flow, "unrolled_steps_per_execution") or kind == "PyDataset"
-    ):  # Older Keras counts the end of a generator.
+    # Older Keras counts the end of a generator as a step.
+    if hasattr(flow, "unrolled_steps_per_execution") or kind == "PyDataset":
         assert int(flow.optimizer.iterations) == 6
 
 
-def test_other_threads_do_not_wait_for_fit(data):
+def test_other_threads_can_predict_during_fit(data):
     flow, results = small_flow(dtype="float64"), []
     expected = flow.predict(data, verbose=0)
 
-    class Predicts(keras.callbacks.Callback):
+    class PredictInThread(keras.callbacks.Callback):
         def on_train_begin(self, logs=None):
             results.extend([in_a_thread(flow.predict, data, verbose=0), keras.config.floatx()])
 
-    flow.fit(data[:64], callbacks=[Predicts()], verbose=0)
+    flow.fit(data[:64], callbacks=[PredictInThread()], verbose=0)
     np.testing.assert_array_equal(results[0], expected)
     assert results[1] == "float32"

@@ -1,4 +1,4 @@
-"""Every trainer reaches the variables of every conditioner, and of contexts that are variables."""
+"""Every trainer trains every kind of conditioner, and contexts that are variables."""
 
 import keras
 import numpy as np
@@ -25,9 +25,8 @@ from registry import perturbed
 pytestmark = pytest.mark.usefixtures("unoptimized")
 
 
-# Contexts that are variables
 @pytest.mark.parametrize("kind", ["variable", "transformed variable"])
-def test_a_variable_context_trains_and_is_saved(kind, tmp_path):
+def test_variable_context_trains_and_is_saved(kind, tmp_path):
     start = np.array([0.5, 1.0])
     context = tf.Variable(start) if kind == "variable" else tfp.util.TransformedVariable(start, tfb.Softplus())
     mlp = nvp.MLP(1, (8,), seed=0, dtype="float64")
@@ -49,7 +48,7 @@ def test_a_variable_context_trains_and_is_saved(kind, tmp_path):
     assert len(loaded.trainable_variables) == len(flow.trainable_variables)
 
 
-def test_contexts_that_nobody_could_train_are_errors():
+def test_variable_contexts_that_cannot_train_are_refused():
     mlp = nvp.MLP(1, (8,), seed=0)
     with pytest.raises(ValueError, match=r"context must not be a keras\.Variable"):
         nvp.AffineCoupling(mlp, nvp.masks.half(2), keras.Variable([0.0, 0.0]))
@@ -60,8 +59,7 @@ def test_contexts_that_nobody_could_train_are_errors():
             nvp.Flow(distribution, context_shape=2)
 
 
-# Copies that compute with other tensors
-def test_a_surrogate_with_stopped_gradients():
+def test_surrogate_posterior_with_stopped_gradients():
     options = {"coupling": "spline", "permutation": "lu", "normalization": "actnorm"}
     surrogate, twin = (make_flow(seed=18, **options).distribution() for _ in range(2))
     stopped = tf.nest.map_structure(tf.stop_gradient, surrogate, expand_composites=True)
@@ -85,7 +83,7 @@ def test_a_surrogate_with_stopped_gradients():
     actual, expected = (gradients(target, other, doubly, 5) for other in (stopped, twin))
     np.testing.assert_allclose(actual, expected, rtol=1e-8, atol=1e-10)
     assert np.linalg.norm(actual) > 0.1
-    # At the optimum, each sample of its own has the gradient 0: "sticking the landing".
+    # At the optimum, the gradient of every single sample is 0 ("sticking the landing").
     with tf.GradientTape() as tape:
         x = surrogate.sample(5, seed=SEED)
         divergence = tf.reduce_mean(stopped.log_prob(x) - twin.log_prob(x))
@@ -93,14 +91,14 @@ def test_a_surrogate_with_stopped_gradients():
     assert max(np.max(np.abs(gradient)) for gradient in landed) < 1e-10
 
 
-def test_only_keras_3_networks_compute_with_other_tensors():
+def test_only_keras_3_networks_can_be_copied_with_other_tensors():
     for conditioner in (functional(tf_keras), Module()):
         coupling = nvp.AffineCoupling(conditioner, nvp.masks.half(2))
         for replace in (tf.stop_gradient, lambda value: tf.Variable(tf.zeros_like(value))):
             with pytest.raises(ValueError, match="not a variable of a Keras 3 layer"):
                 tf.nest.map_structure(replace, coupling, expand_composites=True)
-        passed = tf.function(lambda bijector, x: bijector.forward(x))(coupling, POINTS[:3])
-        np.testing.assert_allclose(passed, coupling.forward(POINTS[:3]), rtol=1e-5)
+        actual = tf.function(lambda bijector, x: bijector.forward(x))(coupling, POINTS[:3])
+        np.testing.assert_allclose(actual, coupling.forward(POINTS[:3]), rtol=1e-5)
 
 
 TARGET = tfd.MultivariateNormalDiag([2.0, 3.0])
@@ -108,11 +106,11 @@ TARGET = tfd.MultivariateNormalDiag([2.0, 3.0])
 
 @pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
 @pytest.mark.parametrize("trainer", ["fit", "minimize", "tape", "vi"])
-def test_every_conditioner_trains_by_every_trainer(trainer, mode):
-    given = of_every_conditioner()
-    model = nvp.Flow(given)
+def test_every_trainer_trains_every_conditioner(trainer, mode):
+    user_distribution = of_every_conditioner()
+    model = nvp.Flow(user_distribution)
     distribution = model.distribution()
-    variables = given.trainable_variables
+    variables = user_distribution.trainable_variables
     assert len(variables) == 6 + 6 + 2 + 1
 
     def nll():
@@ -121,7 +119,7 @@ def test_every_conditioner_trains_by_every_trainer(trainer, mode):
     def divergence():
         return tfp.vi.monte_carlo_variational_loss(TARGET.log_prob, distribution, sample_size=200, seed=SEED)
 
-    loss = divergence if trainer == "vi" else nll  # traces nothing
+    loss = divergence if trainer == "vi" else nll  # runs eagerly, without tracing
     before, start = [variable.numpy() for variable in variables], loss()
     optimizer = tf_keras.optimizers.legacy.Adam(1e-2)
     compiled = {"jit_compile": True} if mode == "xla" else {}

@@ -1,4 +1,4 @@
-"""Plain Keras `fit`, `evaluate` and `predict` on every kind of data."""
+"""Keras's `fit`, `evaluate` and `predict` with every kind of data."""
 
 import keras
 import numpy as np
@@ -25,7 +25,7 @@ def test_fit_reaches_the_entropy_of_a_gaussian():
     assert history["val_loss"][-1] == pytest.approx(flow.evaluate(x_test, verbose=0), abs=1e-4)
 
 
-def test_the_loss_is_the_mean_negative_log_likelihood(flow, data):
+def test_loss_is_the_mean_negative_log_likelihood(flow, data):
     expected = -np.mean(flow.log_prob(data))
     assert flow.evaluate(data, verbose=0) == pytest.approx(expected, rel=1e-5)
     assert flow.evaluate(data, batch_size=100, verbose=0, return_dict=True) == {
@@ -58,7 +58,7 @@ def test_arrays_and_datasets_give_the_same_weights(data, jit_compile, steps_per_
         np.testing.assert_allclose(other, results[0], rtol=1e-4, atol=1e-6)
 
 
-def test_compile_without_an_optimizer(data, tmp_path):
+def test_flow_without_an_optimizer_can_only_evaluate(data, tmp_path):
     flow = small_flow()
     flow.compile(None)
     flow.save(tmp_path / "flow.keras")
@@ -68,7 +68,7 @@ def test_compile_without_an_optimizer(data, tmp_path):
         flow.fit(data)
 
 
-def test_datasets_of_unknown_shape(data):
+def test_evaluate_accepts_datasets_of_unknown_shape(data):
     flow = small_flow()
     flow.adapt(data)
     batches = tf.data.Dataset.from_tensor_slices(data).batch(256)
@@ -77,8 +77,8 @@ def test_datasets_of_unknown_shape(data):
     assert flow.evaluate(unknown, verbose=0) == pytest.approx(flow.evaluate(batches, verbose=0), rel=1e-6)
 
 
-def test_sample_weights_are_keras_weights():
-    """A weight of 2 counts as having the row twice; Keras divides by the number of rows."""
+def test_sample_weights_act_as_in_keras():
+    """A weight of 2 counts a row twice. Keras divides the sum by the number of rows."""
     x = correlated_data(64, seed=0)
     sample_weight = np.array([2.0, 0.0] * 32)
     flow = small_flow()
@@ -102,7 +102,7 @@ def test_sample_weights_are_keras_weights():
     np.testing.assert_allclose(results[2], results[0], rtol=1e-4, atol=1e-6)
 
 
-def test_conditional_datasets(conditional_flow, conditional_data):
+def test_evaluate_and_adapt_accept_conditional_datasets(conditional_flow, conditional_data):
     dataset = tf.data.Dataset.from_tensor_slices(conditional_data).batch(100)
     expected = -np.mean(conditional_flow.log_prob(**conditional_data))
     assert conditional_flow.evaluate(dataset, verbose=0) == pytest.approx(expected, rel=1e-6)
@@ -116,14 +116,14 @@ def test_conditional_datasets(conditional_flow, conditional_data):
         np.testing.assert_allclose(variable, expected, rtol=1e-12)
 
 
-def test_float64_data_lose_nothing_in_a_float64_flow(conditional_flow, conditional_data):
+def test_float64_flow_keeps_the_precision_of_float64_data(conditional_flow, conditional_data):
     offset = {"x": conditional_data["x"] + 1e-10, "context": conditional_data["context"]}
     one, other = (conditional_flow.predict(data, verbose=0) for data in (conditional_data, offset))
     assert one.dtype == np.float64 and np.all(one != other)
     assert keras.config.floatx() == "float32"
 
 
-def test_validation_data_of_every_form(data):
+def test_fit_accepts_every_form_of_validation_data(data):
     flow = small_flow()
     flow.adapt(data)
     x = data[:100]
@@ -147,21 +147,21 @@ def test_mixed_precision_keeps_densities_in_float32(data):
     assert len(flow.distribution().trainable_variables) == len(flow.trainable_variables)
 
 
-def test_adapt_standardises_the_context_too(conditional_flow, conditional_data):
+def test_adapt_standardises_the_context(conditional_flow, conditional_data):
     context = conditional_data["context"]
     (seen, *_) = [part.context for part in conditional_flow.bijector(context).bijectors if hasattr(part, "conditioner")]
     np.testing.assert_allclose(seen, (context - context.mean(axis=0)) / context.std(axis=0), rtol=1e-9)
 
 
-def test_no_epochs_train_nothing(flow, data):
+def test_fit_with_zero_epochs_changes_no_weight(flow, data):
     before = flow.get_weights()
     assert flow.fit(data, epochs=0, verbose=0).history == {}
     for weight, other in zip(flow.get_weights(), before, strict=True):
         np.testing.assert_array_equal(weight, other)
 
 
-def test_float64_arrays_go_the_way_of_keras(data):
-    """The batches of `fit` and `evaluate`, split, shuffled and weighted, in a float64 flow as in a float32 one."""
+def test_float64_arrays_are_batched_like_float32_arrays(data):
+    """`fit` and `evaluate` split, shuffle and weight data in a float64 flow as in a float32 flow."""
     offset, sample_weight = 1e-9, np.linspace(0.5, 1.5, 500)
     results = {}
     for dtype in ("float32", "float64"):
@@ -193,10 +193,10 @@ def test_float64_arrays_go_the_way_of_keras(data):
     np.testing.assert_allclose(results["float32"], results["float64"], rtol=1e-5)
 
 
-def test_a_subclass_with_a_layer_that_its_first_call_builds(data, tmp_path):
+def test_subclass_with_a_layer_built_by_its_first_call_trains(data, tmp_path):
     @keras.saving.register_keras_serializable("test_training")
     class Tilted(nvp.RealNVP):
-        """A density times a learned tilt, which is no density: what matters is that it trains."""
+        """Subtracts a learned tilt from the log-density. The result is not a density, but it can be trained."""
 
         def __init__(self, *arguments, **options):
             super().__init__(*arguments, **options)
@@ -217,8 +217,8 @@ def test_a_subclass_with_a_layer_that_its_first_call_builds(data, tmp_path):
     loaded.fit(data, verbose=0)
 
 
-def test_several_flows_in_one_process_make_no_warning(data, caplog):
-    """TensorFlow counts how often functions of the same code are traced."""
+def test_several_flows_cause_no_retracing_warning(data, caplog):
+    """TensorFlow warns if functions with the same code are traced often."""
     for _ in range(6):
         flow = nvp.Flow(tfd.MultivariateNormalDiag(tf.Variable([0.0, 0.0]), tf.ones(2)))
         flow.log_prob(data), flow.sample(2), flow.sample_and_log_prob(2), flow.predict(data[:9], verbose=0)

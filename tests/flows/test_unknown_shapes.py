@@ -1,4 +1,4 @@
-"""Graphs that do not know the shape of their inputs: the same numbers as eagerly, and errors for wrong shapes."""
+"""Graphs with inputs of unknown shape give the same densities as eager calls, and errors for wrong shapes."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def image_flow():
 
 
 @pytest.mark.parametrize("shape", [None, [None, None], [4, None]])
-def test_a_wrong_width_is_no_density(flow, shape):
+def test_wrong_width_in_a_graph_is_an_error(flow, shape):
     x = np.random.default_rng(0).normal(size=(4, 2)).astype("float32")
     functions = (
         tf.function(function, input_signature=[tf.TensorSpec(shape)], autograph=False)
@@ -30,7 +30,7 @@ def test_a_wrong_width_is_no_density(flow, shape):
             function(x[:, :1])
 
 
-def test_images_of_unknown_rank(image_flow):
+def test_images_of_unknown_rank_have_the_same_density(image_flow):
     sample = tf.function(
         lambda shape: image_flow.distribution().sample(shape, seed=1), input_signature=[tf.TensorSpec(None, tf.int32)]
     )
@@ -40,31 +40,31 @@ def test_images_of_unknown_rank(image_flow):
     np.testing.assert_allclose(log_prob(images), image_flow.log_prob(images), rtol=1e-5)
 
 
-def test_images_of_another_shape_are_no_density(image_flow):
+def test_images_of_wrong_shape_in_a_graph_are_an_error(image_flow):
     log_prob = tf.function(image_flow.distribution().log_prob, input_signature=[tf.TensorSpec(None)], autograph=False)
     for shape in ((3, 2, 8, 1), (3, 1, 4, 4), (16,), ()):
         with pytest.raises(tf.errors.InvalidArgumentError):
             log_prob(np.ones(shape, np.float32))
 
 
-def test_integer_tensors_are_named(image_flow):
+def test_error_names_the_dtype_of_integer_tensors(image_flow):
     with pytest.raises(ValueError, match="event of flow must be of a floating-point dtype, got int64"):
         image_flow.distribution().log_prob(tf.zeros([1, 4, 4, 1], tf.int64))
 
 
-def test_a_dataset_of_undeclared_width(flow):
+def test_wrong_width_in_a_dataset_of_undeclared_width_is_an_error(flow):
     flow.compile("adam")
     rows = tf.data.Dataset.from_generator(
         lambda: iter([np.zeros((10, 1))]), output_signature=tf.TensorSpec([None, None])
     )
-    with pytest.raises(ValueError, match=r"x must have shape \[N, 2\], got \[10, 1\]"):  # called on the batch itself
+    with pytest.raises(ValueError, match=r"x must have shape \[N, 2\], got \[10, 1\]"):  # raised by `call`
         flow.predict(rows, verbose=0)
     for method in (flow.fit, flow.evaluate):
         with pytest.raises(ValueError, match=r"x must have shape \[N,2\]; a batch of the dataset has shape \[10,1\]"):
             method(rows, verbose=0)
 
 
-def test_a_dataset_of_contexts_of_undeclared_width():
+def test_wrong_context_in_a_dataset_of_undeclared_width_is_an_error():
     flow = nvp.RealNVP(2, num_couplings=2, hidden_units=(4,), context_shape=2, seed=0)
     flow.compile("adam")
     batch = {"x": np.zeros((6, 2)), "context": np.zeros((6, 4))}

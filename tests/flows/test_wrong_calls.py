@@ -1,4 +1,4 @@
-"""Tables of wrong arguments of a flow's methods, data apart, and of wrong files, with the error that each must give."""
+"""Wrong arguments of a flow's methods, with the error for each. Wrong data are in `test_wrong_data.py`."""
 
 import keras
 import numpy as np
@@ -8,9 +8,9 @@ import tensorflow as tf
 from helpers.flows import X, flow
 
 HUGE = 10**30
-SIZE = "must be an integer of at least 1"
+POSITIVE = "must be an integer of at least 1"
 
-WRONG_DRAWS = {
+WRONG_SAMPLES = {
     "sample_shape None": (lambda: flow().sample(None), "sample_shape .* got None"),
     "sample_shape NaN": (lambda: flow().sample(np.nan), "sample_shape .* got nan"),
     "sample_shape True": (lambda: flow().sample_and_log_prob(True), "sample_shape .* got True"),
@@ -26,9 +26,9 @@ WRONG_DRAWS = {
 }
 
 
-@pytest.mark.parametrize("use", WRONG_DRAWS)
-def test_wrong_use_of_samples(use):
-    call, message = WRONG_DRAWS[use]
+@pytest.mark.parametrize("case", WRONG_SAMPLES)
+def test_wrong_arguments_of_sample_are_refused(case):
+    call, message = WRONG_SAMPLES[case]
     with pytest.raises(ValueError, match=message):
         call()
 
@@ -48,20 +48,20 @@ WRONG_COMPILE = {
     ),
     "steps_per_execution 0": (
         lambda: flow().compile("sgd", steps_per_execution=0),
-        f"steps_per_execution {SIZE}, got 0",
+        f"steps_per_execution {POSITIVE}, got 0",
     ),
-    "steps_per_execution 1.5": (lambda: flow().compile("sgd", steps_per_execution=1.5), f"{SIZE}, got 1.5"),
-    "steps_per_execution auto": (lambda: flow().compile("sgd", steps_per_execution="auto"), f"{SIZE}, got 'auto'"),
+    "steps_per_execution 1.5": (lambda: flow().compile("sgd", steps_per_execution=1.5), f"{POSITIVE}, got 1.5"),
+    "steps_per_execution auto": (lambda: flow().compile("sgd", steps_per_execution="auto"), f"{POSITIVE}, got 'auto'"),
     "steps_per_execution NaN": (
         lambda: flow().compile("sgd", steps_per_execution=np.nan),
-        f"steps_per_execution {SIZE}, got nan",
+        f"steps_per_execution {POSITIVE}, got nan",
     ),
 }
 
 
-@pytest.mark.parametrize("use", WRONG_COMPILE)
-def test_wrong_use_of_compile(use):
-    call, message = WRONG_COMPILE[use]
+@pytest.mark.parametrize("case", WRONG_COMPILE)
+def test_wrong_arguments_of_compile_are_refused(case):
+    call, message = WRONG_COMPILE[case]
     try:
         with pytest.raises(ValueError, match=f"(?s){message}"):
             call()
@@ -69,7 +69,7 @@ def test_wrong_use_of_compile(use):
         flow().compile("sgd")
 
 
-NUMBERS = [
+WRONG_NUMBERS = [
     ("fit", "batch_size", (0, -1, 1.5, "a")),
     ("fit", "epochs", (-1, 1.5, "a")),
     ("fit", "steps_per_epoch", (0, -1, 1.5, "a")),
@@ -83,9 +83,9 @@ NUMBERS = [
 
 @pytest.mark.parametrize(
     ("method", "argument", "value"),
-    [(method, argument, value) for method, argument, values in NUMBERS for value in values],
+    [(method, argument, value) for method, argument, values in WRONG_NUMBERS for value in values],
 )
-def test_wrong_number(method, argument, value):
+def test_wrong_numbers_are_refused(method, argument, value):
     with pytest.raises(ValueError, match=f"{argument}.*{value}"):
         getattr(flow(), method)(X, verbose=0, **{argument: value})
 
@@ -107,11 +107,11 @@ WRONG_FILES = {
 }
 
 
-@pytest.mark.parametrize("use", WRONG_FILES)
-def test_wrong_use_of_files(use, tmp_path, monkeypatch):
+@pytest.mark.parametrize("case", WRONG_FILES)
+def test_wrong_file_arguments_are_refused(case, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text").write_text("no flow")
-    call, message = WRONG_FILES[use]
+    call, message = WRONG_FILES[case]
     with pytest.raises(ValueError, match=message):
         call(str(tmp_path / "text"))
     assert [path.name for path in tmp_path.iterdir()] == ["text"]
