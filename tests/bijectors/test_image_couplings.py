@@ -126,7 +126,7 @@ def test_layers_that_are_not_built_yet_are_built():
         (lambda: nvp.ConvResNet(1, mask=np.repeat(BOARD, 2, axis=-1)), r"\[H, W, 1\], got dtype bool .* \[3, 4, 2\]"),
         (lambda: nvp.ConvResNet(1, seed=2**70), "seed must fit into 64 bits"),
         (lambda: nvp.ConvResNet(1)(tf.zeros([3, 4])), r"kept must have shape \[N, H, W, c\], got shape \[3, 4\]"),
-        (lambda: nvp.ConvResNet(1)(tf.zeros([2, 3, 4, 0])), r"kept must be .* got shape \[2, 3, 4, 0\]"),
+        (lambda: nvp.ConvResNet(1)(tf.zeros([2, 3, 4, 0])), r"kept must have shape .* got shape \[2, 3, 4, 0\]"),
         (
             lambda: NET(tf.zeros([2, 4, 4, 1]), CONTEXT),
             r"kept must have shape \[N, 3, 4, c\], as mask is, got .* 4, 4, 1",
