@@ -1,9 +1,9 @@
-"""What all tests share: quiet TensorFlow, fixed seeds, a few trained flows."""
+"""Settings and fixtures for all tests: quiet TensorFlow, fixed seeds, and a few trained flows."""
 
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-if not os.path.exists("/dev/nvidia0"):  # What XLA compiles runs once or twice here: LLVM's optimizations do not pay.
+if not os.path.exists("/dev/nvidia0"):  # Tests run compiled code only once or twice, so optimizing it does not pay.
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import keras
@@ -22,7 +22,7 @@ def _seed():
 
 @pytest.fixture
 def eagerly():
-    """Traces no function. Where a test looks at numbers only, tracing would take longer than all the rest."""
+    """Runs functions eagerly, for tests that check numbers only. Tracing would take longer than the test itself."""
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
@@ -30,9 +30,9 @@ def eagerly():
 
 @pytest.fixture
 def unoptimized():
-    """Leaves graphs as they are traced: where one runs a few times, to optimize it takes longer than to run it.
+    """Turns off graph optimization, which takes longer than it saves where a graph runs only a few times.
 
-    For what does not depend on it. The examples, exports, options, images and `RealNVP` itself run as users run them.
+    Tests of the examples, exports, options, images and `RealNVP` itself do not use it: they run graphs as users do.
     """
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     yield
@@ -46,7 +46,7 @@ def data():
 
 @pytest.fixture(scope="session")
 def flow(data):
-    """A small trained flow. Tests leave its weights as they are."""
+    """A small trained flow. Tests must not change its weights."""
     keras.utils.set_random_seed(1)
     flow = nvp.RealNVP(2, num_couplings=4, hidden_units=(16,), permutation="random", seed=1)
     flow.adapt(data)
@@ -57,7 +57,7 @@ def flow(data):
 
 @pytest.fixture(scope="session")
 def conditional_data():
-    """x given a context c: x ~ N(c, diag(exp(c)))."""
+    """Contexts c, and x drawn from N(c, diag(exp(c)))."""
     random = np.random.default_rng(2)
     context = random.normal(size=(1024, 2))
     return {"x": context + np.exp(context / 2) * random.normal(size=(1024, 2)), "context": context}

@@ -1,7 +1,7 @@
-"""Plants faults in a copy of the package, one at a time, and tells which of them no test notices: `make mutants`.
+"""Plants one fault at a time in a copy of the package, and reports the faults that no test notices: `make mutants`.
 
-Each fault is a file, a text in it, what takes its place, and the files in `tests/` that should notice. A name at the
-end of the command line plants only the faults of files with that name in their path.
+Each fault is a file, a text in it, the text that replaces it, and the files in `tests/` that should fail. With an
+argument, as in `python tests/mutants.py coupling`, only files with that word in their path get faults.
 """
 
 import os
@@ -190,7 +190,7 @@ FAULTS = [
 
 
 def is_noticed(file: str, text: str, fault: str, tests: str) -> bool:
-    """Whether one of the tests fails where `fault` stands in place of `text`."""
+    """Whether one of the tests fails after `fault` has replaced `text` in `file`."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         for name in ("tfp_realnvp", "tests", "examples", "benchmarks"):

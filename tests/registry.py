@@ -1,4 +1,4 @@
-"""Every bijector, by name: all property tests walk this list. A new bijector is tested by adding a line."""
+"""Every bijector, by name. The property tests run for each entry, so a new bijector needs only a new line here."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from tfp_realnvp.bijectors import OnePassChain, Standardization
 
 @dataclass(frozen=True)
 class Case:
-    make: Callable[[str], tfb.Bijector]  # from a dtype name
-    latent_shape: tuple[int, ...]  # of an event that goes into `forward`
+    make: Callable[[str], tfb.Bijector]  # takes the name of a dtype
+    latent_shape: tuple[int, ...]  # of an event that `forward` takes
     batch_shape: tuple[int, ...] = ()
-    data_shape: tuple[int, ...] | None = None  # of one that comes out; None for the same
+    data_shape: tuple[int, ...] | None = None  # of an event that `forward` returns; None for `latent_shape`
     constant_log_det: bool = False
     trainable: bool = True
     is_affine: bool = False
@@ -52,7 +52,7 @@ def spline(mask, context_shape=None, **options):
     return coupling(mask, context_shape, nvp.SplineCoupling, **options)
 
 
-def of_size(kind, size, *arguments, **options):
+def with_size(kind, size, *arguments, **options):
     return lambda dtype: kind(size, *arguments, dtype=dtype, **options)
 
 
@@ -81,7 +81,7 @@ def blockwise(dtype):
 
 
 def multiscale(context_shape=None):
-    """Two scales, chained by TFP's own chain within, by ours around."""
+    """Two scales. The inner chain is a `tfb.Chain`, the outer one a `OnePassChain`."""
 
     def make(dtype):
         last = [coupling(nvp.masks.channelwise(2), context_shape, network=conv_net)(dtype), tfb.Reshape([2, 2, 2])]
@@ -108,7 +108,7 @@ REGISTRY = {
     "half": Case(coupling(nvp.masks.half(5)), (5,)),
     "half_flipped": Case(coupling(nvp.masks.half(5, flip=True)), (5,)),
     "alternating": Case(coupling(nvp.masks.alternating(4)), (4,)),
-    "block_in_the_middle": Case(coupling([0, 1, 1, 0, 0]), (5,)),
+    "middle_block": Case(coupling([0, 1, 1, 0, 0]), (5,)),
     "two_features": Case(coupling([1, 0]), (2,)),
     "context_vector": Case(coupling(nvp.masks.half(3), (2,)), (3,)),
     "context_batch": Case(coupling(nvp.masks.alternating(4), (6, 2)), (4,), (6,)),
@@ -117,35 +117,35 @@ REGISTRY = {
     "resnet": Case(coupling(nvp.masks.half(3), (6, 2), network=nvp.ResNet, hidden_units=(6, 6)), (3,), (6,)),
     "spline": Case(spline(nvp.masks.half(5)), (5,)),
     "spline_context": Case(spline(nvp.masks.alternating(3, flip=True), (6, 2), num_bins=5, bound=2.0), (3,), (6,)),
-    "spline_of_tails": Case(spline([1, 0, 0, 1], num_bins=2, bound=1.0), (4,)),
+    "spline_tails": Case(spline([1, 0, 0, 1], num_bins=2, bound=1.0), (4,)),
     "elementwise_spline": Case(spline([0], (6, 3), num_bins=4), (1,), (6,)),
-    "lu_linear": Case(of_size(nvp.LULinear, 4, [2, 0, 3, 1]), (4,), constant_log_det=True),
-    "lu_linear_without_permutation": Case(of_size(nvp.LULinear, 3), (3,), constant_log_det=True),
-    "act_norm": Case(of_size(nvp.ActNorm, 3), (3,), constant_log_det=True),
+    "lu_linear": Case(with_size(nvp.LULinear, 4, [2, 0, 3, 1]), (4,), constant_log_det=True),
+    "lu_linear_without_permutation": Case(with_size(nvp.LULinear, 3), (3,), constant_log_det=True),
+    "act_norm": Case(with_size(nvp.ActNorm, 3), (3,), constant_log_det=True),
     "standardization": Case(standardization, (3,), constant_log_det=True, is_affine=True),
-    "batch_norm": Case(of_size(nvp.BatchNorm, 3), (3,), constant_log_det=True, trainable=False),
+    "batch_norm": Case(with_size(nvp.BatchNorm, 3), (3,), constant_log_det=True, trainable=False),
     "one_pass_chain": Case(chain(OnePassChain), (3,)),
     "one_pass_chain_context": Case(chain(OnePassChain, (6, 2)), (3,), (6,)),
-    "one_pass_chain_of_blocks": Case(blockwise, (6,)),
+    "one_pass_chain_blockwise": Case(blockwise, (6,)),
     "tfb_chain": Case(chain(tfb.Chain), (3,)),
     "checkerboard": Case(coupling(nvp.masks.checkerboard(2, 4), network=conv_net), (2, 4, 1)),
-    "checkerboard_of_channels": Case(
+    "checkerboard_channels": Case(
         coupling(np.repeat(nvp.masks.checkerboard(3, 2, flip=True), 2, axis=2), (6, 2), network=conv_net),
         (3, 2, 2),
         (6,),
     ),
     "channelwise": Case(coupling(nvp.masks.channelwise(3), (2,), network=conv_net), (2, 2, 3)),
-    "spline_of_channels": Case(spline(nvp.masks.channelwise(2, flip=True), network=conv_net), (2, 2, 2)),
-    "spline_of_pixels": Case(spline(nvp.masks.checkerboard(2, 2), network=conv_net, num_bins=4), (2, 2, 1)),
+    "spline_channelwise": Case(spline(nvp.masks.channelwise(2, flip=True), network=conv_net), (2, 2, 2)),
+    "spline_checkerboard": Case(spline(nvp.masks.checkerboard(2, 2), network=conv_net, num_bins=4), (2, 2, 1)),
     "squeeze": squeeze(nvp.Squeeze(), (2, 4, 2), (1, 2, 8)),
     "squeeze_by_three": squeeze(nvp.Squeeze(3, order="checkerboard"), (6, 3, 1), (2, 1, 9)),
     "factor_out": Case(multiscale(), (16,), (), (4, 4, 1)),
     "factor_out_context": Case(multiscale((6, 2)), (16,), (6,), (4, 4, 1)),
-    "pixels": Case(of_size(nvp.Pixels, 256), (2, 2, 1), trainable=False),
-    "batch_norm_of_images": Case(
-        of_size(nvp.BatchNorm, 2, event_ndims=3), (2, 3, 2), constant_log_det=True, trainable=False
+    "pixels": Case(with_size(nvp.Pixels, 256), (2, 2, 1), trainable=False),
+    "batch_norm_images": Case(
+        with_size(nvp.BatchNorm, 2, event_ndims=3), (2, 3, 2), constant_log_det=True, trainable=False
     ),
-    "act_norm_of_images": Case(of_size(nvp.ActNorm, 2, event_ndims=3), (2, 3, 2), constant_log_det=True),
+    "act_norm_images": Case(with_size(nvp.ActNorm, 2, event_ndims=3), (2, 3, 2), constant_log_det=True),
 }
 
 
@@ -154,13 +154,13 @@ def random_tensor(shape, dtype, seed, stddev=1.0):
 
 
 def make(name: str, dtype: str = "float64") -> tfb.Bijector:
-    """The bijector, away from its identity start: a test of the identity proves nothing."""
+    """The bijector with random weights. It starts as the identity, which would pass most tests."""
     bijector = REGISTRY[name].make(dtype)
     for index, variable in enumerate(bijector.variables):
         noise = random_tensor(variable.shape, dtype, seed=100 + index, stddev=0.3)
         if variable.trainable:
             variable.assign_add(noise)
-        elif variable.name.split("/")[-1] in ("mean:0", "variance:0"):  # as training would have left them
+        elif variable.name.split("/")[-1] in ("mean:0", "variance:0"):  # values as after training
             variable.assign(tf.exp(4 * noise))
     return bijector
 
@@ -174,7 +174,7 @@ def data_events(name: str, dtype: str = "float64", leading=(6,), seed: int = 1) 
 
 
 def perturbed(module, stddev: float = 0.3, seed: int = 0):
-    """The module with weights away from the identity that it starts as."""
+    """The same module, after random changes to its trainable weights. It starts as the identity."""
     for index, variable in enumerate(module.trainable_variables):
         dtype = tf.as_dtype(variable.dtype).name
         variable.assign_add(random_tensor(variable.shape, dtype, seed=seed + index, stddev=stddev))
@@ -184,7 +184,7 @@ def perturbed(module, stddev: float = 0.3, seed: int = 0):
 def value_and_jacobian(transform: Callable, x: tf.Tensor, event_ndims: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """y `[..., *event]` and the Jacobians dy/dx `[..., n, m]` of events x `[..., *event]`.
 
-    Each event is transformed as often as y has components, in one pass; of each copy, another component is derived.
+    One call transforms a copy of each event for each component of y. Each copy gives one row of the Jacobian.
     """
     y = transform(x)
     leading, event_shape = x.shape[: x.shape.rank - event_ndims], y.shape[x.shape.rank - event_ndims :]
@@ -194,23 +194,23 @@ def value_and_jacobian(transform: Callable, x: tf.Tensor, event_ndims: int = 1) 
         tape.watch(copies)
         values = transform(copies)
     components = tf.reshape(tf.eye(size, dtype=y.dtype), [size, *(1 for _ in leading), *event_shape])
-    slopes = tape.gradient(values, copies, tf.broadcast_to(components, values.shape))
-    return y.numpy(), np.moveaxis(np.reshape(slopes, [size, *leading, x.shape[len(leading) :].num_elements()]), 0, -2)
+    rows = tape.gradient(values, copies, tf.broadcast_to(components, values.shape))
+    return y.numpy(), np.moveaxis(np.reshape(rows, [size, *leading, x.shape[len(leading) :].num_elements()]), 0, -2)
 
 
 def worst_errors(name: str, dtype: str) -> tuple[float, float]:
-    """Largest absolute errors of the round trip and of the log-determinant, against the autodiff Jacobian."""
+    """The largest absolute errors of the round trip, and of the log-determinant compared with autodiff."""
     bijector, x = make(name, dtype), latent_events(name, dtype)
-    y, slopes = value_and_jacobian(bijector.forward, x, REGISTRY[name].latent_ndims)
+    y, jacobians = value_and_jacobian(bijector.forward, x, REGISTRY[name].latent_ndims)
     round_trip = np.max(np.abs(bijector.inverse(tf.constant(y)) - x))
-    expected = np.linalg.slogdet(slopes)[1]
+    expected = np.linalg.slogdet(jacobians)[1]
     log_det = np.max(
         np.abs(bijector.forward_log_det_jacobian(tf.identity(x), event_ndims=REGISTRY[name].latent_ndims) - expected)
     )
     return float(round_trip), float(log_det)
 
 
-if __name__ == "__main__":  # python tests/registry.py
+if __name__ == "__main__":
     print(f"{'':24}{'float32':^22}{'float64':^22}\n{'':24}" + 2 * f"{'round trip':>11}{'log-det':>11}")
     for name in REGISTRY:
         errors = [error for dtype in ("float32", "float64") for error in worst_errors(name, dtype)]

@@ -1,4 +1,4 @@
-"""The examples run, write what they say, and tell a user plainly what is wrong with a file."""
+"""The examples run, print and write what they should, and explain errors in a user's files."""
 
 import csv
 import importlib
@@ -24,7 +24,7 @@ from table import TableError, read_table  # noqa: E402
 
 @pytest.fixture
 def run_here(monkeypatch, capsys):
-    """What an example writes to the terminal, in this process, with small flows and few iterations for their rivals."""
+    """Runs an example in this process, with small flows and fast mixtures, and returns what it prints."""
 
     def run_here(example, *arguments):
         monkeypatch.setattr(sys, "argv", [f"{example}.py", *map(str, arguments)])
@@ -37,7 +37,7 @@ def run_here(monkeypatch, capsys):
     return run_here
 
 
-SMALL = {
+ARGUMENTS = {
     "two_moons": ["--epochs", 2, "--seed", 1],
     "tabular": ["--epochs", 2, "--seed", 1],
     "conditional": ["--epochs", 2, "--seed", 1],
@@ -45,7 +45,7 @@ SMALL = {
     "variational_inference": ["--steps", 20, "--draws", 100],
     "neutra_hmc": ["--steps", 20, "--chains", 8, "--gradients", 320],
 }
-SAYS = {
+EXPECTED_WORDS = {
     "two_moons": ["Real NVP", "negative log-likelihood", "with TensorFlow only, agree"],
     "tabular": ["Real NVP", "negative log-likelihood"],
     "conditional": ["Real NVP", "negative log-likelihood"],
@@ -53,7 +53,7 @@ SAYS = {
     "variational_inference": ["ELBO", "Pareto k", "school H"],
     "neutra_hmc": ["plain HMC", "NeuTra", "R-hat"],
 }
-WRITES = {
+EXPECTED_FILES = {
     "two_moons": [".keras", ".png", "export"],
     "tabular": [".csv", ".keras", ".png", "export"],
     "conditional": [".keras", ".png", "export"],
@@ -66,8 +66,8 @@ WRITES = {
     "variational_inference": ["variational_inference.png"],
     "neutra_hmc": ["neutra_hmc.png"],
 }
-# TensorFlow and XLA chat as they start, past Python: what a user sees of it is seen in a process of its own alone.
-IN_A_PROCESS = ["two_moons", "variational_inference"]
+# TensorFlow and XLA print startup messages from C++. Only a separate process shows what a user sees of them.
+OWN_PROCESS = ["two_moons", "variational_inference"]
 SCRIPT = """
 import json, runpy, sys
 
@@ -86,30 +86,30 @@ for example, *arguments in runs:
 """
 
 
-def assert_says_and_writes(example, stdout, folder):
-    assert all(words in stdout for words in SAYS[example])
+def assert_output_and_files(example, stdout, folder):
+    assert all(words in stdout for words in EXPECTED_WORDS[example])
     files = list(folder.iterdir())
     kinds = [path.suffix or path.name.rpartition("_")[2] for path in files]
-    assert WRITES[example] in (sorted(path.name for path in files), sorted(kinds))
+    assert EXPECTED_FILES[example] in (sorted(path.name for path in files), sorted(kinds))
 
 
-@pytest.mark.parametrize("example", [example for example in SMALL if example not in IN_A_PROCESS])
-def test_example(example, tmp_path, run_here):
-    stdout, stderr = run_here(example, *SMALL[example], "--out", tmp_path)
+@pytest.mark.parametrize("example", [example for example in ARGUMENTS if example not in OWN_PROCESS])
+def test_example_prints_and_writes_its_results(example, tmp_path, run_here):
+    stdout, stderr = run_here(example, *ARGUMENTS[example], "--out", tmp_path)
     assert stderr == ""
-    assert_says_and_writes(example, stdout, tmp_path)
+    assert_output_and_files(example, stdout, tmp_path)
 
 
-def test_examples_say_nothing_of_the_start_of_tensorflow(tmp_path):
-    runs = [[example, *map(str, SMALL[example]), "--out", str(tmp_path / example)] for example in IN_A_PROCESS]
+def test_examples_show_no_startup_messages_of_tensorflow(tmp_path):
+    runs = [[example, *map(str, ARGUMENTS[example]), "--out", str(tmp_path / example)] for example in OWN_PROCESS]
     done = run_python("-c", SCRIPT, EXAMPLES, json.dumps(runs))
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    for example, stdout in zip(IN_A_PROCESS, done.stdout.split("\f")[1:], strict=True):
-        assert_says_and_writes(example, stdout, tmp_path / example)
+    for example, stdout in zip(OWN_PROCESS, done.stdout.split("\f")[1:], strict=True):
+        assert_output_and_files(example, stdout, tmp_path / example)
 
 
-def test_a_users_table(tmp_path, run_here):
+def test_tabular_scores_every_row_of_a_users_table(tmp_path, run_here):
     rows = np.random.default_rng(0).normal(size=(80, 3)) * [1.0, 10.0, 100.0]
     file = tmp_path / "mine.csv"
     np.savetxt(file, rows, delimiter=",", header="a,b,c", comments="")
@@ -121,7 +121,7 @@ def test_a_users_table(tmp_path, run_here):
     assert np.all(np.isfinite([float(score["anomaly_score"]) for score in scores]))
 
 
-def test_a_bad_table_ends_in_one_line(tmp_path, run_here, capsys):
+def test_a_bad_table_gives_a_one_line_error(tmp_path, run_here, capsys):
     file = tmp_path / "ragged.csv"
     file.write_text("a,b\n" + "1,2\n" * 60 + "3\n")
     with pytest.raises(SystemExit, match=r"^.*ragged.csv: .*line 62 has 1 cells.*$") as error:
@@ -129,13 +129,13 @@ def test_a_bad_table_ends_in_one_line(tmp_path, run_here, capsys):
     assert "\n" not in error.value.code and capsys.readouterr() == ("", "")
 
 
-GOOD = "".join(f"{row},{row * row}\n" for row in range(60))
+GOOD_ROWS = "".join(f"{row},{row * row}\n" for row in range(60))
 
 
 @pytest.mark.parametrize("header", ["", "first,second\n"])
-def test_csv(header, tmp_path):
+def test_read_csv(header, tmp_path):
     file = tmp_path / "table.csv"
-    file.write_text(header + GOOD)
+    file.write_text(header + GOOD_ROWS)
     rows, names = read_table(file)
     assert rows.shape == (60, 2) and rows[7].tolist() == [7, 49]
     assert names == (["first", "second"] if header else ["column 1", "column 2"])
@@ -144,16 +144,16 @@ def test_csv(header, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (GOOD + "1,2,3\n", "line 61 has 3 cells"),
-        (GOOD + "1,two\n", r"line 61, column 2 \(column 2\): 'two' is not a number"),
-        ("a,b\n" + GOOD + "1,\n", r"line 62, column 2 \(b\): the cell is empty"),
-        (GOOD + "nan,1\n", r"line 61, column 1 .*: nan is not finite"),
+        (GOOD_ROWS + "1,2,3\n", "line 61 has 3 cells"),
+        (GOOD_ROWS + "1,two\n", r"line 61, column 2 \(column 2\): 'two' is not a number"),
+        ("a,b\n" + GOOD_ROWS + "1,\n", r"line 62, column 2 \(b\): the cell is empty"),
+        (GOOD_ROWS + "nan,1\n", r"line 61, column 1 .*: nan is not finite"),
         ("1,2\n3,4\n", "2 rows are too few"),
         ("", "empty"),
         (None, "No such file"),
     ],
 )
-def test_bad_csv(content, message, tmp_path):
+def test_bad_csv_is_an_error(content, message, tmp_path):
     file = tmp_path / "table.csv"
     if content is not None:
         file.write_text(content)
@@ -161,7 +161,7 @@ def test_bad_csv(content, message, tmp_path):
         read_table(file)
 
 
-def test_npy(tmp_path):
+def test_read_npy(tmp_path):
     rows = np.random.default_rng(0).normal(size=(60, 3))
     np.save(tmp_path / "table.npy", rows)
     np.testing.assert_array_equal(read_table(tmp_path / "table.npy")[0], rows)
@@ -174,18 +174,18 @@ def test_npy(tmp_path):
         read_table(tmp_path / "vector.npy")
 
 
-def test_images_and_their_resumption(tmp_path, monkeypatch, run_here):
-    """Training that is stopped after an epoch, and goes on, gives the bits per dimension of one that is not."""
+def test_resumed_image_training_matches_training_without_a_stop(tmp_path, monkeypatch, run_here):
+    """Training that stops after an epoch and resumes gives the same bits per dimension as training without a stop."""
     np.savez(tmp_path / "images.npz", x=np.random.default_rng(0).integers(0, 256, (260, 4, 4), dtype=np.uint8))
     sizes = {"--scales": 1, "--blocks": 1, "--channels": 4, "--batch-size": 32}
     images = importlib.import_module("images")
 
-    def printed(out, *flags, epochs=2, **changes):
+    def run_images(out, *flags, epochs=2, **changes):
         options = {"--data": tmp_path / "images.npz", "--out": tmp_path / out, "--epochs": epochs} | sizes | changes
         return run_here("images", "--flips", *flags, *(str(part) for pair in options.items() for part in pair))[0]
 
     class Checkpoint(images.Checkpoint):
-        """Leaves what there is after the first epoch in another folder, as a stop would."""
+        """Copies the files of the first epoch to another folder, as if training had stopped there."""
 
         def on_epoch_end(self, epoch, logs=None):
             super().on_epoch_end(epoch, logs)
@@ -194,26 +194,28 @@ def test_images_and_their_resumption(tmp_path, monkeypatch, run_here):
 
     with monkeypatch.context() as patch:
         patch.setattr(images, "Checkpoint", Checkpoint)
-        first = printed("whole")
+        first = run_images("whole")
     assert "epoch    1" in first and "epoch    2" in first and "held out: " in first and " bits/dim" in first
     names = ["images.json", "images.keras", "images.png", "images_export"]
     assert sorted(path.name for path in (tmp_path / "whole").iterdir()) == names
     assert sorted(path.name for path in (tmp_path / "stopped").iterdir()) == names[:2]
-    for name in ("export", "sample"):  # They have been seen, and take longer than training.
+    for name in ("export", "sample"):  # The first run has tested these, and they take longer than training.
         monkeypatch.setattr(nvp.ImageRealNVP, name, lambda *_, **__: tf.zeros([96, 4, 4, 1]))
-    second = printed("stopped", "--resume")
+    second = run_images("stopped", "--resume")
     assert "epoch    2" in second and "epoch    1" not in second
-    stopped, whole = ([epoch["val_bits_per_dim"] for epoch in bits(tmp_path / out)] for out in ("stopped", "whole"))
+    stopped, whole = (
+        [epoch["val_bits_per_dim"] for epoch in read_epochs(tmp_path / out)] for out in ("stopped", "whole")
+    )
     assert stopped == pytest.approx(whole, abs=1e-5) and stopped[0] > stopped[1]
     with pytest.raises(SystemExit, match="the same arguments: batch_size is 16, but was 32"):
-        printed("whole", "--resume", epochs=3, **{"--batch-size": 16})
+        run_images("whole", "--resume", epochs=3, **{"--batch-size": 16})
 
 
-def bits(folder):
+def read_epochs(folder):
     return json.loads((folder / "images.json").read_text())["epochs"]
 
 
-def test_files_that_hold_no_images(tmp_path, run_here):
+def test_missing_and_too_few_images_are_errors(tmp_path, run_here):
     np.savez(tmp_path / "images.npz", x=np.zeros((150, 4, 4), np.uint8))
     with pytest.raises(ValueError, match="has no array 'y'; its arrays are x"):
         importlib.import_module("images").read_images(tmp_path / "images.npz", "y", 0)
@@ -221,8 +223,8 @@ def test_files_that_hold_no_images(tmp_path, run_here):
         run_here("images", "--data", tmp_path / "images.npz", "--out", tmp_path)
 
 
-def test_streams_and_their_resumption(tmp_path, run_here):
-    """Rows of two files, with a short last batch; 1 + 1 epochs give the weights of 2."""
+def test_resumed_training_on_streams_gives_the_same_losses(tmp_path, run_here):
+    """The rows come from two files, and the last batch is short. Training for 1 + 1 epochs gives the losses of 2."""
     random = np.random.default_rng(0)
     (tmp_path / "rows").mkdir()
     for name in ("a", "b"):
@@ -231,8 +233,8 @@ def test_streams_and_their_resumption(tmp_path, run_here):
         options = {"--data": tmp_path / "rows", "--out": tmp_path / out, "--epochs": epochs, "--batch-size": 20}
         printed, _ = run_here("distributed", *(part for pair in options.items() for part in pair))
         assert f"epoch {epochs}: " in printed and "6 steps per epoch" in printed
-    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")[1:]
+    assert read_losses(tmp_path / "stopped") == read_losses(tmp_path / "whole")[1:]
 
 
-def losses(folder):
+def read_losses(folder):
     return json.loads((folder / "report.json").read_text())["losses"]

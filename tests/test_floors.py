@@ -1,10 +1,11 @@
-"""The package is built in floors: each file imports only files of floors below, or files above it in the same list."""
+"""Each file of the package imports only files of lower floors, or files before it on its own floor."""
 
 import ast
 from pathlib import Path
 
 import tfp_realnvp
 
+# The lowest floor comes first.
 FLOORS = """
     checks keras_internals tfp_internals replicas
 
@@ -33,13 +34,13 @@ def module_name(path):
 
 
 def imports(path):
-    """The files of the package that a file imports."""
-    for part in ast.walk(ast.parse(path.read_text())):
-        if isinstance(part, ast.Import):
-            names = [alias.name for alias in part.names]
-        elif isinstance(part, ast.ImportFrom):
-            assert part.level == 0, f"{path} has a relative import"
-            names = [f"{part.module}.{alias.name}" for alias in part.names]
+    """Yields the files of the package that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
         for name in names:
@@ -54,8 +55,8 @@ def test_imports_go_downwards():
     order = FLOORS.split()
     files = {module_name(path): path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"}
     assert sorted(order) == sorted(files)
-    found = {(name, other) for name, path in files.items() for other in imports(path)}
-    assert {(name, other) for name, other in found if order.index(other) >= order.index(name)} == set()
+    pairs = {(name, other) for name, path in files.items() for other in imports(path)}
+    assert {(name, other) for name, other in pairs if order.index(other) >= order.index(name)} == set()
 
 
 def test_files_are_short():

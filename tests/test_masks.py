@@ -1,4 +1,4 @@
-"""Masks, against their definitions written out."""
+"""Masks, compared with their definitions."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def test_vector_masks(size):
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 4), (3, 3), (4, 5)])
-def test_checkerboard_is_no_stripes(height, width):
+def test_checkerboard_alternates_in_both_directions(height, width):
     mask = masks.checkerboard(height, width)
     assert mask.shape == (height, width, 1)
     for row, column in np.ndindex(height, width):
@@ -21,7 +21,7 @@ def test_checkerboard_is_no_stripes(height, width):
 
 
 @pytest.mark.parametrize("channels", [1, 2, 5])
-def test_channelwise(channels):
+def test_channelwise_keeps_the_first_channels(channels):
     mask = masks.channelwise(channels)
     assert mask.shape == (1, 1, channels)
     np.testing.assert_array_equal(mask[0, 0], masks.half(channels))
@@ -31,7 +31,7 @@ def test_channelwise(channels):
     ("function", "sizes"),
     [(masks.half, (5,)), (masks.alternating, (4,)), (masks.checkerboard, (2, 3)), (masks.channelwise, (3,))],
 )
-def test_flip_is_the_complement_and_bad_sizes_are_named(function, sizes):
+def test_flip_gives_the_complement_and_bad_arguments_are_errors(function, sizes):
     mask = function(*sizes)
     assert mask.dtype == bool
     np.testing.assert_array_equal(function(*sizes, flip=True), ~mask)

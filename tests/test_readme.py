@@ -1,4 +1,4 @@
-"""The README's Python runs, from top to bottom."""
+"""The Python code of the README runs from top to bottom."""
 
 import re
 from pathlib import Path
@@ -9,8 +9,8 @@ from helpers.flows import smaller
 README = Path(__file__).parents[1] / "README.md"
 
 
-def test_the_readmes_code_runs(tmp_path, monkeypatch):
-    """As it stands, but that flows have fewer and smaller networks: to trace their graphs takes nearly all the time."""
+def test_readme_code_runs(tmp_path, monkeypatch):
+    """Flows are smaller than in the README, because tracing their graphs takes most of the time."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(nvp, "RealNVP", smaller(nvp.RealNVP, num_couplings=2, hidden_units=(8,)))
     monkeypatch.setattr(nvp, "ImageRealNVP", smaller(nvp.ImageRealNVP, num_scales=1, num_channels=2))

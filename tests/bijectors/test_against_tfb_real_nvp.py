@@ -1,4 +1,4 @@
-"""How this package differs from `tfb.RealNVP`: each row of the README's table is a test here."""
+"""Differences between this package and `tfb.RealNVP`. Each row of the README's table has a test here."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ X = random_tensor((5, 4), "float32", seed=0)
 
 
 class Net(keras.layers.Layer):
-    """One network for both: (kept [N, 2]) -> (shift, log_scale), with a counter."""
+    """The network for both packages: (kept [N, 2]) -> (shift, log_scale). It counts its runs."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -40,7 +40,7 @@ def our_distribution(net):
 
 @pytest.mark.parametrize(("make", "runs"), [(tfb_distribution, 2), (our_distribution, 1)])
 @pytest.mark.parametrize("mode", ["eager", "graph"])
-def test_network_runs_per_density(make, runs, mode):
+def test_number_of_network_runs_for_a_density(make, runs, mode):
     net = Net()
     distribution = make(net)
     log_prob = distribution.log_prob if mode == "eager" else tf.function(distribution.log_prob)
@@ -50,7 +50,7 @@ def test_network_runs_per_density(make, runs, mode):
 
 
 @pytest.mark.parametrize(("make", "variables"), [(tfb_distribution, 0), (our_distribution, 2)])
-def test_trainable_variables_that_the_distribution_reports(make, variables):
+def test_number_of_trainable_variables_of_the_distribution(make, variables):
     assert len(make(Net()).trainable_variables) == variables
 
 
@@ -63,7 +63,7 @@ def test_trainable_variables_of_the_default_network():
 
 
 @pytest.mark.parametrize(("make", "stale"), [(tfb_distribution, True), (our_distribution, False)])
-def test_value_after_weights_changed(make, stale):
+def test_value_after_weights_change(make, stale):
     net = Net()
     bijector = make(net).bijector
     first = bijector.forward(X)
@@ -72,7 +72,7 @@ def test_value_after_weights_changed(make, stale):
 
 
 @pytest.mark.parametrize(("make", "wrong"), [(tfb_distribution, True), (our_distribution, False)])
-def test_gradient_of_the_density_of_a_sample_made_before_the_tape(make, wrong):
+def test_gradient_of_the_density_of_a_sample_drawn_before_the_tape(make, wrong):
     net = Net()
     distribution = make(net)
     y = distribution.sample(5, seed=1)

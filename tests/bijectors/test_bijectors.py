@@ -15,14 +15,14 @@ from tfp_realnvp.bijectors.rebuild import parts_of
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
 
-TOLERANCE = {"float32": (1e-4, 1e-3), "float64": (1e-10, 1e-8)}  # of the round trip, of log-determinants
+TOLERANCE = {"float32": (1e-4, 1e-3), "float64": (1e-10, 1e-8)}  # (round trip, log-determinant)
 
-everywhere = pytest.mark.parametrize("name", REGISTRY)
-in_each_dtype = pytest.mark.parametrize("dtype", TOLERANCE)
+each_bijector = pytest.mark.parametrize("name", REGISTRY)
+each_dtype = pytest.mark.parametrize("dtype", TOLERANCE)
 
 
-@everywhere
-@in_each_dtype
+@each_bijector
+@each_dtype
 def test_round_trip(name, dtype):
     bijector, z, x = make(name, dtype), latent_events(name, dtype), data_events(name, dtype)
     y = bijector.forward(z)
@@ -32,9 +32,9 @@ def test_round_trip(name, dtype):
     np.testing.assert_allclose(bijector.forward(bijector.inverse(x)), x, atol=TOLERANCE[dtype][0])
 
 
-@everywhere
-@in_each_dtype
-def test_log_det_is_that_of_the_autodiff_jacobian(name, dtype):
+@each_bijector
+@each_dtype
+def test_log_det_equals_the_autodiff_jacobian(name, dtype):
     bijector, case = make(name, dtype), REGISTRY[name]
     for x, transform, log_det, event_ndims in (
         (latent_events(name, dtype), bijector.forward, bijector.forward_log_det_jacobian, case.latent_ndims),
@@ -46,7 +46,7 @@ def test_log_det_is_that_of_the_autodiff_jacobian(name, dtype):
         np.testing.assert_allclose(actual, expected, atol=TOLERANCE[dtype][1])
 
 
-@everywhere
+@each_bijector
 def test_every_variable_has_a_gradient(name):
     bijector, x = make(name), data_events(name)
     assert bool(bijector.trainable_variables) == REGISTRY[name].trainable
@@ -61,14 +61,14 @@ def test_every_variable_has_a_gradient(name):
 
 
 def with_invalid_rows(events):
-    """Row 1 begins with a NaN, row 4 ends with an infinity."""
+    """Puts a NaN at the start of row 1 and an infinity at the end of row 4."""
     rows = np.reshape(events, [6, -1]).copy()
     rows[1, 0], rows[4, -1] = np.nan, np.inf
     return tf.constant(rows.reshape(events.shape))
 
 
-@everywhere
-def test_eager_graph_and_xla_agree_and_invalid_rows_touch_no_other(name):
+@each_bijector
+def test_eager_graph_and_xla_agree_and_invalid_rows_stay_alone(name):
     bijector = make(name)
     valid = latent_events(name), data_events(name)
     z, x = map(with_invalid_rows, valid)
@@ -91,16 +91,16 @@ def test_eager_graph_and_xla_agree_and_invalid_rows_touch_no_other(name):
         assert np.all(np.any(np.isnan(invalid), axis=1))
         if isinstance(bijector, Coupling):
             assert np.all(np.isnan(log_det.numpy()[[1, 4]]))
-    of_any_number = [tf.TensorSpec([None, *events.shape[1:]], events.dtype) for events in (z, x)]
+    signature = [tf.TensorSpec([None, *events.shape[1:]], events.dtype) for events in (z, x)]
     for jit_compile in (False, True):
-        compiled = tf.function(both_ways, of_any_number, jit_compile=jit_compile)(z, x)
+        compiled = tf.function(both_ways, signature, jit_compile=jit_compile)(z, x)
         for one, other in zip(eager, compiled, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
 
 
-@everywhere
+@each_bijector
 @pytest.mark.parametrize("leading", [(), (2, 3, 6)])
-def test_leading_dimensions_are_those_of_single_events(name, leading):
+def test_leading_dimensions_give_the_results_of_single_events(name, leading):
     bijector, case = make(name), REGISTRY[name]
     x = latent_events(name, leading=leading)
     batch_shape = np.broadcast_shapes(leading, case.batch_shape)
@@ -109,14 +109,14 @@ def test_leading_dimensions_are_those_of_single_events(name, leading):
     x = np.broadcast_to(x, (*batch_shape, *case.latent_shape))
     log_det = np.broadcast_to(log_det, batch_shape)
     if not case.batch_shape:
-        for index in list(np.ndindex(*batch_shape))[::7]:  # a diagonal of them
+        for index in list(np.ndindex(*batch_shape))[::7]:  # every seventh event
             np.testing.assert_allclose(y[index], bijector.forward(x[index]), atol=1e-12)
             alone = bijector.forward_log_det_jacobian(x[index], case.latent_ndims)
             np.testing.assert_allclose(log_det[index], alone, atol=1e-12)
 
 
-@everywhere
-def test_distribution_of_it_is_a_transformed_distribution(name):
+@each_bijector
+def test_transformed_distribution_with_the_bijector(name):
     case, bijector = REGISTRY[name], make(name)
     base = tfd.Independent(tfd.Normal(tf.zeros(case.latent_shape, tf.float64), 1.0), case.latent_ndims)
     distribution = tfd.TransformedDistribution(base, bijector)
@@ -132,16 +132,16 @@ def test_distribution_of_it_is_a_transformed_distribution(name):
     assert {id(v) for v in distribution.trainable_variables} == {id(v) for v in bijector.trainable_variables}
 
 
-@everywhere
-def test_passes_into_and_out_of_a_function(name):
+@each_bijector
+def test_bijector_passes_into_and_out_of_a_function(name):
     bijector, x = make(name), data_events(name)
     np.testing.assert_allclose(tf.function(lambda b, x: b.inverse(x))(bijector, x), bijector.inverse(x), atol=1e-12)
     returned = tf.function(lambda: bijector)()
     np.testing.assert_allclose(returned.inverse(x), bijector.inverse(x), atol=1e-12)
 
 
-@everywhere
-def test_checkpoint(name, tmp_path):
+@each_bijector
+def test_checkpoint_restores_the_bijector(name, tmp_path):
     bijector, x = make(name), latent_events(name)
     path = tf.train.Checkpoint(bijector=bijector).save(str(tmp_path / "checkpoint"))
     other = REGISTRY[name].make("float64")
@@ -150,14 +150,14 @@ def test_checkpoint(name, tmp_path):
     np.testing.assert_array_equal(other.forward(x), bijector.forward(x))
 
 
-@everywhere
-def test_only_affine_bijectors_say_so(name):
-    """TFP reads a constant Jacobian as "affine" and would return a wrong mean."""
+@each_bijector
+def test_only_affine_bijectors_report_a_constant_jacobian(name):
+    """TFP treats a bijector with a constant Jacobian as affine, and would return a wrong mean for others."""
     assert make(name).is_constant_jacobian == REGISTRY[name].is_affine
 
 
 def can_be_copied(name):
-    """TFP's own inverses and blocks cannot."""
+    """Whether the bijector can be deep-copied. TFP's own `Invert` and `Blockwise` cannot."""
     return not any(isinstance(part, tfb.Invert | tfb.Blockwise) for part in parts_of(make(name)))
 
 
@@ -166,9 +166,9 @@ def halved(part):
     return 0.5 * part if is_number else part
 
 
-@everywhere
-def test_a_bijector_rebuilt_from_tensors_computes_with_them(name):
-    """As `tfp.vi` does to stop gradients, by `tf.nest.map_structure`."""
+@each_bijector
+def test_a_bijector_rebuilt_from_tensors_uses_these_tensors(name):
+    """`tfp.vi` rebuilds bijectors with `tf.nest.map_structure` to stop gradients."""
     bijector, z, x = make(name), latent_events(name), data_events(name)
     stopped = tf.nest.map_structure(tf.stop_gradient, bijector, expand_composites=True)
     with tf.GradientTape() as tape:
@@ -178,10 +178,10 @@ def test_a_bijector_rebuilt_from_tensors_computes_with_them(name):
     np.testing.assert_allclose(log_det, bijector.forward_log_det_jacobian(z, REGISTRY[name].latent_ndims), rtol=1e-12)
     gradients = tape.gradient([y, log_det], [z, *bijector.trainable_variables])
     assert gradients[0] is not None and gradients[1:] == [None] * len(bijector.trainable_variables)
-    of_halves = tf.nest.map_structure(halved, bijector, expand_composites=True)
-    results = of_halves.forward(z), of_halves.inverse(x)
+    rebuilt = tf.nest.map_structure(halved, bijector, expand_composites=True)
+    results = rebuilt.forward(z), rebuilt.inverse(x)
     if can_be_copied(name):
-        np.testing.assert_array_equal(copy.deepcopy(of_halves).forward(z), results[0])
+        np.testing.assert_array_equal(copy.deepcopy(rebuilt).forward(z), results[0])
     for variable in bijector.variables:
         variable.assign(halved(variable))
     for actual, expected in zip(results, (bijector.forward(z), bijector.inverse(x)), strict=True):
@@ -189,7 +189,7 @@ def test_a_bijector_rebuilt_from_tensors_computes_with_them(name):
 
 
 @pytest.mark.parametrize("name", list(filter(can_be_copied, REGISTRY)))
-def test_a_deep_copy_has_variables_of_its_own(name):
+def test_a_deep_copy_has_its_own_variables(name):
     bijector, x = make(name), data_events(name)
     copied, before = copy.deepcopy(bijector), bijector.inverse(x)
     np.testing.assert_allclose(copied.inverse(x), before, rtol=1e-12)
@@ -222,8 +222,8 @@ def test_copies_share_variables_and_are_equal(name):
     np.testing.assert_array_equal(other.forward(x), bijector.forward(x))
 
 
-def test_event_ndims_beyond_the_minimum():
-    """Independent events add up, in every kind of chain; a constant scale counts once an event."""
+def test_event_ndims_above_the_minimum():
+    """Log-determinants of independent events add up in every chain. A constant scale counts once for each event."""
     x = latent_events("one_pass_chain", leading=(4, 6))
     for name in ("one_pass_chain", "tfb_chain"):
         bijector = make(name)

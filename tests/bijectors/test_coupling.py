@@ -1,4 +1,4 @@
-"""The affine coupling: the formula of the paper, conditioners of every kind, errors."""
+"""Affine couplings: the formula of the paper, every kind of conditioner, and errors."""
 
 import keras
 import numpy as np
@@ -18,7 +18,7 @@ from tfp_realnvp.distributions import OnePassTransformedDistribution
 # The formula
 @pytest.mark.parametrize("mask", [nvp.masks.half(5), nvp.masks.half(5, flip=True), nvp.masks.alternating(5)])
 @pytest.mark.parametrize("form", ["exponent", "masked sum"])
-def test_both_forms_of_the_papers_formula(mask, form):
+def test_coupling_matches_both_forms_of_the_papers_formula(mask, form):
     weights = random_tensor((int(mask.sum()), 2 * int((~mask).sum())), "float64", seed=1, stddev=0.3)
 
     def conditioner(kept):
@@ -38,8 +38,8 @@ def test_both_forms_of_the_papers_formula(mask, form):
     np.testing.assert_allclose(coupling.forward_log_det_jacobian(x), ((1 - b) * log_scale).sum(-1), atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["half", "half_flipped", "alternating", "block_in_the_middle", "context_batch"])
-def test_kept_features_come_through_bit_for_bit(name):
+@pytest.mark.parametrize("name", ["half", "half_flipped", "alternating", "middle_block", "context_batch"])
+def test_kept_features_stay_the_same_bit_for_bit(name):
     coupling = make(name, "float32")
     mask = coupling.mask
     x = random_tensor((6, mask.size), "float32", seed=5, stddev=100.0)
@@ -48,7 +48,7 @@ def test_kept_features_come_through_bit_for_bit(name):
         assert np.all(y.numpy()[:, ~mask] != x.numpy()[:, ~mask])
 
 
-@pytest.mark.parametrize("name", ["half", "alternating", "block_in_the_middle"])
+@pytest.mark.parametrize("name", ["half", "alternating", "middle_block"])
 def test_jacobian_is_triangular(name):
     coupling = make(name)
     mask = coupling.mask
@@ -64,7 +64,7 @@ def test_jacobian_is_triangular(name):
     assert np.all(jacobian[:, ~mask][:, :, mask] != 0.0)
 
 
-# Conditioners of every kind
+# Every kind of conditioner
 def functional(keras_module):
     kept = keras_module.Input((2,))
     hidden = keras_module.layers.Dense(8, "tanh")(kept)
@@ -86,13 +86,13 @@ CONDITIONERS = {
     "keras model": lambda: functional(keras),
     "tf_keras model": lambda: functional(tf_keras),
     "tf.Module": CountingNet,
-    "tf.Module of a keras layer": HoldsKerasLayer,
+    "tf.Module with a keras layer": HoldsKerasLayer,
 }
 
 
 @pytest.mark.parametrize("kind", CONDITIONERS)
 @pytest.mark.parametrize("leading", [(), (3,), (2, 3)])
-def test_conditioner_variables_are_seen_everywhere(kind, leading):
+def test_every_object_reports_the_variables_of_the_conditioner(kind, leading):
     coupling = nvp.AffineCoupling(CONDITIONERS[kind](), nvp.masks.half(4))
     chain = tfb.Chain([coupling, tfb.Permute([3, 2, 1, 0])])
     distribution = tfd.TransformedDistribution(tfd.MultivariateNormalDiag(tf.zeros(4)), chain)
@@ -109,8 +109,8 @@ def test_conditioner_variables_are_seen_everywhere(kind, leading):
     assert distribution.log_prob(tf.ones((*leading, 4))).shape == leading
 
 
-def test_a_conditioner_that_gathers_runs_once_in_a_graph():
-    """Reading a variable with an op of its own must not pass for writing it."""
+def test_a_conditioner_that_uses_gather_runs_once_in_a_graph():
+    """`tf.gather` reads a variable with its own operation, which must not count as a write."""
 
     class Table(CountingNet):
         def __call__(self, kept):
@@ -132,7 +132,7 @@ def test_functional_model_with_a_context():
         np.testing.assert_allclose(coupling.inverse(coupling.forward(X)), X, atol=1e-4)
 
 
-def test_a_keras_layer_inside_a_module_is_built_by_the_coupling_too():
+def test_the_coupling_builds_a_keras_layer_inside_a_module():
     class Holder(tf.Module):
         def __init__(self):
             super().__init__()
@@ -144,7 +144,7 @@ def test_a_keras_layer_inside_a_module_is_built_by_the_coupling_too():
     assert len(nvp.AffineCoupling(Holder(), nvp.masks.half(4)).trainable_variables) == 4
 
 
-def test_the_mask_is_the_couplings_own():
+def test_the_coupling_copies_its_mask():
     mask = nvp.masks.half(4)
     coupling = nvp.AffineCoupling(lambda kept: (kept, kept), mask)
     mask[:] = ~mask
@@ -152,7 +152,7 @@ def test_the_mask_is_the_couplings_own():
     np.testing.assert_array_equal(coupling.copy().mask, nvp.masks.half(4))
 
 
-def test_unbuilt_conditioner_is_built_by_the_coupling():
+def test_the_coupling_builds_its_conditioner():
     class Net(keras.layers.Layer):
         def __init__(self):
             super().__init__()
@@ -190,12 +190,12 @@ def test_half_precision_outputs_are_cast_and_the_log_det_is_float32():
         ([[True], [True, False]], r"boolean vector \[D\].* got \[\[True\], \[True, False\]\]"),
     ],
 )
-def test_bad_mask(mask, message):
+def test_bad_mask_is_an_error(mask, message):
     with pytest.raises(ValueError, match=message):
         nvp.AffineCoupling(lambda kept: (kept, kept), mask)
 
 
-def test_bad_event_shape():
+def test_bad_event_shape_is_an_error():
     coupling = make("half", "float32")
     for bad in (tf.zeros([3, 4]), tf.zeros([])):
         with pytest.raises(ValueError, match=r"shape \[\.\.\., 5\]"):
@@ -211,12 +211,12 @@ def test_bad_event_shape():
         (lambda kept: (kept[0], kept[0]), r"\(2,\) and \(2,\)"),
     ],
 )
-def test_bad_conditioner_output(conditioner, message):
+def test_bad_conditioner_output_is_an_error(conditioner, message):
     with pytest.raises(ValueError, match=message):
         nvp.AffineCoupling(conditioner, nvp.masks.half(4)).forward(X)
 
 
-def test_bad_arguments():
+def test_bad_arguments_are_errors():
     with pytest.raises(ValueError, match="conditioner must be callable"):
         nvp.AffineCoupling(None, nvp.masks.half(4))
     for context, found in ((1.0, "float32"), (["a"], "string")):
@@ -229,8 +229,8 @@ def test_bad_arguments():
         nvp.AffineCoupling(lambda kept: (kept, kept), nvp.masks.half(4)).inverse([[1, 2, 3, 4]])
 
 
-def test_a_batch_is_sliced_through_permutations_and_their_inverses():
-    """TFP's own chain with a `tfb.Permute` cannot be sliced."""
+def test_slices_of_a_batch_with_permutations_and_their_inverses():
+    """TFP cannot slice its own chain with a `tfb.Permute`."""
     contexts = random_tensor((4, 3, 1), "float32", seed=5)
     coupling = nvp.AffineCoupling(lambda kept, context: (kept * context, context), nvp.masks.half(2), contexts)
     permutation = tfb.Permute([1, 0])

@@ -1,4 +1,4 @@
-"""Couplings of images against the formula in numpy."""
+"""Couplings of images, compared with the formula in NumPy."""
 
 import keras
 import numpy as np
@@ -15,8 +15,8 @@ NET = nvp.ConvResNet(1, num_blocks=1, num_channels=2, mask=BOARD)
 NET.build((None, 3, 4, 1), (None, 5))
 
 
-class Seen:
-    """A conditioner that remembers what it has seen, and returns functions of it."""
+class Recorder:
+    """A conditioner that stores its last input and returns functions of it."""
 
     def __init__(self, size):
         self.size = size
@@ -28,9 +28,9 @@ class Seen:
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_checkerboard(flip):
+def test_checkerboard_coupling_matches_the_formula(flip):
     mask = nvp.masks.checkerboard(3, 4, flip=flip)
-    network = Seen(2)
+    network = Recorder(2)
     coupling = nvp.AffineCoupling(network, mask)
     x = random_tensor(SHAPE, "float64", seed=0)
     y = coupling.forward(x).numpy()
@@ -44,10 +44,10 @@ def test_checkerboard(flip):
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_channelwise_computes_only_what_it_moves(flip):
+def test_channelwise_coupling_sees_only_the_kept_channels(flip):
     mask = nvp.masks.channelwise(3, flip=flip)
     moved = ~mask[0, 0]
-    network = Seen(int(moved.sum()))
+    network = Recorder(int(moved.sum()))
     coupling = nvp.AffineCoupling(network, mask)
     x = random_tensor((5, 2, 3, 3), "float64", seed=0).numpy()
     y = coupling.forward(x).numpy()
@@ -59,20 +59,20 @@ def test_channelwise_computes_only_what_it_moves(flip):
 
 
 @pytest.mark.parametrize("mask", [BOARD, nvp.masks.channelwise(2)], ids=["checkerboard", "channelwise"])
-def test_kept_pixels_come_through_bit_for_bit_and_stay_apart(mask):
-    """NaN, infinity and -0.0, too, beside which moved pixels are NaN; an infinite moved pixel touches no other."""
+def test_kept_pixels_stay_the_same_bit_for_bit(mask):
+    """A NaN or infinite kept pixel makes the moved pixels NaN. An infinite moved pixel does not change kept pixels."""
     kept = np.broadcast_to(mask, SHAPE)
     finite = np.where(kept, np.resize([-0.0, 1e-310, 1.0], SHAPE), random_tensor(SHAPE, "float64", seed=0))
     special = np.where(kept, np.resize([np.nan, np.inf, -0.0, 1e-310, -np.inf, 1.0], SHAPE), finite)
 
     def network(kept):
-        shape = tf.shape(kept)  # of a channelwise split into halves, that of the moved part, too
+        shape = tf.shape(kept)  # With two halves of the channels, the moved part has the same shape.
         return tf.fill(shape, tf.constant(0.5, tf.float64)), tf.fill(shape, tf.constant(np.inf, tf.float64))
 
-    for x, are_right in ((finite, np.isinf), (special, np.isnan)):
+    for x, is_expected in ((finite, np.isinf), (special, np.isnan)):
         y = nvp.AffineCoupling(network, mask).forward(x).numpy()
         np.testing.assert_array_equal(y[kept].view(np.uint64), x[kept].view(np.uint64))
-        assert np.all(are_right(y[~kept]))
+        assert np.all(is_expected(y[~kept]))
 
 
 def test_gradients_are_finite_where_a_kept_pixel_would_overflow():
@@ -85,7 +85,7 @@ def test_gradients_are_finite_where_a_kept_pixel_would_overflow():
     assert np.all(np.isfinite(gradient)) and np.all((gradient != 0) == ~np.broadcast_to(BOARD, gradient.shape))
 
 
-def test_layers_that_are_not_built_yet_are_built():
+def test_the_coupling_builds_its_layer():
     class Net(keras.layers.Layer):
         def __init__(self, size):
             super().__init__()
@@ -111,15 +111,18 @@ def test_layers_that_are_not_built_yet_are_built():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: nvp.AffineCoupling(Seen(2), BOARD).forward(tf.zeros([4, 4, 1])), r"shape \[\.\.\., 3, 4, None\]"),
-        (lambda: nvp.AffineCoupling(Seen(2), BOARD).forward(tf.zeros([4, 1])), r"shape \[\.\.\., 3, 4, None\]"),
-        (lambda: nvp.AffineCoupling(Seen(1), nvp.masks.channelwise(2)).forward(tf.zeros([3, 4, 1])), "None, None, 2"),
+        (lambda: nvp.AffineCoupling(Recorder(2), BOARD).forward(tf.zeros([4, 4, 1])), r"shape \[\.\.\., 3, 4, None\]"),
+        (lambda: nvp.AffineCoupling(Recorder(2), BOARD).forward(tf.zeros([4, 1])), r"shape \[\.\.\., 3, 4, None\]"),
         (
-            lambda: nvp.AffineCoupling(Seen(2), nvp.masks.channelwise(2)).forward(tf.zeros([3, 4, 2])),
+            lambda: nvp.AffineCoupling(Recorder(1), nvp.masks.channelwise(2)).forward(tf.zeros([3, 4, 1])),
+            "None, None, 2",
+        ),
+        (
+            lambda: nvp.AffineCoupling(Recorder(2), nvp.masks.channelwise(2)).forward(tf.zeros([3, 4, 2])),
             r"each \[N, H, W, 1\], got shapes \(1, 3, 4, 2\) and",
         ),
-        (lambda: nvp.AffineCoupling(Seen(2), np.ones([2, 2], bool)), r"mask must be a boolean vector \[D\], or"),
-        (lambda: nvp.AffineCoupling(Seen(2), np.ones([2, 2, 1], bool)), "mask must keep a part"),
+        (lambda: nvp.AffineCoupling(Recorder(2), np.ones([2, 2], bool)), r"mask must be a boolean vector \[D\], or"),
+        (lambda: nvp.AffineCoupling(Recorder(2), np.ones([2, 2, 1], bool)), "mask must keep a part"),
         (lambda: nvp.ConvResNet(0), "output_size must be an integer of at least 1, got 0"),
         (lambda: nvp.ConvResNet(1, scale_penalty=-1.0), "scale_penalty must be at least 0 and finite, got -1.0"),
         (lambda: nvp.ConvResNet(1, mask=[1, 0]), r"mask must be a boolean array \[H, W, 1\]"),
@@ -142,19 +145,19 @@ def test_layers_that_are_not_built_yet_are_built():
         (lambda: NET(tf.zeros([2, 3, 4, 1])), r"context must have shape \[N, 5\], got None"),
     ],
 )
-def test_errors(make, message):
+def test_wrong_arguments_are_errors(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_a_network_of_several_channels_fits_the_mask_of_one():
+def test_a_mask_of_one_channel_fits_a_network_of_several_channels():
     network = nvp.ConvResNet(2, num_blocks=1, num_channels=4, mask=BOARD)
     coupling = nvp.AffineCoupling(network, BOARD)
     assert coupling.forward(random_tensor(SHAPE, "float32", seed=0)).shape == SHAPE
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_no_image_at_all(compiled):
+def test_batches_without_images(compiled):
     network = nvp.ConvResNet(2, num_blocks=1, num_channels=4, mask=BOARD)
     coupling = nvp.AffineCoupling(network, BOARD)
 
@@ -171,7 +174,7 @@ def test_no_image_at_all(compiled):
         assert all(gradient is not None for gradient in tape.gradient(value, coupling.trainable_variables))
 
 
-def test_the_penalty_is_on_scales_alone():
+def test_only_the_scales_have_a_penalty():
     network = nvp.ConvResNet(2, num_blocks=2, num_channels=4, scale_penalty=0.01)
     network.build((None, 4, 4, 2))
     scales = [variable for variable in network.trainable_variables if variable.path.endswith("/scale")]
@@ -180,7 +183,7 @@ def test_the_penalty_is_on_scales_alone():
     np.testing.assert_allclose(sum(network.losses), expected, rtol=1e-6)
 
 
-def test_a_network_starts_as_the_identity_and_is_saved(tmp_path):
+def test_conv_resnet_starts_at_the_identity_and_can_be_rebuilt(tmp_path):
     network = nvp.ConvResNet(2, num_blocks=1, num_channels=4, mask=BOARD, seed=0)
     x = random_tensor(SHAPE, "float32", seed=0)
     for output in network(x):

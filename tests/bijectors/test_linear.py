@@ -1,4 +1,4 @@
-"""Learned linear maps: the matrix they stand for, and how it is inverted."""
+"""Learned linear maps: which matrix they apply, and how they invert it."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from registry import make, random_tensor
 PERMUTATION = [2, 0, 3, 1]  # as in the registry
 
 
-def test_is_the_product_of_its_factors():
+def test_linear_map_is_the_product_of_its_factors():
     bijector = make("lu_linear")
     values = {variable.name.split("/")[-1]: variable.numpy() for variable in bijector.trainable_variables}
     lower_upper, log_diagonal, shift = (values[f"{name}:0"] for name in ("lower_upper", "log_diagonal", "shift"))
@@ -25,7 +25,7 @@ def test_is_the_product_of_its_factors():
     assert np.sum(log_diagonal) == pytest.approx(float(log_det))
 
 
-def test_density_multiplies_and_sampling_solves():
+def test_density_multiplies_by_the_matrix_and_sampling_solves():
     bijector = make("lu_linear")
     kinds = {}
     for way in ("forward", "inverse"):
@@ -42,8 +42,8 @@ def test_without_a_permutation_it_starts_as_the_identity():
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision(dtype):
-    """No processor solves in half precision."""
+def test_half_precision_events_give_float32_log_determinants(dtype):
+    """TensorFlow has no kernel for triangular solves in half precision."""
     bijector, precise = make("lu_linear", dtype), make("lu_linear")
     x = random_tensor((5, 4), "float64", seed=0)
     for way in ("forward", "inverse"):
@@ -76,6 +76,6 @@ def test_slices_of_a_conditional_flow():
         (lambda: nvp.LULinear(2).forward(tf.ones([4, 3])), r"event of lu_linear must have shape .* got \[4, 3\]"),
     ],
 )
-def test_errors(call, message):
+def test_wrong_arguments_are_errors(call, message):
     with pytest.raises(ValueError, match=message):
         call()

@@ -1,4 +1,4 @@
-"""A NaN in a weight or an event is never turned into a plausible number by a compiled function."""
+"""Compiled functions never turn a NaN in a weight or an event into a plausible number."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ import tfp_realnvp as nvp
 
 NETWORKS = {
     "mlp": lambda: nvp.MLP(2, (4, 4)),
-    "mlp_of_a_spline": lambda: nvp.MLP(2, (4,), activation="elu", num_parameters=5),
+    "mlp_for_a_spline": lambda: nvp.MLP(2, (4,), activation="elu", num_parameters=5),
     "resnet": lambda: nvp.ResNet(2, (4, 4)),
     "resnet_with_batch_normalization": lambda: nvp.ResNet(2, (4,), normalization="batch"),
     "conv_resnet": lambda: nvp.ConvResNet(2, 1, 2),
@@ -22,8 +22,8 @@ def perturbed(variable):
 
 @pytest.mark.parametrize("with_context", [False, True])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_nan_in_any_weight_of_a_network_shows(name, with_context):
-    """TensorFlow's kernel for a dense layer fused with its rectifier gives 0 for NaN."""
+def test_a_nan_in_any_weight_of_a_network_gives_nan(name, with_context):
+    """TensorFlow's fused kernel for a dense layer with ReLU turns NaN into 0."""
     network, random = NETWORKS[name](), np.random.default_rng(0)
     shapes = [(3, 2, 2, 2) if name == "conv_resnet" else (3, 2)] + [(3, 2)] * with_context
     inputs = [tf.constant(random.normal(size=shape), tf.float32) for shape in shapes]
@@ -31,7 +31,7 @@ def test_a_nan_in_any_weight_of_a_network_shows(name, with_context):
     specs = [tf.TensorSpec([None, *x.shape[1:]]) for x in inputs]
     call = tf.function(lambda *inputs: network(*inputs), input_signature=specs, autograph=False)
     weights = [variable for variable in network.variables if variable.dtype == "float32"]
-    for weight in weights:  # Some start at 0, and would hide what is wrong before them.
+    for weight in weights:  # A weight of 0 would hide a NaN in the layers before it.
         weight.assign(perturbed(weight))
     assert np.isfinite(np.concatenate([np.ravel(y) for y in tf.nest.flatten(call(*inputs))])).all()
     for weight in weights:
@@ -42,7 +42,7 @@ def test_a_nan_in_any_weight_of_a_network_shows(name, with_context):
 
 
 @pytest.mark.parametrize("options", [{"coupling": "spline"}, {"permutation": "lu"}])
-def test_log_dets_of_events_that_are_not_finite_are_nan(options, tmp_path):
+def test_log_dets_of_non_finite_events_are_nan(options, tmp_path):
     flow = nvp.RealNVP(3, num_couplings=2, hidden_units=(4,), seed=0, **options)
     events = np.array([[0, 0, 0], [0, 0, np.nan], [np.inf, 0, 0]], np.float32)
     bijector = flow.bijector()
@@ -57,7 +57,7 @@ def test_log_dets_of_events_that_are_not_finite_are_nan(options, tmp_path):
         assert np.isfinite(log_det).tolist() == [True, False, False] and not np.isinf(log_det).any()
 
 
-def test_a_sample_that_is_not_finite_has_no_density():
+def test_a_non_finite_sample_has_no_finite_density():
     flow = nvp.RealNVP(2, num_couplings=2, hidden_units=(4,), context_shape=2, activation="tanh", seed=0)
     for variable in flow.trainable_variables:
         variable.assign(perturbed(variable))

@@ -1,4 +1,4 @@
-"""ActNorm and BatchNorm: which statistics are used when, and who may change them."""
+"""ActNorm and BatchNorm: which statistics they use, and when these change."""
 
 import keras
 import numpy as np
@@ -32,7 +32,7 @@ def batch_norm_flow(**options):
     return flow_of(norm, tfb.Scale(tf.Variable(np.ones(3)))), norm
 
 
-def test_act_norm_starts_at_the_first_batch_and_stays():
+def test_act_norm_takes_its_start_from_the_first_batch_only():
     flow, norm = act_norm_flow()
     flow.log_prob(X), flow.evaluate(X, verbose=0), flow.sample(5)
     np.testing.assert_array_equal(norm.inverse(X), X)
@@ -44,14 +44,14 @@ def test_act_norm_starts_at_the_first_batch_and_stays():
     np.testing.assert_array_equal(norm.inverse(X[:32]), latent)
 
 
-def test_act_norm_starts_at_scale_one_where_the_first_batch_does_not_vary():
+def test_act_norm_starts_at_scale_one_if_the_first_batch_is_constant():
     flow, norm = act_norm_flow()
     flow.fit(X[:1], verbose=0)
     np.testing.assert_array_equal(norm.inverse(X[:1]), np.zeros((1, 3)))
     assert float(norm.inverse_log_det_jacobian(X[:1], event_ndims=1)) == 0.0
 
 
-def test_act_norm_trains_on_from_its_start():
+def test_act_norm_trains_after_its_start():
     flow, norm = act_norm_flow()
     flow.compile(keras.optimizers.Adam(0.01))
     flow.fit(X, batch_size=32, verbose=0)
@@ -75,7 +75,7 @@ def test_a_saved_act_norm_does_not_start_again(tmp_path):
 
 
 def averages(batches, momentum):
-    """Running averages after each batch, by the formula."""
+    """Yields the running averages after each batch, computed with the formula."""
     for count in range(1, len(batches) + 1):
         weights = [momentum ** (count - 1 - index) * len(batch) for index, batch in enumerate(batches[:count])]
         yield (
@@ -85,7 +85,7 @@ def averages(batches, momentum):
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.6, 0.99])
-def test_batch_norm_uses_its_batch_in_training_and_averages_elsewhere(momentum):
+def test_batch_norm_uses_its_batch_in_training_and_averages_otherwise(momentum):
     flow, norm = batch_norm_flow(momentum=momentum)
     batches = [X[:32], X[32:64], X[64:90]]
     for batch, (mean, variance) in zip(batches, averages(batches, momentum), strict=True):
@@ -98,28 +98,28 @@ def test_batch_norm_uses_its_batch_in_training_and_averages_elsewhere(momentum):
 
 
 def gaussian(mean, variance):
-    """The density of what `BatchNorm` makes a standard one of."""
+    """The Gaussian that `BatchNorm` with these statistics turns into a standard Gaussian."""
     return tfd.MultivariateNormalDiag(mean, np.sqrt(variance + 1e-4))
 
 
-def test_batch_norm_in_training_inverts_and_has_the_log_determinant_of_its_batch():
-    """In the training of a layer of a user's own, which may draw, too."""
+def test_batch_norm_in_training_uses_its_batch_in_both_directions():
+    """A user's own layer may also draw samples in training."""
     _, norm = batch_norm_flow()
-    in_training_of_another(norm.inverse, 3.0 * X)
+    in_a_training_layer(norm.inverse, 3.0 * X)
 
     def both_ways(x):
         z = norm.inverse(x)
         log_det = norm.forward_log_det_jacobian(tf.identity(z), event_ndims=1)
         return z, norm.forward(tf.identity(z)), norm.inverse_log_det_jacobian(x, event_ndims=1), log_det
 
-    z, x, inverse_log_det, log_det = in_training_of_another(both_ways, X)
+    z, x, inverse_log_det, log_det = in_a_training_layer(both_ways, X)
     np.testing.assert_allclose(z, (X - X.mean(axis=0)) / np.sqrt(X.var(axis=0) + 1e-4), atol=1e-12)
     np.testing.assert_allclose(x, X, atol=1e-12)
     expected = np.sum(np.log(X.var(axis=0) + 1e-4)) / 2
     np.testing.assert_allclose([log_det, -inverse_log_det], [expected, expected], atol=1e-12)
 
 
-def test_a_short_last_batch_counts_for_its_rows():
+def test_a_short_last_batch_counts_by_its_rows():
     flow, _ = batch_norm_flow(momentum=0.9)
     for batch in (X[:64], X[64:65]):
         flow(batch, training=True)
@@ -128,7 +128,7 @@ def test_a_short_last_batch_counts_for_its_rows():
     assert np.mean(flow.log_prob(X)) > np.mean(gaussian(X[:64].mean(axis=0), X[:64].var(axis=0)).log_prob(X)) - 0.2
 
 
-def test_batch_norm_is_updated_by_training_alone():
+def test_only_training_updates_batch_norm():
     flow, norm = batch_norm_flow()
     flow.fit(X[:64], batch_size=32, verbose=0)
     before = [variable.numpy() for variable in norm.variables]
@@ -136,13 +136,13 @@ def test_batch_norm_is_updated_by_training_alone():
     distribution = flow.distribution()
     flow.evaluate(X, verbose=0), flow.predict(X, verbose=0), flow(X), flow.log_prob(X), flow.sample_and_log_prob(5)
     distribution.log_prob(X), distribution.sample(5), norm.inverse(X), norm.forward(X)
-    in_training_of_another(flow.distribution().log_prob, X)  # which flows hand out in inference mode
+    in_a_training_layer(flow.distribution().log_prob, X)  # A flow's distribution stays in inference mode.
     for variable, value in zip(norm.variables, before, strict=True):
         np.testing.assert_array_equal(variable, value)
 
 
-def in_training_of_another(call, x):
-    """What `call(x)` returns within the training of a Keras layer."""
+def in_a_training_layer(call, x):
+    """Returns `call(x)`, called by a Keras layer in training mode."""
 
     class Layer(keras.layers.Layer):
         def call(self, x, training=None):
@@ -152,13 +152,13 @@ def in_training_of_another(call, x):
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_batch_norm_in_a_stock_distribution_of_a_users_layer(compiled):
-    """TFP asks for the value and for the log-determinant, and this is one step."""
+def test_batch_norm_is_updated_once_in_a_users_training_layer(compiled):
+    """TFP asks for the value and for the log-determinant. Together they count as one step."""
     norm = nvp.BatchNorm(3, dtype="float64")
     chain = tfb.Chain([tfb.Shift(np.ones(3)), norm])
     distribution = tfd.TransformedDistribution(tfd.MultivariateNormalDiag(tf.zeros(3, tf.float64)), chain)
     log_prob = tf.function(distribution.log_prob) if compiled else distribution.log_prob
-    actual = in_training_of_another(log_prob, X)
+    actual = in_a_training_layer(log_prob, X)
     (weight,) = (variable for variable in norm.variables if variable.name.endswith("weight:0"))
     assert weight.numpy() == len(X)
     (mean, variance), *_ = averages([X - 1.0], 0.99)
@@ -166,7 +166,7 @@ def test_batch_norm_in_a_stock_distribution_of_a_users_layer(compiled):
 
 
 @pytest.mark.parametrize("options", [{"jit_compile": True, "steps_per_execution": 3}, {"run_eagerly": True}])
-def test_statistics_in_every_way_to_run_a_step(options):
+def test_statistics_with_xla_and_in_eager_mode(options):
     flow, batch_norm = batch_norm_flow()
     *_, (mean, variance) = averages([X[:32], X[32:64], X[64:]], 0.99)
     flow.compile(keras.optimizers.SGD(0.0), **options)
@@ -176,7 +176,7 @@ def test_statistics_in_every_way_to_run_a_step(options):
 
 
 def test_gradients_flow_through_the_moments_of_the_batch():
-    """The gradient to the events agrees with differences of the loss, which change the statistics, too."""
+    """Compares the gradient with differences of the loss. Changed events also change the statistics."""
 
     def loss(x):
         flow, _ = batch_norm_flow()
@@ -195,7 +195,7 @@ def test_gradients_flow_through_the_moments_of_the_batch():
 
 
 @pytest.mark.parametrize("kind", [nvp.ActNorm, nvp.BatchNorm])
-def test_in_training_statistics_are_over_rows_and_positions(kind):
+def test_training_statistics_are_over_rows_and_positions(kind):
     norm = kind(2, event_ndims=3, epsilon=1e-12, dtype="float64")
     x = random_tensor((6, 3, 4, 2), "float64", seed=3) * [2.0, 0.1] + [0.0, 5.0]
     base = tfd.Independent(tfd.Normal(tf.zeros([3, 4, 2], tf.float64), 1.0), 3)
@@ -236,14 +236,14 @@ def test_positions_of_an_image_share_statistics(kind):
         (lambda: nvp.ActNorm(2).inverse(tf.ones([4, 3])), r"event of act_norm must have shape .* got \[4, 3\]"),
     ],
 )
-def test_errors(call, message):
+def test_wrong_arguments_are_errors(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 
 
 @pytest.mark.parametrize("kind", [nvp.ActNorm, nvp.BatchNorm])
-def test_log_dets_of_half_precision_are_in_float32(kind):
-    """Many positions add up to more than float16 holds."""
+def test_half_precision_log_dets_are_float32(kind):
+    """The sum over many positions is too large for float16."""
     bijector = kind(3, event_ndims=3, dtype="float16")
     for variable in bijector.variables:
         variable.assign(tf.fill(variable.shape, tf.cast(9.0, tf.float16)))
@@ -254,7 +254,7 @@ def test_log_dets_of_half_precision_are_in_float32(kind):
     np.testing.assert_allclose(log_det, expected, rtol=1e-3)
 
 
-AROUND = {
+COMBINATIONS = {
     "Mixture": (2, lambda one, other: tfd.Mixture(tfd.Categorical(probs=[0.4, 0.6]), [one, other])),
     "BatchReshape": (2, lambda one, other: tfd.BatchReshape(one, [])),
     "Joint": (
@@ -273,10 +273,10 @@ AROUND = {
 }
 
 
-@pytest.mark.parametrize("kind", AROUND)
-def test_a_flow_within_a_flow_trains_in_training_mode(kind):
-    """As the same distribution does that a user assembled: ActNorm starts, BatchNorm is updated, dropout is on."""
-    size, around = AROUND[kind]
+@pytest.mark.parametrize("kind", COMBINATIONS)
+def test_a_flow_inside_a_flow_trains_in_training_mode(kind):
+    """Losses equal those without an inner flow: ActNorm starts, BatchNorm is updated, and dropout is on."""
+    size, combine = COMBINATIONS[kind]
 
     def assembled(seed):
         network = nvp.MLP(1, (8,), dropout=0.5, seed=seed)
@@ -286,7 +286,7 @@ def test_a_flow_within_a_flow_trains_in_training_mode(kind):
     x = (20.0 + 5.0 * np.random.default_rng(0).normal(size=(128, size))).astype("float32")
     losses = []
     for wrap in (lambda distribution: distribution, lambda distribution: nvp.Flow(distribution).distribution()):
-        flow = nvp.Flow(around(wrap(assembled(0)), wrap(assembled(1))))
+        flow = nvp.Flow(combine(wrap(assembled(0)), wrap(assembled(1))))
         flow.compile(keras.optimizers.Adam(1e-2), run_eagerly=True)
         history = flow.fit(x, batch_size=64, shuffle=False, validation_data=x, verbose=0).history
         losses.append(history["loss"] + history["val_loss"])

@@ -1,6 +1,6 @@
-"""Properties at whatever sizes, masks, shapes and hyper-parameters hypothesis draws.
+"""Properties that hold for all sizes, masks, shapes and hyperparameters that hypothesis draws.
 
-`PROPERTY_EXAMPLES=1000 pytest tests/test_properties.py` draws more of them.
+`PROPERTY_EXAMPLES=1000 pytest tests/bijectors/test_properties.py` draws more of them.
 """
 
 import functools
@@ -23,7 +23,7 @@ from registry import REGISTRY, random_tensor, value_and_jacobian
 from tfp_realnvp.bijectors import OnePassChain, Standardization
 
 EXAMPLES = int(os.environ.get("PROPERTY_EXAMPLES", "10"))
-TOLERANCE = {"float32": 1e-3, "float64": 1e-9}  # relative to the largest number at hand, and to 1
+TOLERANCE = {"float32": 1e-3, "float64": 1e-9}  # relative to the largest number compared, or to 1 if that is larger
 NORMAL_CONSTANT = 0.5 * math.log(2 * math.pi)
 
 
@@ -39,13 +39,13 @@ def examples(number):
 
 @pytest.fixture(autouse=True, scope="module")
 def _eager():
-    """Each example would be traced anew, which takes longer than all the rest."""
+    """Tracing every example would take longer than the rest of the tests."""
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
 
 
-# What is drawn
+# Strategies
 
 dtypes = st.sampled_from(list(TOLERANCE))
 seeds = st.integers(0, 2**16)
@@ -53,20 +53,20 @@ hidden_units = st.lists(st.integers(1, 6), max_size=2)
 
 
 def shapes_that_broadcast(number, max_side=3):
-    """Leading shapes of events and contexts, of rank 0 to 3, maybe without a row."""
+    """Draws leading shapes of events and contexts. They have rank 0 to 3, and may have no rows."""
     shapes = hnp.mutually_broadcastable_shapes(num_shapes=number, min_dims=0, max_dims=3, min_side=0, max_side=max_side)
     return shapes.map(lambda drawn: drawn.input_shapes)
 
 
 @st.composite
 def masks(draw, size):
-    """Any pattern that keeps something and moves something; a single feature is moved."""
+    """Draws any mask that keeps a feature and moves another. A single feature moves."""
     pattern = draw(st.integers(1, 2**size - 2)) if size > 1 else 0
     return np.array([bool(pattern >> index & 1) for index in range(size)])
 
 
 def perturb(variables, dtype, seed, stddev=0.3):
-    """Away from the identity: a test of the identity proves nothing."""
+    """Changes the weights at random. They start at the identity, which would pass most tests."""
     for index, variable in enumerate(variables):
         variable.assign_add(random_tensor(variable.shape, dtype, seed + index, stddev))
 
@@ -75,22 +75,22 @@ def perturb(variables, dtype, seed, stddev=0.3):
 class Drawn:
     bijector: tfb.Bijector
     x: tf.Tensor  # [leading..., *event], for `forward`
-    batch_shape: tuple[int, ...]  # of events and context together
-    y: tf.Tensor | None = None  # the same for `inverse`, if events have other shapes there
+    batch_shape: tuple[int, ...]  # of events and context, broadcast
+    y: tf.Tensor | None = None  # for `inverse`, if it takes events of another shape
     x_ndims: int = 1
     y_ndims: int = 1
 
     @property
     def every_x(self) -> tf.Tensor:
-        """One event for each of the batch."""
-        return self.every(self.x, self.x_ndims)
+        """x, broadcast to one event for each element of the batch."""
+        return self.broadcast(self.x, self.x_ndims)
 
-    def every(self, events, ndims):
+    def broadcast(self, events, ndims):
         return tf.broadcast_to(events, (*self.batch_shape, *events.shape[events.shape.rank - ndims :]))
 
 
-class Parts:
-    """Bijectors of events of one size and dtype, with one context or none, drawn one by one."""
+class BijectorDrawer:
+    """Draws bijectors one by one, for events of one size and dtype, and for the same context or none."""
 
     def __init__(self, draw, size, dtype, context):
         self.draw, self.size, self.dtype, self.context = draw, size, dtype, context
@@ -142,13 +142,13 @@ class Parts:
 
 
 FAMILIES = {
-    "AffineCoupling": Parts.coupling,
-    "SplineCoupling": Parts.spline,
-    "LULinear": Parts.linear,
+    "AffineCoupling": BijectorDrawer.coupling,
+    "SplineCoupling": BijectorDrawer.spline,
+    "LULinear": BijectorDrawer.linear,
     "ActNorm": lambda parts: parts.normalization(nvp.ActNorm),
     "BatchNorm": lambda parts: parts.normalization(nvp.BatchNorm),
-    "Standardization": Parts.standardization,
-    "Invert": Parts.inverted,
+    "Standardization": BijectorDrawer.standardization,
+    "Invert": BijectorDrawer.inverted,
     "OnePassChain": lambda parts: parts.chain(OnePassChain),
     "Chain": lambda parts: parts.chain(tfb.Chain),
 }
@@ -161,29 +161,29 @@ def bijectors(draw, families=tuple(FAMILIES)):
     context = None
     if size == 1 or draw(st.booleans()):  # A single feature is conditioned on the context alone.
         context = random_tensor((*context_batch, draw(st.integers(1, 3))), dtype, draw(seeds))
-    bijector = FAMILIES[family](Parts(draw, size, dtype, context))
+    bijector = FAMILIES[family](BijectorDrawer(draw, size, dtype, context))
     perturb(bijector.trainable_variables, dtype, draw(seeds))
     x = random_tensor((*leading, size), dtype, draw(seeds), draw(st.sampled_from([0.0, 1.0, 5.0])))
     return Drawn(bijector, x, np.broadcast_shapes(leading, bijector.experimental_batch_shape(1)))
 
 
 @functools.cache
-def of_the_registry(name, dtype):
+def cached_bijector(name, dtype):
     return registry.make(name, dtype)
 
 
 @st.composite
-def bijectors_of_the_registry(draw):
-    """Of vectors and of images, with events of any leading shape."""
+def registry_bijectors(draw):
+    """Draws bijectors of vectors and of images, with events of any leading shape."""
     name, dtype = draw(st.sampled_from(list(REGISTRY))), draw(dtypes)
     case = REGISTRY[name]
     leading = draw(hnp.broadcastable_shapes(case.batch_shape, min_dims=0, max_dims=3, min_side=0, max_side=3))
     x, y = (events(name, dtype, leading, draw(seeds)) for events in (registry.latent_events, registry.data_events))
     batch_shape = np.broadcast_shapes(leading, case.batch_shape)
-    return Drawn(of_the_registry(name, dtype), x, batch_shape, y, case.latent_ndims, case.data_ndims)
+    return Drawn(cached_bijector(name, dtype), x, batch_shape, y, case.latent_ndims, case.data_ndims)
 
 
-# What must hold
+# Properties
 
 
 def assert_close(actual, expected, dtype, scale=1.0):
@@ -194,21 +194,21 @@ def assert_close(actual, expected, dtype, scale=1.0):
 
 def check_round_trips_and_log_dets(drawn):
     bijector, x, dtype = drawn.bijector, drawn.every_x, drawn.x.dtype.name
-    of_data = drawn.x if drawn.y is None else drawn.y
+    data_events = drawn.x if drawn.y is None else drawn.y
     y = bijector.forward(drawn.x)
-    assert y.shape == drawn.every(of_data, drawn.y_ndims).shape and y.dtype == dtype
-    assert bijector.inverse(of_data).shape == x.shape
+    assert y.shape == drawn.broadcast(data_events, drawn.y_ndims).shape and y.dtype == dtype
+    assert bijector.inverse(data_events).shape == x.shape
     scale = np.max(np.abs(y), initial=1.0)
     assert_close(bijector.inverse(tf.identity(y)), x, dtype, scale)
-    ways = ("forward", drawn.x, drawn.x_ndims), ("inverse", of_data, drawn.y_ndims)
+    ways = ("forward", drawn.x, drawn.x_ndims), ("inverse", data_events, drawn.y_ndims)
     for (way, events, ndims), (back, _, other_ndims) in (ways, ways[::-1]):
         transform = getattr(bijector, way)
         log_det, other_log_det = (getattr(bijector, f"{name}_log_det_jacobian") for name in (way, back))
-        y, jacobian = value_and_jacobian(transform, drawn.every(events, ndims), ndims)
+        y, jacobian = value_and_jacobian(transform, drawn.broadcast(events, ndims), ndims)
         assert_close(transform(events), y, dtype)
         jacobian = jacobian.astype("float64")
         expected = np.linalg.slogdet(jacobian)[1]
-        # What rounds y moves x by as much times the slopes of the way back; entries of the Jacobian are rounded, too.
+        # The way back multiplies the rounding error of y by its slopes. Entries of the Jacobian are rounded, too.
         slopes_back = np.max(np.abs(np.linalg.inv(jacobian)), initial=1.0)
         rounding = 1e-2 * slopes_back * np.max(np.abs(jacobian), initial=1.0)
         actual = log_det(events, event_ndims=ndims)
@@ -224,7 +224,7 @@ def test_round_trips_and_log_dets(drawn):
     check_round_trips_and_log_dets(drawn)
 
 
-@given(bijectors_of_the_registry())
+@given(registry_bijectors())
 @examples(3 * EXAMPLES)
 def test_round_trips_and_log_dets_of_the_registry(drawn):
     check_round_trips_and_log_dets(drawn)
@@ -232,8 +232,8 @@ def test_round_trips_and_log_dets_of_the_registry(drawn):
 
 @given(st.data())
 @examples(2 * EXAMPLES)
-def test_kept_components_come_through_bit_for_bit(data):
-    """Of every bit pattern: NaN, infinity, -0.0 and subnormal numbers, too."""
+def test_kept_components_stay_the_same_bit_for_bit(data):
+    """Draws every bit pattern, also NaN, infinity, -0.0 and subnormal numbers."""
     drawn = data.draw(bijectors(("AffineCoupling", "SplineCoupling")))
     coupling, dtype = drawn.bijector, drawn.x.dtype.name
     bits = {"float32": np.uint32, "float64": np.uint64}[dtype]
@@ -246,7 +246,7 @@ def test_kept_components_come_through_bit_for_bit(data):
 
 @given(bijectors(("AffineCoupling", "SplineCoupling")))
 @examples(EXAMPLES)
-def test_a_batch_is_its_events_one_by_one(drawn):
+def test_a_batch_gives_the_results_of_its_single_events(drawn):
     bijector, x, dtype = drawn.bijector, drawn.every_x.numpy(), drawn.x.dtype.name
     context = bijector.context
     if context is not None:
@@ -264,7 +264,7 @@ def test_a_batch_is_its_events_one_by_one(drawn):
 
 @st.composite
 def flows(draw):
-    """Of one feature too, with every option, of a base that trains or not, and standardised or not."""
+    """Draws flows with one or more features and every option, with a trainable base or not, standardised or not."""
     size, dtype = draw(st.integers(1, 6)), draw(dtypes)
     base = None
     if draw(st.booleans()):
@@ -294,7 +294,7 @@ def flows(draw):
 
 @st.composite
 def rows(draw, flow, leading, scale=1.0, context_leading=None):
-    """(x, context or None)"""
+    """Draws (x, context or None)."""
     random, dtype = np.random.default_rng(draw(seeds)), flow.variable_dtype
     x = random.normal(scale, scale, (*leading, *flow.event_shape)).astype(dtype)
     if flow.context_shape is None:
@@ -304,9 +304,9 @@ def rows(draw, flow, leading, scale=1.0, context_leading=None):
 
 
 def log_prob_by_autodiff(flow, x, context):
-    """log p(z) + log|det dz/dx| with a Jacobian of autodiff."""
+    """log p(z) + log|det dz/dx|, with the Jacobian from autodiff."""
     z, jacobian = value_and_jacobian(flow.bijector(context).inverse, tf.constant(x))
-    mean = getattr(flow.distribution(context).distribution, "loc", 0.0)  # of a base that trains
+    mean = getattr(flow.distribution(context).distribution, "loc", 0.0)  # of a trainable base
     squares = np.sum((z - mean) ** 2, axis=-1)
     log_det = np.linalg.slogdet(jacobian.astype("float64"))[1]
     return log_det - 0.5 * squares - z.shape[-1] * NORMAL_CONSTANT
@@ -314,7 +314,7 @@ def log_prob_by_autodiff(flow, x, context):
 
 @st.composite
 def flows_and_batches(draw):
-    """(flow, x, context or None, the batch shape of x and context together)."""
+    """Draws (flow, x, context or None, batch shape of x and context, broadcast)."""
     flow = draw(flows())
     leading, context_leading = draw(shapes_that_broadcast(2))
     x, context = draw(rows(flow, leading, 1.0, context_leading))
@@ -330,7 +330,7 @@ def test_round_trips_and_log_dets_of_real_nvp(data):
 
 @given(st.data())
 @examples(EXAMPLES)
-def test_the_density_of_a_batch_is_that_of_its_rows(data):
+def test_a_batch_has_the_densities_of_its_rows(data):
     flow, x, context, batch_shape = data.draw(flows_and_batches())
     log_prob = flow.log_prob(x, context)
     assert log_prob.shape == batch_shape and log_prob.dtype == flow.variable_dtype
@@ -364,8 +364,8 @@ def test_shapes_seeds_and_densities_of_samples(data):
 
 @given(st.data())
 @examples(EXAMPLES)
-def test_adapt_changes_the_unit_and_nothing_else(data):
-    """The density of x/scale + offset is that of x over scale, once each is standardised."""
+def test_adapt_changes_nothing_but_the_unit_of_the_density(data):
+    """scale * (x + offset) has the density of x divided by scale ** D, if the flow adapts to each of them."""
     flow = data.draw(flows())
     x, context = data.draw(rows(flow, (20,)))
     scale, offset = data.draw(st.floats(1e-3, 1e3)), data.draw(st.floats(-10.0, 10.0))

@@ -1,4 +1,4 @@
-"""Spline couplings: TFP's splines, the identity in the tails, and extremes."""
+"""Spline couplings: they match TFP's splines, have identity tails, and handle extreme values."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ BOUND = 3.0
 
 
 def coupling(parameters, mask=MASK, **options):
-    """Splines with the same parameters `[moved, 3 K - 1]` in every row."""
+    """A spline coupling with the same parameters `[moved, 3 K - 1]` in every row."""
     parameters = tf.convert_to_tensor(parameters)
     num_bins = (parameters.shape[-1] + 1) // 3
     return nvp.SplineCoupling(
@@ -23,7 +23,7 @@ def coupling(parameters, mask=MASK, **options):
 
 
 def events(values):
-    """Rows whose moved features both have these values."""
+    """Rows whose two moved features both have these values."""
     values = np.asarray(values)
     return tf.constant(np.stack([np.linspace(-1, 1, len(values)), values, values], axis=1))
 
@@ -51,7 +51,7 @@ def test_agrees_with_tfps_rational_quadratic_spline(num_bins):
         np.testing.assert_allclose(our_log_det(x, event_ndims=1), their_log_det(x[:, 1:], event_ndims=1), atol=1e-10)
 
 
-def test_zeros_are_the_identity():
+def test_zero_parameters_give_the_identity():
     x = events(np.linspace(-5.0, 5.0, 101))
     for transform, log_det in both_ways(coupling(tf.zeros([2, 11], tf.float64))):
         np.testing.assert_allclose(transform(x), x, atol=1e-14)
@@ -70,7 +70,7 @@ def test_tails_are_the_identity_and_join_with_slope_one():
 
 
 @pytest.mark.parametrize("way", ["forward", "inverse"])
-def test_gradients_are_finite_everywhere_and_rows_do_not_touch_each_other(way):
+def test_gradients_are_finite_and_bad_rows_do_not_change_others(way):
     raw = tf.Variable(random_tensor((1, 2, 23), "float64", seed=3))
     bijector = nvp.SplineCoupling(lambda kept: raw + tf.zeros([len(kept), 1, 1], tf.float64), MASK)
     x = events([0.3, 1e300, -BOUND, np.nan, np.inf, 0.3])
@@ -87,8 +87,8 @@ def test_gradients_are_finite_everywhere_and_rows_do_not_touch_each_other(way):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("magnitude", "tolerance"), [(1.0, 100), (5.0, 200), (50.0, 400), (1e3, 20_000)])
-def test_whatever_the_parameters_splines_rise_and_come_back(dtype, magnitude, tolerance):
-    """What comes back is off by rounding, times the slope of the way back where that is above 1."""
+def test_splines_increase_and_round_trip_for_any_parameters(dtype, magnitude, tolerance):
+    """The error of a round trip is the rounding error, times the slope of the way back where this slope is above 1."""
     mask = np.array([True, False])
     for seed in range(6):
         random = np.random.default_rng(seed)
@@ -110,8 +110,8 @@ def test_whatever_the_parameters_splines_rise_and_come_back(dtype, magnitude, to
             assert np.max(error / np.maximum(1.0, np.exp(-log_slope))) < rounding
 
 
-def test_values_that_rounding_puts_past_a_knot_have_log_determinants():
-    """A step past it, the formula of the slope gives a negative one where a steep bin ends flat."""
+def test_values_rounded_past_a_knot_have_finite_log_determinants():
+    """One step past the knot of a steep bin that ends flat, the formula gives a negative slope."""
     raw = 20.0 * np.random.default_rng(0).choice([-1.0, 1.0], (3 * 33 - 1, 200)).astype("float32")
     for one_way, sizes in zip((spline._to_latent, spline._to_data), spline._bins(tf.constant(raw)), strict=False):
         knots = np.cumsum(sizes, axis=0)[:-1]
@@ -121,7 +121,7 @@ def test_values_that_rounding_puts_past_a_knot_have_log_determinants():
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_events_have_log_determinants_in_float32(dtype):
+def test_half_precision_events_have_float32_log_determinants(dtype):
     raw = random_tensor((2, 23), "float32", seed=5)
     x = events([-4.0, -0.5, 0.25, 2.0])
     expected = coupling(tf.cast(raw, tf.float64))
@@ -133,7 +133,7 @@ def test_half_precision_events_have_log_determinants_in_float32(dtype):
         np.testing.assert_allclose(tf.cast(y, tf.float64), getattr(expected, way)(x), atol=5e-2)
 
 
-def test_flattened_parameters_will_do():
+def test_flattened_parameters_are_accepted():
     raw = random_tensor((2, 11), "float64", seed=6)
     flat = nvp.SplineCoupling(lambda kept: tf.tile(tf.reshape(raw, [1, 22]), [len(kept), 1]), MASK, num_bins=4)
     x = random_tensor((2, 3, 3), "float64", seed=0)
@@ -160,6 +160,6 @@ def test_flattened_parameters_will_do():
         (lambda: nvp.SplineCoupling(nvp.MLP(2, num_parameters=5), MASK), r"got shapes \(1, 2, 5\)"),
     ],
 )
-def test_errors(make, message):
+def test_wrong_arguments_are_errors(make, message):
     with pytest.raises(ValueError, match=message):
         make()

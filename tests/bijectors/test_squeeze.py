@@ -1,4 +1,4 @@
-"""Squeezes against the formula, loop by loop."""
+"""Squeezes, compared with the formula in a loop."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from registry import random_tensor
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3])
-def test_by_rows(factor):
+def test_squeeze_by_rows_matches_the_formula(factor):
     height, width, channels = 2 * factor, 3 * factor, 2
     x = random_tensor((5, height, width, channels), "float32", seed=0)
     y = nvp.Squeeze(factor).forward(x).numpy()
@@ -20,7 +20,7 @@ def test_by_rows(factor):
 
 
 @pytest.mark.parametrize(("factor", "width"), [(2, 2), (2, 4), (2, 6), (4, 4)])
-def test_halves_are_checkerboards(factor, width):
+def test_channel_halves_are_checkerboards_in_checkerboard_order(factor, width):
     width *= factor
     board = nvp.masks.checkerboard(4 * factor, width).astype("float32")
     y = nvp.Squeeze(factor, order="checkerboard").forward(np.repeat(board, 3, axis=2)).numpy()
@@ -28,7 +28,7 @@ def test_halves_are_checkerboards(factor, width):
     assert np.all(first == 1.0) and np.all(second == 0.0)
 
 
-def test_a_channelwise_split_by_rows_is_no_checkerboard():
+def test_channel_halves_are_not_checkerboards_in_row_order():
     board = nvp.masks.checkerboard(4, 4).astype("float32")
     first, second = np.split(nvp.Squeeze().forward(board).numpy(), 2, axis=-1)
     assert first.mean() == second.mean() == 0.5
@@ -44,6 +44,6 @@ def test_a_channelwise_split_by_rows_is_no_checkerboard():
         (lambda: nvp.Squeeze().forward(tf.zeros([4])), r"\[..., H, W, C\], got"),
     ],
 )
-def test_errors(make, message):
+def test_wrong_arguments_are_errors(make, message):
     with pytest.raises(ValueError, match=message):
         make()

@@ -1,4 +1,4 @@
-"""Each conditioner runs once for a density or a sample, and no answer is stale."""
+"""Each conditioner runs once for a density or a sample, and no result is stale."""
 
 import numpy as np
 import pytest
@@ -14,10 +14,10 @@ from tfp_realnvp.distributions import OnePassTransformedDistribution, one_pass
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
 
-# One conditioner call
+# Each conditioner runs once
 
 
-# In eager mode TFP's own chain would have to rely on a cache that outlives the call, so "stock eager" is missing here.
+# "stock eager" is missing: in eager mode, TFP's own chain would need a cache that outlives the call.
 @pytest.mark.parametrize("kind", ["one pass eager", "one pass graph", "one pass xla", "stock graph", "stock xla"])
 @pytest.mark.parametrize("method", ["log_prob", "sample", "experimental_sample_and_log_prob"])
 def test_each_conditioner_runs_once(kind, method):
@@ -41,7 +41,7 @@ def test_sample_then_log_prob_in_a_graph_runs_once():
 
 
 @pytest.mark.parametrize(
-    "around",
+    "wrap",
     [
         lambda d: tfd.Mixture(tfd.Categorical(probs=[0.5, 0.5]), [d, tfd.MultivariateNormalDiag(tf.zeros(4))]),
         lambda d: tfd.Independent(tfd.Sample(d, 1), 0),
@@ -49,9 +49,9 @@ def test_sample_then_log_prob_in_a_graph_runs_once():
     ],
     ids=["mixture", "sample", "transformed"],
 )
-def test_within_other_distributions_each_conditioner_runs_once_too(around):
+def test_each_conditioner_runs_once_inside_other_distributions(wrap):
     inner, networks = assembled()
-    distribution = around(inner)
+    distribution = wrap(inner)
     x = tf.reshape(X, [5, *distribution.event_shape])
     ours = nvp.Flow(distribution).distribution()
     expected = tf.function(distribution.log_prob)(x)
@@ -71,8 +71,8 @@ def test_a_flow_runs_each_conditioner_once(method):
         assert [network.runs.numpy() for network in networks] == [runs, runs]
 
 
-# No stale answer. The subjects are a coupling alone, our chain, and what a flow hands out. In a graph a coupling alone
-# remembers results, as every bijector of TFP does, so that TFP's own chain runs each network once.
+# No result is stale for a single coupling, our chain, or the distribution of a flow. In a graph, a single coupling
+# caches results, as every bijector of TFP does, so that TFP's own chain runs each network once.
 def subjects():
     coupling_net = CountingNet(seed=4)
     coupling = nvp.AffineCoupling(coupling_net, nvp.masks.half(4))
@@ -94,7 +94,7 @@ def perturb(variables):
 on_each_subject = pytest.mark.parametrize("subject", ["coupling", "chain", "flow"])
 
 
-on_what_forgets = pytest.mark.parametrize("subject", ["chain", "flow"])
+on_subjects_without_a_cache = pytest.mark.parametrize("subject", ["chain", "flow"])
 
 
 @on_each_subject
@@ -108,7 +108,7 @@ def test_no_stale_density_after_weights_change(subject):
 
 
 @on_each_subject
-def test_no_stale_value_while_the_first_is_alive(subject):
+def test_no_stale_value_while_an_old_value_is_alive(subject):
     bijector = subjects()[subject].bijector
     for call in (bijector.forward, bijector.inverse, bijector.forward_log_det_jacobian):
         first = call(X)
@@ -119,7 +119,7 @@ def test_no_stale_value_while_the_first_is_alive(subject):
 
 
 @on_each_subject
-def test_no_stale_inverse_of_a_forward(subject):
+def test_no_stale_inverse_after_weights_change(subject):
     bijector = subjects()[subject].bijector
     y = bijector.forward(X)
     perturb(bijector.trainable_variables)
@@ -131,7 +131,7 @@ def test_no_stale_inverse_of_a_forward(subject):
 
 
 @on_each_subject
-def test_gradients_of_a_sample_made_before_the_tape(subject):
+def test_gradients_of_a_sample_drawn_before_the_tape(subject):
     distribution = subjects()[subject]
     y = distribution.sample(5)
     gradients = []
@@ -143,8 +143,8 @@ def test_gradients_of_a_sample_made_before_the_tape(subject):
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-7)
 
 
-@on_what_forgets
-def test_gradients_of_a_sample_made_before_the_tape_in_a_function(subject):
+@on_subjects_without_a_cache
+def test_gradients_of_a_sample_drawn_before_the_tape_in_a_function(subject):
     distribution = subjects()[subject]
 
     @tf.function
@@ -159,7 +159,7 @@ def test_gradients_of_a_sample_made_before_the_tape_in_a_function(subject):
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-7)
 
 
-# Each construct of a graph takes (distribution, its variables, x) and gives tensors; eagerly, they are right.
+# Each construct takes (distribution, its variables, x) and returns tensors. In eager mode the results are right.
 def loss_and_gradients(distribution, variables, x):
     with tf.GradientTape() as tape:
         loss = -tf.reduce_mean(distribution.log_prob(x))
@@ -181,7 +181,7 @@ def unrolled_steps(distribution, variables, x):
     return [train(distribution, variables, x) for _ in range(3)]
 
 
-def a_loop_of_steps(distribution, variables, x):
+def steps_in_a_loop(distribution, variables, x):
     def body(step, losses):
         loss = train(distribution, variables, x)
         return step + 1, tf.tensor_scatter_nd_update(losses, [[step]], [loss])
@@ -211,7 +211,7 @@ def recomputed_gradients(distribution, variables, x):
     return [before, tape.gradient(loss, x)]
 
 
-def a_custom_gradient(distribution, variables, x):
+def custom_gradient(distribution, variables, x):
     @tf.custom_gradient
     def twice_as_steep(x):
         with tf.GradientTape() as tape:
@@ -229,7 +229,7 @@ def a_custom_gradient(distribution, variables, x):
     return [loss, tape.gradient(loss, x)]
 
 
-def a_tape_that_watches_an_earlier_output(distribution, variables, x):
+def tape_that_watches_an_earlier_output(distribution, variables, x):
     y = distribution.bijector.forward(x)
     with tf.GradientTape() as tape:
         tape.watch(y)
@@ -248,7 +248,7 @@ def persistent_and_nested_tapes(distribution, variables, x):
     return [outer.gradient(first, x), slope, outer.gradient(slope, x), *outer.gradient(first, variables)]
 
 
-def the_inverse_of_a_value(distribution, variables, x):
+def inverse_of_an_old_value(distribution, variables, x):
     y = distribution.bijector.forward(x)
     perturb(variables)
     return [distribution.bijector.inverse(y), distribution.bijector.inverse_log_det_jacobian(y, event_ndims=1)]
@@ -261,14 +261,14 @@ def mapped_events(distribution, variables, x):
 CONSTRUCTS = [
     metric_before_a_tape,
     unrolled_steps,
-    a_loop_of_steps,
+    steps_in_a_loop,
     writes_in_a_branch,
     writes_in_a_function,
     recomputed_gradients,
-    a_custom_gradient,
-    a_tape_that_watches_an_earlier_output,
+    custom_gradient,
+    tape_that_watches_an_earlier_output,
     persistent_and_nested_tapes,
-    the_inverse_of_a_value,
+    inverse_of_an_old_value,
     mapped_events,
 ]
 
@@ -276,7 +276,7 @@ CONSTRUCTS = [
 @pytest.mark.parametrize(
     ("subject", "construct"), [*(("flow", construct) for construct in CONSTRUCTS), ("chain", unrolled_steps)]
 )
-def test_a_graph_gives_what_eager_mode_gives(subject, construct):
+def test_graphs_and_eager_mode_agree(subject, construct):
     distribution = subjects()[subject]
     variables = distribution.trainable_variables
     start = [variable.numpy() for variable in variables]
@@ -287,19 +287,19 @@ def test_a_graph_gives_what_eager_mode_gives(subject, construct):
         np.testing.assert_allclose(actual, value, rtol=1e-4, atol=1e-6)
 
 
-def test_a_stock_chain_is_right_in_every_construct_within_a_flow():
-    """TFP's own chain keeps the losses of its first step; see the documentation of `AffineCoupling`."""
+def test_a_stock_chain_inside_a_flow_computes_each_loss_anew():
+    """In a graph, TFP's own chain repeats the loss of its first step. `AffineCoupling` documents this."""
     stock = assembled()[0]
     variables = stock.trainable_variables
     start = [variable.numpy() for variable in variables]
     expected = unrolled_steps(stock, variables, X)
     for variable, value in zip(variables, start, strict=True):
         variable.assign(value)
-    of_flow = nvp.Flow(stock).distribution()
-    np.testing.assert_allclose(tf.function(lambda: unrolled_steps(of_flow, variables, X))(), expected, rtol=1e-5)
+    ours = nvp.Flow(stock).distribution()
+    np.testing.assert_allclose(tf.function(lambda: unrolled_steps(ours, variables, X))(), expected, rtol=1e-5)
 
 
-def test_no_stale_answer_within_a_graph_after_a_variable_that_does_not_train_changes():
+def test_no_stale_value_in_a_graph_after_a_frozen_variable_changes():
     flow = nvp.Flow(assembled()[0])
     bijector = flow.bijector()
 
@@ -314,7 +314,7 @@ def test_no_stale_answer_within_a_graph_after_a_variable_that_does_not_train_cha
 
 
 @on_each_subject
-def test_branches_and_loops_share_nothing_with_what_is_around_them(subject):
+def test_branches_and_loops_share_nothing_with_the_code_around_them(subject):
     bijector = subjects()[subject].bijector
     expected = bijector.forward(X)
 
@@ -328,7 +328,7 @@ def test_branches_and_loops_share_nothing_with_what_is_around_them(subject):
         np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
-def test_no_stale_answer_of_a_flow_after_load_weights(tmp_path):
+def test_no_stale_density_or_sample_after_load_weights(tmp_path):
     flow = nvp.Flow(assembled()[0])
     flow.save_weights(tmp_path / "w.weights.h5")
     before, sample = flow.log_prob(X), flow.sample(3, seed=1)
@@ -340,7 +340,7 @@ def test_no_stale_answer_of_a_flow_after_load_weights(tmp_path):
     np.testing.assert_array_equal(before, flow.distribution().log_prob(X))
 
 
-def test_no_stale_value_of_tfps_own_bijectors_in_a_flow():
+def test_no_stale_value_of_tfp_bijectors_in_a_flow():
     flow = nvp.Flow(tfd.MultivariateNormalDiag(tf.zeros(4)))
     bijector = flow.bijector()
     y, z = bijector.forward(X), bijector.inverse(X)
@@ -349,7 +349,7 @@ def test_no_stale_value_of_tfps_own_bijectors_in_a_flow():
     np.testing.assert_allclose(bijector.forward_log_det_jacobian(X, event_ndims=1), 4 * np.log(3.0), rtol=0.2)
 
 
-def test_couplings_of_equal_hyperparameters_are_not_mixed_up():
+def test_couplings_with_equal_hyperparameters_are_not_mixed_up():
     couplings = []
     for seed in (1, 2):
         coupling = nvp.AffineCoupling(nvp.MLP(2, (8,)), nvp.masks.half(4))

@@ -10,7 +10,7 @@ from registry import random_tensor
 from tfp_realnvp.conditioners import Constant
 
 
-def test_starts_at_the_identity():
+def test_mlp_starts_at_the_identity():
     shift, log_scale = nvp.MLP(3, (8, 8))(random_tensor((5, 2), "float32", seed=0))
     np.testing.assert_array_equal(shift, np.zeros((5, 3)))
     np.testing.assert_array_equal(log_scale, np.zeros((5, 3)))
@@ -29,7 +29,7 @@ def test_log_scale_is_bounded_and_shift_is_not():
 
 @pytest.mark.parametrize(("kept_size", "context_size"), [(2, None), (2, 3), (0, 3)])
 @pytest.mark.parametrize("hidden_units", [(), (8,), (8, 4)])
-def test_shapes(kept_size, context_size, hidden_units):
+def test_mlp_shapes(kept_size, context_size, hidden_units):
     mlp = nvp.MLP(4, hidden_units)
     context = () if context_size is None else (np.ones((5, context_size), "float32"),)
     shift, log_scale = mlp(np.ones((5, kept_size), "float32"), *context)
@@ -38,19 +38,19 @@ def test_shapes(kept_size, context_size, hidden_units):
     assert (*mlp.hidden_layers, mlp.output_layer)[0].kernel.shape[0] == kept_size + (context_size or 0)
 
 
-def test_no_input_is_an_error_not_a_crash():
+def test_no_input_features_are_an_error():
     with pytest.raises(ValueError, match=r"without a context, kept must have at least one feature, got shape \[5, 0\]"):
         nvp.MLP(2)(np.ones((5, 0), "float32"))
 
 
-def test_one_that_does_not_train():
+def test_a_frozen_mlp_has_no_trainable_variables():
     mlp = nvp.MLP(2, (8,), trainable=False)
     mlp.build((None, 3))
     assert not mlp.trainable_variables and len(mlp.non_trainable_variables) == 4
     assert not any(variable.trainable for variable in mlp.variables)
 
 
-def test_a_layer_that_was_frozen_before_the_network_was_built_stays_frozen():
+def test_a_layer_frozen_before_the_network_is_built_stays_frozen():
     for network, layer in (
         (mlp := nvp.MLP(2, (8,)), mlp.hidden_layers[0]),
         (resnet := nvp.ResNet(2, (8,)), resnet.blocks[0]),
@@ -61,7 +61,7 @@ def test_a_layer_that_was_frozen_before_the_network_was_built_stays_frozen():
         assert len(network.trainable_variables) == len(network.variables) - len(layer.variables)
 
 
-def test_config_round_trip():
+def test_mlp_config_round_trip():
     mlp = nvp.MLP(4, (8,), activation="tanh", log_scale_bound=1.5, seed=3, dtype="float64", name="net")
     other = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(mlp))
     assert other.get_config() == mlp.get_config()
@@ -85,12 +85,12 @@ def test_config_round_trip():
         ({"activation": "no such"}, "no such"),
     ],
 )
-def test_bad_options(options, message):
+def test_bad_mlp_options_are_errors(options, message):
     with pytest.raises(ValueError, match=message):
         nvp.MLP(**{"output_size": 2} | options)
 
 
-# Splines' parameters, residual networks, dropout
+# Spline parameters, residual networks and dropout
 
 KEPT, CONTEXT = random_tensor((6, 2), "float32", seed=0), random_tensor((6, 3), "float32", seed=1)
 
@@ -103,7 +103,7 @@ def perturbed(network, *inputs):
 
 
 @pytest.mark.parametrize("network", [nvp.MLP, nvp.ResNet])
-def test_parameters_of_each_moved_feature(network):
+def test_parameters_for_each_moved_feature_start_at_zero(network):
     assert network(4, (8, 8), num_parameters=11)(KEPT).shape == (6, 4, 11)
     parameters = network(4, (8, 8), num_parameters=11)(KEPT, CONTEXT)
     np.testing.assert_array_equal(parameters, np.zeros((6, 4, 11)))
@@ -111,7 +111,7 @@ def test_parameters_of_each_moved_feature(network):
 
 @pytest.mark.parametrize("normalization", [None, "batch", "layer"])
 @pytest.mark.parametrize("gate_context", [True, False])
-def test_a_residual_network_and_the_gradients_of_its_variables(normalization, gate_context):
+def test_resnet_starts_at_the_identity_and_all_its_variables_train(normalization, gate_context):
     network = nvp.ResNet(4, (8, 8), normalization=normalization, gate_context=gate_context, activation="tanh")
     shift, log_scale = network(KEPT, CONTEXT)
     np.testing.assert_array_equal(shift, np.zeros((6, 4)))
@@ -157,9 +157,9 @@ def rectified(inputs):
     return np.maximum(inputs, 0.0)
 
 
-def of_any_weights(network, *inputs):
+def randomized(network, *inputs):
     perturbed(network, *inputs)
-    for index, variable in enumerate(network.non_trainable_variables):  # statistics
+    for index, variable in enumerate(network.non_trainable_variables):  # statistics of the normalization
         variable.assign(np.random.default_rng(index).uniform(0.5, 2.0, variable.shape))
     return network
 
@@ -170,9 +170,9 @@ def assert_outputs(network, inputs, shift, log_scale):
         np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-9)
 
 
-def test_a_multilayer_perceptron_is_the_formula():
+def test_mlp_matches_the_formula():
     inputs = KEPT.numpy().astype("float64"), CONTEXT.numpy().astype("float64")
-    network = of_any_weights(nvp.MLP(3, (5, 4), log_scale_bound=2.0, seed=0, dtype="float64"), *inputs)
+    network = randomized(nvp.MLP(3, (5, 4), log_scale_bound=2.0, seed=0, dtype="float64"), *inputs)
     hidden = np.concatenate(inputs, axis=1)
     for layer in network.hidden_layers:
         hidden = rectified(dense(layer, hidden))
@@ -181,10 +181,10 @@ def test_a_multilayer_perceptron_is_the_formula():
 
 
 @pytest.mark.parametrize("normalization", [None, "batch", "layer"])
-def test_a_residual_network_is_the_formula(normalization):
+def test_resnet_matches_the_formula(normalization):
     kept, context = inputs = KEPT.numpy().astype("float64"), CONTEXT.numpy().astype("float64")
     network = nvp.ResNet(3, (4, 4), normalization=normalization, seed=0, dtype="float64")
-    of_any_weights(network, *inputs)
+    randomized(network, *inputs)
     hidden = dense(network.input_layer, np.concatenate([kept, context], axis=1))
     for block in network.blocks:
         change = hidden
@@ -196,12 +196,12 @@ def test_a_residual_network_is_the_formula(normalization):
     assert_outputs(network, inputs, shift, 3 * np.tanh(log_scale / 3))
 
 
-def test_a_convolutional_residual_network_is_the_formula():
+def test_conv_resnet_matches_the_formula():
     mask = nvp.masks.checkerboard(3, 4)
     context = CONTEXT.numpy().astype("float64")
     kept = mask * np.random.default_rng(0).normal(size=(len(context), 3, 4, 2))
     network = nvp.ConvResNet(2, num_blocks=2, num_channels=3, mask=mask, seed=0, dtype="float64")
-    of_any_weights(network, kept, context)
+    randomized(network, kept, context)
     board = np.broadcast_to(mask, (*kept.shape[:-1], 1))
     hidden = convolved(network.input_layer, np.concatenate([kept, -kept, board], axis=-1))
     total = convolved(network.skips[0], hidden)
@@ -215,12 +215,12 @@ def test_a_convolutional_residual_network_is_the_formula():
     assert_outputs(network, (kept, context), shift, network.log_scale_bound.numpy() * np.tanh(log_scale))
 
 
-def test_the_seed_of_a_residual_network():
+def test_the_seed_fixes_the_weights_of_a_resnet():
     one, same, other = (nvp.ResNet(2, (8, 8), seed=seed) for seed in (1, 1, 2))
     for network in (one, same, other):
         network(KEPT, CONTEXT)
     kernels = [[v.numpy() for v in n.variables if np.any(v != 0.0)] for n in (one, same, other)]
-    assert len(kernels[0]) == 1 + 2 * 2  # of each block's two layers, the second starts at zero
+    assert len(kernels[0]) == 1 + 2 * 2  # The second layer of each block starts at zero.
     for value, equal, different in zip(*kernels, strict=True):
         np.testing.assert_array_equal(value, equal)
         assert np.all(value != different)
@@ -229,7 +229,7 @@ def test_the_seed_of_a_residual_network():
 
 
 @pytest.mark.parametrize("num_parameters", [None, 5])
-def test_constants_are_the_same_in_every_row_start_at_zero_and_train(num_parameters):
+def test_constants_start_at_zero_train_and_are_equal_in_every_row(num_parameters):
     network = Constant(2, num_parameters=num_parameters, dtype="float64")
     empty = np.ones((4, 0))
     np.testing.assert_array_equal(np.stack(network(empty)), 0.0)
@@ -244,7 +244,7 @@ def test_constants_are_the_same_in_every_row_start_at_zero_and_train(num_paramet
 
 
 @pytest.mark.parametrize("network", [nvp.MLP, nvp.ResNet])
-def test_dropout_in_training_only(network):
+def test_dropout_acts_in_training_only(network):
     one = perturbed(network(2, (64, 64), dropout=0.5, seed=0), KEPT)
     without = network(2, (64, 64), seed=0)
     without(KEPT)
@@ -256,11 +256,11 @@ def test_dropout_in_training_only(network):
 
 
 @pytest.mark.parametrize("network", [nvp.MLP, nvp.ResNet])
-def test_dropout_drops_its_part_of_the_units_and_scales_the_others(network):
+def test_dropout_drops_a_fraction_of_the_units_and_scales_the_others(network):
     size = 64
     one = network(size, (size,), num_parameters=1, activation="softplus", dropout=0.25, seed=0)
     one(KEPT)
-    one.output_layer.kernel.assign(np.eye(size))  # so that outputs are hidden units
+    one.output_layer.kernel.assign(np.eye(size))  # makes the outputs equal to the hidden units
     skipped = 0.0
     if network is nvp.ResNet:
         one.blocks[0].dense_layers[1].kernel.assign(np.eye(size))
@@ -280,7 +280,7 @@ def test_dropout_drops_its_part_of_the_units_and_scales_the_others(network):
         (Constant, {"num_parameters": 11}),
     ],
 )
-def test_config_round_trip_of_every_option(network, options):
+def test_config_round_trip_with_every_option(network, options):
     sizes = {} if network is Constant else {"hidden_units": (8, 8), "activation": "tanh"}
     one = network(4, seed=3, dtype="float64", name="net", **sizes, **options)
     other = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(one))
@@ -308,7 +308,7 @@ def test_config_round_trip_of_every_option(network, options):
         (nvp.MLP, {"num_parameters": 0}, "num_parameters must be an integer of at least 1, got 0"),
     ],
 )
-def test_bad_options_of_every_network(network, options, message):
+def test_bad_options_are_errors(network, options, message):
     with pytest.raises(ValueError, match=message):
         network(**{"output_size": 2} | options)
 
@@ -324,7 +324,7 @@ NETWORKS = {
 @pytest.mark.parametrize("num_parameters", [None, 5])
 @pytest.mark.parametrize("context_size", [None, 3])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_shapes_of_outputs_and_functional_models(name, context_size, num_parameters):
+def test_output_shapes_alone_and_in_functional_models(name, context_size, num_parameters):
     make, options, shape = NETWORKS[name]
     network = make(1, num_parameters=num_parameters, **options)
     shapes = [shape] if context_size is None else [shape, (context_size,)]
@@ -353,7 +353,7 @@ def test_shapes_of_outputs_and_functional_models(name, context_size, num_paramet
         (nvp.MLP(2, (4,)), [(5, 4, 2), (5, 3)], r"kept must have shape \[N, size\], got shape \[5, 4, 2\]"),
     ],
 )
-def test_inputs_unlike_the_first(network, shapes, message):
+def test_inputs_unlike_those_of_the_first_call_are_errors(network, shapes, message):
     network(KEPT, CONTEXT)
     symbols, arrays = ([make(shape) for shape in shapes] for make in (keras.KerasTensor, np.ones))
     for call, inputs in ((network, arrays), (network, symbols), (network.compute_output_shape, shapes)):

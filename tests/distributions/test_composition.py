@@ -1,4 +1,4 @@
-"""A flow's distribution within TFP's own distributions: every number against the same formula in numpy."""
+"""A flow's distribution inside TFP's own distributions, compared with the formula in NumPy."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ from helpers.formula import (
 flow, other, conditional, single = FLOWS
 
 
-def test_the_flows_have_the_density_of_the_formula(flow, other, conditional, single):
+def test_densities_of_the_flows_match_the_formula(flow, other, conditional, single):
     for one in (flow, other):
         np.testing.assert_allclose(one.log_prob(X), expected_log_prob(one, X), rtol=1e-12)
     np.testing.assert_allclose(single.log_prob(X), expected_log_prob(single, X), rtol=1e-4)
@@ -56,11 +56,12 @@ JOINTS = {
 
 
 def named(prior, likelihood):
+    """Names the argument of the likelihood `context`, because TFP finds the parent by this name."""
     return prior, lambda context: likelihood(context)
 
 
 @pytest.mark.parametrize("kind", JOINTS)
-def test_a_conditional_flow_within_a_joint_distribution(conditional, kind):
+def test_a_joint_distribution_with_a_conditional_flow(conditional, kind):
     joint = JOINTS[kind](context_prior(), conditional.distribution)
     sample = joint.sample(150, seed=SEED)
     context, x = (part.numpy() for part in tf.nest.flatten(sample))
@@ -74,7 +75,7 @@ def test_a_conditional_flow_within_a_joint_distribution(conditional, kind):
     assert all(gradient is not None for gradient in tape.gradient(loss, variables))
 
 
-def test_a_flow_as_the_prior_of_a_joint_distribution(flow):
+def test_a_joint_distribution_with_a_flow_as_the_prior(flow):
     scale = np.array([0.5, 1.0, 2.0])
     joint = tfd.JointDistributionSequential(
         [flow.distribution(), lambda mean: tfd.MultivariateNormalDiag(mean, tf.constant(scale))]
@@ -124,7 +125,7 @@ def test_a_mixture_of_flows(flow, other):
 
 
 def assert_samples_have_density(x, log_prob):
-    """By importance weights of a Gaussian that is well within the support: their mean is 1."""
+    """Checks that the importance weights of a Gaussian proposal well within the support have mean 1."""
     mean, stddev = x.mean(axis=0), 0.5 * x.std(axis=0)
     inside = log_normal((x - mean) / stddev) - np.sum(np.log(stddev))
     weights = np.exp(inside - log_prob(x))
@@ -148,11 +149,11 @@ def test_a_mixture_over_the_batch_of_a_conditional_flow(conditional):
     assert_samples_have_density(mixture.sample(4000, seed=SEED).numpy(), expected)
 
 
-# Distributions of distributions: what makes one of (flow, conditional flow), its log-density in numpy, the context
 MASK = np.array([True, False, True, True, False, True])
 
 
-AROUND = {
+# (a distribution made from a flow and a conditional flow, its log-density in NumPy, the context)
+WRAPPERS = {
     "Sample": (
         lambda flow, _: tfd.Sample(flow.distribution(), [4]),
         lambda flow, _, x: expected_log_prob(flow, x).sum(axis=-1),
@@ -191,9 +192,9 @@ AROUND = {
 }
 
 
-@pytest.mark.parametrize("kind", AROUND)
-def test_distributions_around_a_flow(flow, conditional, kind):
-    make, expected, context = AROUND[kind]
+@pytest.mark.parametrize("kind", WRAPPERS)
+def test_distributions_that_wrap_a_flow(flow, conditional, kind):
+    make, expected, context = WRAPPERS[kind]
     distribution = make(flow, conditional)
     x = distribution.sample(500, seed=SEED)
     assert x.shape == (500, *distribution.batch_shape, *distribution.event_shape)

@@ -1,4 +1,4 @@
-"""A flow's distribution that is sliced, mapped, passed into functions and loops, and saved in checkpoints."""
+"""A flow's distribution can be sliced, mapped, passed into functions and loops, and saved in checkpoints."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ flow, other, conditional, single = FLOWS
 
 
 # Slices of the batch shape
-SLICED = {}  # a flow for each kind of permutation
+SLICED_FLOWS = {}  # one flow for each kind of permutation
 
 
 @pytest.mark.parametrize(
@@ -43,10 +43,10 @@ SLICED = {}  # a flow for each kind of permutation
     ],
     ids=str,
 )
-def test_slices(permutation, shape, slices):
-    if permutation not in SLICED:
-        SLICED[permutation] = make_flow(seed=8, context_shape=2, permutation=permutation)
-    flow = SLICED[permutation]
+def test_slices_have_the_densities_of_their_contexts(permutation, shape, slices):
+    if permutation not in SLICED_FLOWS:
+        SLICED_FLOWS[permutation] = make_flow(seed=8, context_shape=2, permutation=permutation)
+    flow = SLICED_FLOWS[permutation]
     distribution = flow.distribution(CONTEXT.reshape(*shape, 2))[slices]
     rows = np.arange(6).reshape(shape)[slices]
     context = CONTEXT[rows]
@@ -58,8 +58,8 @@ def test_slices(permutation, shape, slices):
     assert len(distribution.trainable_variables) == len(flow.trainable_variables)
 
 
-def test_slices_of_what_is_around_a_flow(conditional):
-    """A user's own stock chain, and a distribution around the flow's."""
+def test_slices_of_a_stock_chain_and_of_a_wrapped_flow(conditional):
+    """Slices a user's own chain, and a distribution that wraps the distribution of a flow."""
     mlp = nvp.MLP(1, (16,), seed=0, dtype="float64")
     coupling = perturbed(nvp.AffineCoupling(mlp, nvp.masks.half(2), context=tf.constant(CONTEXT)))
     base = tfd.MultivariateNormalDiag(tf.zeros(2, tf.float64))
@@ -89,14 +89,14 @@ def test_vectorized_map(flow, conditional):
     np.testing.assert_allclose(by_method, expected, rtol=1e-9)
 
 
-def both_kinds(flow, conditional):
-    """(a distribution, the density that is expected of it)."""
+def with_and_without_context(flow, conditional):
+    """Yields (distribution, expected log-density) without and with a context."""
     yield flow.distribution(), expected_log_prob(flow, X)
     yield conditional.distribution(CONTEXT), expected_log_prob(conditional, X, CONTEXT)
 
 
 def test_a_distribution_is_a_composite_tensor(flow, conditional):
-    for distribution, expected in both_kinds(flow, conditional):
+    for distribution, expected in with_and_without_context(flow, conditional):
         flat = tf.nest.flatten(distribution, expand_composites=True)
         packed = tf.nest.pack_sequence_as(distribution, flat, expand_composites=True)
         assert isinstance(packed, tfd.TransformedDistribution)
@@ -104,7 +104,7 @@ def test_a_distribution_is_a_composite_tensor(flow, conditional):
         assert {id(v) for v in packed.trainable_variables} == {id(v) for v in distribution.trainable_variables}
 
 
-def test_into_and_out_of_a_function(flow, conditional):
+def test_a_distribution_passes_into_and_out_of_a_function(flow, conditional):
     @tf.function
     def log_prob(distribution, x):
         return distribution.log_prob(x)
@@ -113,7 +113,7 @@ def test_into_and_out_of_a_function(flow, conditional):
     def passed_through(distribution):
         return distribution
 
-    for distribution, expected in both_kinds(flow, conditional):
+    for distribution, expected in with_and_without_context(flow, conditional):
         np.testing.assert_allclose(log_prob(distribution, tf.constant(X)), expected, rtol=1e-9)
         returned = passed_through(distribution)
         assert isinstance(returned, tfd.TransformedDistribution)
@@ -122,7 +122,7 @@ def test_into_and_out_of_a_function(flow, conditional):
         np.testing.assert_allclose(closed_over(X), expected, rtol=1e-9)
 
 
-def test_a_function_is_not_traced_anew_for_another_context(conditional):
+def test_a_function_is_not_retraced_for_another_context(conditional):
     traces = []
 
     @tf.function
@@ -137,7 +137,7 @@ def test_a_function_is_not_traced_anew_for_another_context(conditional):
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph"])
-def test_a_loop_variable(flow, conditional, mode):
+def test_a_distribution_can_be_a_loop_variable(flow, conditional, mode):
     def total(distribution):
         def body(index, distribution, total):
             return index + 1, distribution, total + distribution.log_prob(tf.gather(points, index))
@@ -158,7 +158,7 @@ def test_a_loop_variable(flow, conditional, mode):
 
 
 @pytest.mark.parametrize("part", ["distribution", "bijector", "distribution by hand"])
-def test_checkpoints(part, tmp_path):
+def test_checkpoints_restore_the_density(part, tmp_path):
     flows = make_flow(seed=9), make_flow(seed=10)
     parts = couplings(seed=11), couplings(seed=12)
     base = tfd.MultivariateNormalDiag(tf.zeros(2, tf.float64))

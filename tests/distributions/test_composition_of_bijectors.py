@@ -1,4 +1,4 @@
-"""A flow's bijector among TFP's own, bounds, bases and divergences: every number against numpy."""
+"""A flow's bijector with TFP's bijectors, bounds, bases and divergences, compared with NumPy."""
 
 import keras
 import numpy as np
@@ -33,8 +33,7 @@ pytestmark = pytest.mark.usefixtures("unoptimized")
 flow, other, conditional, single = FLOWS
 
 
-# Bijectors
-def test_the_inverse_of_a_flows_bijector(flow):
+def test_inverse_of_a_flows_bijector(flow):
     bijector = tfb.Invert(flow.bijector())
     z, log_det = latent(flow, X)
     np.testing.assert_allclose(bijector.forward(X), z, rtol=1e-9)
@@ -57,7 +56,7 @@ def inverse_softplus(x):
     return np.log(np.expm1(x)), -np.log(-np.expm1(-x))
 
 
-# (bijector, its forward in numpy, its inverse and the derivatives' logarithms in numpy)
+# (bijector, its forward map in NumPy, its inverse map with the log-derivatives in NumPy)
 BOUNDS = {
     "sigmoid": (tfb.Sigmoid, sigmoid, log_odds),
     "softplus": (tfb.Softplus, lambda u: np.log1p(np.exp(u)), inverse_softplus),
@@ -70,9 +69,9 @@ BOUNDS = {
 
 
 @pytest.mark.parametrize(
-    ("kind", "trainer"), [("sigmoid", "fit"), ("softplus", "fit"), ("blockwise", "fit"), ("blockwise", "by hand")]
+    ("kind", "trainer"), [("sigmoid", "fit"), ("softplus", "fit"), ("blockwise", "fit"), ("blockwise", "tape")]
 )
-def test_bounded_data(kind, trainer):
+def test_training_on_bounded_data(kind, trainer):
     make, forward, inverse = BOUNDS[kind]
     parts = couplings()
     base = tfd.MultivariateNormalDiag(tf.zeros(2, tf.float64))
@@ -129,7 +128,7 @@ def gaussian_mixture_log_prob(base, z):
     return log_sum_exp(logits + log_normal(z[:, None] - locs), axis=-1) - log_sum_exp(logits, axis=0)
 
 
-# (base, its log-density in numpy)
+# (base, its log-density in NumPy)
 BASES = {
     "trainable": (trainable_gaussian, gaussian_log_prob),
     "mixture": (gaussian_mixture, gaussian_mixture_log_prob),
@@ -141,7 +140,7 @@ BASES = {
 
 
 @pytest.mark.parametrize("kind", BASES)
-def test_bases(kind):
+def test_training_with_other_bases(kind):
     make, base_log_prob = BASES[kind]
     base, parts = make(), couplings(size=3)
     model = nvp.Flow(tfd.TransformedDistribution(base, tfb.Chain(parts)))
@@ -191,7 +190,7 @@ def test_a_flow_as_the_base_of_a_flow():
 
 
 # Divergences and copies
-def test_divergences_by_monte_carlo(flow, other):
+def test_monte_carlo_divergences(flow, other):
     q, p = flow.distribution(), other.distribution()
     x = q.sample(200, seed=SEED).numpy()
     expected = np.mean(expected_log_prob(flow, x) - expected_log_prob(other, x))
@@ -211,7 +210,7 @@ def test_divergences_by_monte_carlo(flow, other):
     assert 0 < tighter < compiled()
 
 
-def test_exact_divergences_are_those_of_the_bases_under_one_bijector(flow, other):
+def test_flows_that_share_a_bijector_have_the_divergence_of_their_bases(flow, other):
     p = flow.distribution()
     loc, scale = np.array([0.5, -1.0, 0.0]), np.array([0.5, 1.0, 2.0])
     q = p.copy(distribution=tfd.MultivariateNormalDiag(loc, scale))
@@ -223,7 +222,7 @@ def test_exact_divergences_are_those_of_the_bases_under_one_bijector(flow, other
         tfd.kl_divergence(p, other.distribution())
 
 
-def test_copies(flow):
+def test_copies_share_variables_unless_replaced(flow):
     distribution = flow.distribution()
     copy = distribution.copy(name="copy")
     assert type(copy) is type(distribution) and copy.name == "copy"

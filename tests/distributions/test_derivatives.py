@@ -1,4 +1,4 @@
-"""Derivatives of densities and samples, against differences in numpy."""
+"""Derivatives of densities and samples, compared with differences in NumPy."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from registry import random_tensor
 flow, other, conditional, single = FLOWS
 
 
-def second_slopes(function, x, step=1e-4):
+def second_differences(function, x, step=1e-4):
     return np.stack(
         [
             (slopes(function, x + d, step) - slopes(function, x - d, step)) / (2 * step)
@@ -32,7 +32,7 @@ def second_slopes(function, x, step=1e-4):
         ("conditional", "graph"),
     ],
 )
-def test_scores_and_hessians(flow, conditional, density, mode):
+def test_scores_and_hessians_match_differences(flow, conditional, density, mode):
     log_prob = {
         "distribution": flow.distribution().log_prob,
         "flow": flow.log_prob,
@@ -54,11 +54,11 @@ def test_scores_and_hessians(flow, conditional, density, mode):
 
     score, hessian = in_mode(derivatives, mode)(tf.constant(X))
     np.testing.assert_allclose(score, slopes(expected, X), rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(hessian, second_slopes(expected, X), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(hessian, second_differences(expected, X), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(hessian, np.swapaxes(hessian, 1, 2), rtol=1e-9, atol=1e-9)
 
 
-def test_slopes_in_the_context(conditional):
+def test_gradients_with_respect_to_the_context(conditional):
     context = tf.constant(CONTEXT)
     for log_prob in (conditional.log_prob, lambda x, context: conditional.distribution(context).log_prob(x)):
         with tf.GradientTape() as tape:

@@ -1,4 +1,4 @@
-"""Densities of one feature: cumulative probabilities and quantiles, against numerical integration."""
+"""Flows with one feature: cumulative probabilities and quantiles, compared with numerical integration."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_cumulative_probabilities_and_quantiles(options):
     density = np.exp(distribution.log_prob(GRID))
     step = GRID[1, 0] - GRID[0, 0]
     integral = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) * step / 2)])
-    missing = 1.0 - integral[-1]  # in the tails
+    missing = 1.0 - integral[-1]  # probability beyond the grid
     assert abs(missing) < 1e-3
     cdf = distribution.cdf(GRID)
     np.testing.assert_allclose(cdf - cdf[0], integral, atol=1e-5)
@@ -51,7 +51,7 @@ def test_cumulative_probabilities_and_quantiles(options):
     np.testing.assert_allclose(distribution.cdf(quantiles), PROBABILITIES, atol=1e-9)
     np.testing.assert_allclose(np.interp(quantiles[:, 0], GRID[:, 0], cdf), PROBABILITIES, atol=1e-4)
     np.testing.assert_array_equal(distribution.cdf([[-np.inf], [np.inf]]), [0.0, 1.0])
-    if "base_distribution" not in options:  # TFP's Student-t distribution has no quantiles there.
+    if "base_distribution" not in options:  # TFP's Student-t distribution has no quantiles of 0 and 1.
         np.testing.assert_array_equal(distribution.quantile(np.array([0.0, 1.0])), [[-np.inf], [np.inf]])
     assert np.all(np.isnan(distribution.cdf([[np.nan]])))
     if "context_shape" in options:
@@ -62,14 +62,14 @@ def test_cumulative_probabilities_and_quantiles(options):
     np.testing.assert_allclose(compiled(GRID[:3])[1], quantiles, rtol=1e-9)
 
 
-def test_a_batch_of_contexts_has_a_batch_of_quantiles():
+def test_a_batch_of_contexts_gives_a_batch_of_quantiles():
     distribution = make_flow(context_shape=2).distribution(np.array([[0.0, 1.0], [2.0, 3.0], [-1.0, 0.5]]))
     quantiles = distribution.quantile(PROBABILITIES[:, None])
     assert quantiles.shape == (4, 3, 1)
     np.testing.assert_allclose(distribution.cdf(quantiles), np.broadcast_to(PROBABILITIES[:, None], (4, 3)), atol=1e-9)
 
 
-def test_a_decreasing_bijector_turns_the_tails_around():
+def test_a_decreasing_bijector_swaps_the_tails():
     normal = tfd.Independent(tfd.Normal(np.zeros(1), 1.0), 1)
     distribution = nvp.Flow(tfd.TransformedDistribution(normal, tfb.Scale(np.array(-2.0)))).distribution()
     x = np.array([[-2.0], [1.0]])
@@ -77,17 +77,17 @@ def test_a_decreasing_bijector_turns_the_tails_around():
     np.testing.assert_allclose(distribution.quantile(0.9), [tfd.Normal(np.array(0.0), 2.0).quantile(0.9)])
 
 
-def test_events_of_several_features_have_no_cumulative_probability():
+def test_quantiles_of_several_features_are_not_implemented():
     with pytest.raises(NotImplementedError, match="events of one feature"):
         nvp.RealNVP(2).distribution().quantile(0.5)
 
 
-def test_pixels_increase():
+def test_pixels_have_a_cumulative_probability():
     distribution = tfd.TransformedDistribution(tfd.Normal(0.0, 1.0), nvp.Pixels(256))
     np.testing.assert_allclose(distribution.cdf(128.0), 0.5, rtol=1e-6)
 
 
-LIMITED = {  # bounds, their lower and upper end, a value within, and what the base has below it
+BOUNDED = {  # bijector, lower bound, upper bound, a value between them, the probability below it
     "sigmoid": (tfb.Sigmoid(), 0.0, 1.0, 0.5, 0.5),
     "exp": (tfb.Exp(), 0.0, np.inf, 1.0, 0.5),
     "decreasing": (tfb.Chain([tfb.Scale(-2.0), tfb.Exp()]), -np.inf, 0.0, -2.0, 0.5),
@@ -95,9 +95,9 @@ LIMITED = {  # bounds, their lower and upper end, a value within, and what the b
 
 
 @pytest.mark.parametrize("is_scalar", [False, True])
-@pytest.mark.parametrize("name", LIMITED)
+@pytest.mark.parametrize("name", BOUNDED)
 def test_probabilities_at_and_beyond_bounds(name, is_scalar):
-    bounds, lower, upper, middle, probability = LIMITED[name]
+    bounds, lower, upper, middle, probability = BOUNDED[name]
     base = tfd.Normal(0.0, 1.0) if is_scalar else nvp.RealNVP(1, num_couplings=2, coupling="spline").distribution()
     distribution = nvp.Flow(tfd.TransformedDistribution(base, bounds)).distribution()
     y = np.array([-np.inf, -1e3, lower, middle, upper, 1e3, np.inf, np.nan], np.float32)
@@ -134,7 +134,7 @@ def test_probabilities_of_bases_with_bounded_support(base, bijector):
     assert ours.cdf(np.float32(-np.inf)) == 0.0
 
 
-def test_the_network_runs_once_for_a_probability():
+def test_a_cumulative_probability_runs_the_network_once():
     calls = []
 
     def conditioner(kept, context):
@@ -147,4 +147,4 @@ def test_the_network_runs_once_for_a_probability():
     distribution = flow.distribution(tf.zeros([3, 2]))
     calls.clear()
     distribution.cdf(tf.zeros([50, 3, 1]))
-    assert sorted(calls) == [3, 150]  # a latent within for each context, then all events
+    assert sorted(calls) == [3, 150]  # one latent in the support for each context, and all events

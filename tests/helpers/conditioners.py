@@ -1,4 +1,4 @@
-"""Conditioners of every kind within one distribution, and the modes of TensorFlow in which they train."""
+"""A distribution with conditioners of every kind, and functions to train it in eager mode, in graphs and with XLA."""
 
 import keras
 import numpy as np
@@ -11,7 +11,6 @@ import tfp_realnvp as nvp
 from registry import perturbed
 
 
-# Every kind of conditioner by every trainer, in every mode
 class Module(tf.Module):
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Small flows, data for them, and callbacks that watch them train."""
+"""Small flows, data for them, and a callback that records their training."""
 
 import functools
 from collections.abc import Callable
@@ -17,25 +17,25 @@ def with_context(context) -> dict:
 
 
 def row_3(value) -> np.ndarray:
-    """X, with this value in both features of row 3."""
+    """X with this value in both features of row 3."""
     return np.where(np.arange(20)[:, np.newaxis] == 3, value, X)
 
 
 def correlated_data(rows: int, seed: int) -> np.ndarray:
-    """Rows of a correlated Gaussian, far from zero and of unequal scales."""
+    """Rows drawn from a correlated Gaussian that is far from zero and has unequal scales."""
     normal = np.random.default_rng(seed).normal(size=(rows, 2))
     return normal @ np.array([[2.0, 1.0], [0.0, 0.5]]) + [10.0, -3.0]
 
 
 @functools.cache
 def flow() -> nvp.RealNVP:
-    """A compiled flow of two features, which tests do not train."""
+    """A compiled flow with two features. Tests must not train it."""
     return small_flow(num_couplings=2)
 
 
 @functools.cache
 def conditional() -> nvp.RealNVP:
-    """A compiled flow of two features given two, which tests do not train."""
+    """A compiled flow with two features and a context of size 2. Tests must not train it."""
     return small_flow(num_couplings=2, context_shape=2)
 
 
@@ -50,7 +50,7 @@ def weights(flow):
 
 
 class Recorder(keras.callbacks.Callback):
-    """Scores within `fit`, as users' callbacks do, by other numbers of steps than `fit` itself."""
+    """Predicts and evaluates during `fit`, as users' callbacks do, with other numbers of steps than `fit` takes."""
 
     def __init__(self, batches):
         super().__init__()
@@ -63,5 +63,5 @@ class Recorder(keras.callbacks.Callback):
 
 
 def smaller(make: Callable, **small) -> Callable:
-    """`make`, but with these options, whatever else the caller asks for."""
+    """Wraps `make` so that the options `small` replace the options of the caller."""
     return lambda *arguments, **options: make(*arguments, **options | small)

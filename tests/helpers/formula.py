@@ -1,4 +1,4 @@
-"""The density of a flow in numpy, and small flows away from their start, which tests compare with it."""
+"""The density of a flow in NumPy, and small flows with random weights that tests compare with it."""
 
 import functools
 
@@ -23,9 +23,8 @@ X, CONTEXT = DATA[:6], CONTEXTS[:6]
 SEED = [1, 2]
 
 
-# The density in numpy
 def log_normal(z):
-    """Log-density of N(0, I)."""
+    """The log-density of N(0, I)."""
     return np.sum(-0.5 * np.square(z) - 0.5 * np.log(2 * np.pi), axis=-1)
 
 
@@ -39,7 +38,7 @@ def shift_and_log_scale(mlp, *inputs):
 
 
 def latent_and_log_det(parts, x, context=None):
-    """(z, log|det dz/dx|) of standardisations, permutations and couplings, the first of them next to the data."""
+    """(z, log|det dz/dx|) for standardisations, permutations and couplings, in the order from data to latent."""
     z, log_det = np.array(x, np.float64), np.zeros(np.shape(x)[:-1])
     for part in parts:
         if isinstance(part, Standardization):
@@ -58,7 +57,7 @@ def latent_and_log_det(parts, x, context=None):
 
 
 def latent(flow, x, context=None):
-    """(z, log|det dz/dx|) of a flow; leading dimensions of x and context broadcast."""
+    """(z, log|det dz/dx|) for a flow. The leading dimensions of x and context broadcast."""
     if context is None:
         return latent_and_log_det(flow.bijector().bijectors, x)
     batch_shape = np.broadcast_shapes(np.shape(x)[:-1], np.shape(context)[:-1])
@@ -74,14 +73,13 @@ def expected_log_prob(flow, x, context=None):
 
 
 def assert_standard_normal(z):
-    """Mean 0, deviation 1 and no correlation, of all leading dimensions together, within five standard errors."""
+    """Checks mean 0, deviation 1 and no correlation over all leading dimensions, within about five standard errors."""
     z = np.reshape(z, [-1, np.shape(z)[-1]])
     error = 5 / np.sqrt(len(z))
     np.testing.assert_allclose(z.mean(axis=0), 0.0, atol=error)
     np.testing.assert_allclose(np.cov(z.T), np.eye(z.shape[-1]), atol=1.5 * error)
 
 
-# Flows, away from their identity start
 def make_flow(seed=1, dtype="float64", **options):
     options = {"num_couplings": 2, "hidden_units": (16,), "permutation": "random"} | options
     flow = nvp.RealNVP(3, seed=seed, dtype=dtype, **options)
@@ -90,7 +88,7 @@ def make_flow(seed=1, dtype="float64", **options):
 
 
 def couplings(size=2, dtype="float64", seed=5):
-    """Two couplings with a permutation between them, from data to latent."""
+    """Two couplings with a permutation between them, in the order from data to latent."""
     parts = []
     for index in range(2):
         mlp = nvp.MLP(size - (size + 1) // 2, (16,), seed=seed + index, dtype=dtype)
@@ -101,7 +99,7 @@ def couplings(size=2, dtype="float64", seed=5):
 
 @functools.cache
 def _flow():
-    """Tests leave the weights as they are."""
+    """Tests must not change its weights."""
     return make_flow()
 
 
@@ -143,7 +141,7 @@ def single():
     return _single()
 
 
-# A file takes them as its own by `flow, other, conditional, single = FLOWS`: its `flow` is not that of conftest.py.
+# With `flow, other, conditional, single = FLOWS`, a test file uses these fixtures and not the `flow` of conftest.py.
 FLOWS = flow, other, conditional, single
 
 
@@ -156,7 +154,6 @@ def context_log_prob(context):
     return log_normal((context - mean) / stddev) - np.sum(np.log(stddev))
 
 
-# Mixtures
 def log_sum_exp(terms, axis):
     return np.log(np.sum(np.exp(terms), axis=axis))
 
@@ -169,8 +166,7 @@ def assert_all_moved(variables, before):
         assert np.all(np.isfinite(variable)) and np.any(variable.numpy() != old), variable.name
 
 
-# Derivatives
 def slopes(function, x, step=1e-6):
-    """Central differences of `function` [N, D] -> [N] in numpy: [N, D]."""
+    """Central differences `[N, D]` of `function`, which maps `[N, D]` to `[N]` in NumPy."""
     directions = step * np.eye(x.shape[-1])
     return np.stack([(function(x + d) - function(x - d)) / (2 * step) for d in directions], axis=-1)

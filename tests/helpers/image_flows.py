@@ -19,7 +19,7 @@ def small_flow(event_shape=(4, 4, 1), **options):
 
 
 def images_of(rows, event_shape=(4, 4, 1), seed=0):
-    """Noisy ramps of any brightness: pixels that depend on each other, and nothing at the edge of the range."""
+    """Noisy ramps of random brightness. Pixels depend on each other, and hardly any is at the ends of the range."""
     random = np.random.default_rng(seed)
     ramp = np.linspace(0.0, 4.0, event_shape[1])[:, np.newaxis]
     images = 4.0 + ramp + random.uniform(0.0, 6.0, (rows, 1, 1, 1)) + random.normal(0.0, 0.5, (rows, *event_shape))
@@ -27,10 +27,10 @@ def images_of(rows, event_shape=(4, 4, 1), seed=0):
 
 
 def perturbed(flow):
-    """The flow with weights away from the identity, and with statistics as training would have left them."""
+    """The same flow, with random changes to its weights and with statistics as after training."""
     registry.perturbed(flow)
     variances = [variable for variable in flow.non_trainable_variables if "variance" in variable.path]
-    assert len(variances) > len(flow.conditioners)  # those of networks, and those between couplings
+    assert len(variances) > len(flow.conditioners)  # in networks and between couplings
     for index, variable in enumerate(variances):
         variable.assign(tf.exp(random_tensor(variable.shape, variable.dtype, seed=index, stddev=0.5)))
     return flow
@@ -38,7 +38,7 @@ def perturbed(flow):
 
 @functools.cache
 def trained_flow():
-    """(a trained flow, what `evaluate` gave before, the history); tests leave its weights as they are."""
+    """(trained flow, `evaluate` before training, history). Tests must not change its weights."""
     flow = small_flow(num_scales=1)
     flow.compile(keras.optimizers.Adam(1e-2, global_clipnorm=100.0))
     images = images_of(512)

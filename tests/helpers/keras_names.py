@@ -8,7 +8,7 @@ import tf_keras
 # Keras
 
 
-def variables_hold_a_tf_variable():
+def keras_variables_wrap_a_tf_variable():
     raw, wrapper = tf.Variable([1.0]), keras.Variable([0.0])
     assert isinstance(wrapper._value, tf.Variable)
     wrapper._value = raw
@@ -16,7 +16,7 @@ def variables_hold_a_tf_variable():
     assert raw.numpy() == 2.0
 
 
-def layers_list_the_layers_within():
+def layers_list_their_inner_layers():
     model = keras.Sequential([keras.Sequential([inner := keras.layers.Dense(1)])])
     assert any(layer is inner for layer in model._flatten_layers())
     assert not any(layer is model for layer in model._flatten_layers(include_self=False))
@@ -34,7 +34,7 @@ def optimizer_and_variable(**options):
     return optimizer, variable
 
 
-def adam_lists_its_moments_by_the_index_of_the_variable():
+def adam_lists_its_moments_by_variable_index():
     optimizer, variable = optimizer_and_variable()
     optimizer.apply([tf.constant([3.0])])
     index = optimizer._get_variable_index(variable)
@@ -42,7 +42,7 @@ def adam_lists_its_moments_by_the_index_of_the_variable():
     np.testing.assert_allclose(optimizer._velocities[index], [0.009], rtol=1e-3)
 
 
-def optimizers_clip_by_a_method_of_the_instance():
+def optimizers_clip_with_a_method_of_the_instance():
     optimizer, _ = optimizer_and_variable(clipnorm=0.5)
     clip, clipped = type(optimizer)._clip_gradients, []
     optimizer._clip_gradients = lambda gradients: clipped.append(clip(optimizer, gradients)) or clipped[-1]
@@ -50,7 +50,7 @@ def optimizers_clip_by_a_method_of_the_instance():
     np.testing.assert_allclose(clipped, [[[0.5]]])
 
 
-def fit_calls_a_method_to_build():
+def fit_calls_a_method_that_builds_the_model():
     calls = []
 
     class Recorder(keras.Model):
@@ -66,7 +66,7 @@ def fit_calls_a_method_to_build():
     assert calls
 
 
-def layers_take_their_training_mode_from_the_call_around_them():
+def layers_take_their_training_mode_from_the_outer_call():
     from keras.src.backend.common import global_state
 
     dropout, seen = keras.layers.Dropout(0.9), []
@@ -102,28 +102,28 @@ def modules_list_their_parts():
     assert list(outer._flatten(predicate=lambda part: isinstance(part, tf.Variable))) == [inner.variable]
 
 
-def modules_keep_attributes_as_they_are_given():
+def modules_can_store_attributes_unchanged():
     module, value = tf.Module(), [1]
     module.value = module._no_dependency(value)
     assert module.value is value
 
 
-# A row: the check, what the package needs it for, and the names, with their modules if the package imports them.
+# Each row holds the check, its use in the package, and the names, with their modules if the package imports them.
 ROWS = [
-    (variables_hold_a_tf_variable, "the tf.Variable under a Keras variable", "_value"),
-    (layers_list_the_layers_within, "flags and random states in files", "_flatten_layers"),
+    (keras_variables_wrap_a_tf_variable, "the tf.Variable under a Keras variable", "_value"),
+    (layers_list_their_inner_layers, "flags and random states in files", "_flatten_layers"),
     (layers_list_their_seed_generators, "random states in files", "_seed_generators"),
     (
-        adam_lists_its_moments_by_the_index_of_the_variable,
+        adam_lists_its_moments_by_variable_index,
         "fused Adam",
         "_get_variable_index",
         "_momentums",
         "_velocities",
     ),
-    (optimizers_clip_by_a_method_of_the_instance, "clipping of sums over replicas", "_clip_gradients"),
-    (fit_calls_a_method_to_build, "replicas with unequal numbers of rows", "_maybe_symbolic_build"),
+    (optimizers_clip_with_a_method_of_the_instance, "clipping of sums over replicas", "_clip_gradients"),
+    (fit_calls_a_method_that_builds_the_model, "replicas with unequal numbers of rows", "_maybe_symbolic_build"),
     (
-        layers_take_their_training_mode_from_the_call_around_them,
+        layers_take_their_training_mode_from_the_outer_call,
         "training mode within a flow, inference mode in its distribution",
         "keras.src.backend.common.global_state.get_global_attribute",
         "keras.src.backend.common.global_state.set_global_attribute",
@@ -134,5 +134,5 @@ ROWS = [
         "tf_keras.src.backend.deprecated_internal_learning_phase_scope",
     ),
     (modules_list_their_parts, "layers and variables in bijectors", "_flatten"),
-    (modules_keep_attributes_as_they_are_given, "tuples and arrays as attributes of bijectors", "_no_dependency"),
+    (modules_can_store_attributes_unchanged, "tuples and arrays as attributes of bijectors", "_no_dependency"),
 ]

@@ -1,4 +1,4 @@
-"""A conditioner that counts its runs, and distributions of it."""
+"""A conditioner that counts its runs, and distributions that use it."""
 
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
@@ -9,7 +9,7 @@ from registry import random_tensor
 
 
 class CountingNet(tf.Module):
-    """A conditioner for half(4) that counts its runs, in whatever mode, on the device itself."""
+    """A conditioner for the mask half(4). It counts its runs in a variable, so that it counts in graphs too."""
 
     def __init__(self, moved=2, seed=0):
         super().__init__()
@@ -23,7 +23,7 @@ class CountingNet(tf.Module):
 
 
 def assembled(chain_type=tfb.Chain, distribution_type=tfd.TransformedDistribution):
-    """(distribution, networks) of two couplings with a permutation between them."""
+    """(distribution, networks) with two couplings and a permutation between them."""
     networks = CountingNet(seed=1), CountingNet(seed=2)
     parts = [
         nvp.AffineCoupling(networks[0], nvp.masks.half(4)),

@@ -1,10 +1,9 @@
-"""A flow of each option of `RealNVP`, and data for it."""
+"""Flows with different options of `RealNVP`, and data for them."""
 
 import numpy as np
 
 import tfp_realnvp as nvp
 
-# What the options change
 OPTIONS = {
     "spline": {"coupling": "spline", "num_bins": 4, "bound": 2.5, "dropout": 0.1},
     "lu": {"permutation": "lu", "conditioner": "resnet", "normalization": "actnorm", "log_scale_bound": 1.5},
@@ -28,7 +27,7 @@ def with_options(name, **options):
 
 
 def data_of(flow, rows):
-    """(inputs, [x] or [x, context]) of a bent distribution, dependent on the context."""
+    """(inputs, [x] or [x, context]). The distribution of x is skewed and depends on the context."""
     random = np.random.default_rng(0)
     context = random.normal(size=(rows, 2))
     x = np.exp(0.5 * random.normal(size=(rows, 3))) + [[1.0, 0.0, 0.0]] * context[:, :1] ** 2

@@ -1,28 +1,28 @@
-"""Python in a process or a thread of its own."""
+"""Runs Python code in a separate process or thread."""
 
 import subprocess
 import sys
 import threading
 
-# Seconds after which a process or thread of a test counts as hung. Even on a busy machine, none takes nearly as long.
+# Seconds after which a process or thread counts as hung. Even on a busy machine, none takes nearly that long.
 HANGS_AFTER = 30 * 60
 
 
 def run(script: str, *arguments) -> str:
-    """The output of a script in a process of its own."""
+    """Runs a script in a separate process, and returns what it prints."""
     done = run_python("-c", script, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def run_python(*arguments) -> subprocess.CompletedProcess:
-    """What `python ARGUMENTS` did, in a process of its own."""
+    """Runs `python ARGUMENTS` in a separate process."""
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=HANGS_AFTER)
 
 
 def in_a_thread(function, *arguments, **options):
-    """What the function returns; the test fails where it never does."""
+    """Calls the function in a thread and returns its result. The test fails if the thread does not finish."""
     results = []
     thread = threading.Thread(target=lambda: results.append(function(*arguments, **options)), daemon=True)
     thread.start()

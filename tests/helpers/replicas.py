@@ -1,4 +1,4 @@
-"""Trains flows under strategies of tf.distribute: `python replicas.py OUT.npz STRATEGY ...`, by the names below."""
+"""Trains flows with strategies of tf.distribute: `python replicas.py OUT.npz STRATEGY ...`. `main` lists the names."""
 
 import sys
 
@@ -10,7 +10,7 @@ from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as nvp
 
-ROWS = 41  # in batches of 20 rows, the last one of 1: on two replicas, one has none
+ROWS = 41  # With batches of 20 rows, the last one has 1 row, so one of two replicas gets none.
 RANDOM = np.random.default_rng(0)
 X, CONTEXT = 1.0 + 3.0 * RANDOM.normal(size=(ROWS, 3)), RANDOM.normal(5.0, 2.0, (ROWS, 2))
 IMAGES, WEIGHTS = RANDOM.integers(0, 16, (ROWS, 2, 4, 1)), RANDOM.uniform(0.5, 2.0, ROWS)
@@ -41,12 +41,12 @@ def scaled():
 
 
 def train(make, strategy):
-    """The losses of each epoch, and the weights."""
+    """The losses of each epoch, and the trained weights."""
     with strategy.scope():
         flow, data = make()
-        clipping = {"global_clipnorm": 0.5} if make is images else {"clipnorm": 0.1}  # below the norms of gradients
+        clipping = {"global_clipnorm": 0.5} if make is images else {"clipnorm": 0.1}  # below the gradients' norms
         optimizer = keras.optimizers.SGD(0.01, **clipping)
-        if make is scaled:  # from a scale whose gradients are not finite in float16
+        if make is scaled:  # The initial scale makes the gradients overflow in float16.
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=2.0**12)
         flow.compile(optimizer, steps_per_execution=2 if make is assembled else 1)
     first = tf.nest.map_structure(lambda array: array[:15], data)
@@ -69,7 +69,7 @@ def main(out, *names):
     cpu = tf.config.list_physical_devices("CPU")[0]
     if "mirrored" in names:
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-    # All strategies run the same graphs; to optimize them takes as long as to train.
+    # Optimizing the graphs takes as long as training, and every strategy trains without it.
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     strategies = {
         "single": tf.distribute.get_strategy,

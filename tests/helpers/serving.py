@@ -1,7 +1,7 @@
-"""What a process with TensorFlow alone computes from exports: `python serving.py FOLDER`.
+"""Computes with exported flows in a process that imports TensorFlow only: `python serving.py FOLDER`.
 
-The folder holds what `test_exports.py` exported. The process writes `exported.npz`, `every_option.npz` and
-`errors.json` there, and prints which modules it has imported that it must not need.
+`test_exports.py` writes the exports to FOLDER. This script writes `exported.npz`, `every_option.npz` and `errors.json`
+there. It also prints which modules it has imported that exports must not need, such as Keras.
 """
 
 import json
@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-MODELS = {}  # Signatures do not keep the variables of their model alive.
+MODELS = {}  # keeps models alive, because their signatures do not
 
 
 def signatures(folder, name):
@@ -72,7 +72,7 @@ def serve_images(folder):
 
 
 def error(signature, **shapes):
-    """The error of a call with these shapes, and right ones of the other inputs; None without one."""
+    """The error of a call with these shapes and with right shapes for the other inputs, or None."""
     specs = signature.structured_input_signature[1]
     right = {name: [3 if size is None else size for size in spec.shape] for name, spec in specs.items()}
     inputs = {name: tf.ones((right | shapes)[name], spec.dtype) for name, spec in specs.items()}
@@ -82,8 +82,8 @@ def error(signature, **shapes):
         return str(error)
 
 
-def errors_of_shapes(flow, conditional):
-    """(input, its shape, how the error must call it, error) of every wrong shape."""
+def shape_errors(flow, conditional):
+    """(input, its shape, its name in the error, error) for every wrong shape."""
     errors = []
     for signature in (*flow.values(), *conditional.values()):
         assert error(signature) is None
@@ -99,7 +99,7 @@ def errors_of_shapes(flow, conditional):
     return errors
 
 
-def errors_of_shapes_in_xla(folder, flow, conditional):
+def shape_errors_in_xla(folder, flow, conditional):
     errors = []
     options = {"jit_compile": True, "autograph": False}
     compiled = {
@@ -127,7 +127,7 @@ def main(folder):
     serve(folder, flow, conditional)
     serve_every_option(folder)
     serve_images(folder)
-    errors = errors_of_shapes(flow, conditional) + errors_of_shapes_in_xla(folder, flow, conditional)
+    errors = shape_errors(flow, conditional) + shape_errors_in_xla(folder, flow, conditional)
     with open(f"{folder}/errors.json", "w") as file:
         json.dump(errors, file)
     not_needed = ("keras", "tensorflow_probability", "tfp_realnvp")

@@ -8,7 +8,7 @@ from tensorflow_probability import distributions as tfd
 
 
 class Shift(tfb.Bijector):
-    """y = x + shift, no composite tensor."""
+    """y = x + shift. It is not a composite tensor."""
 
     def __init__(self, shift):
         self.shift = shift
@@ -32,7 +32,7 @@ class Shift(tfb.Bijector):
 
 
 class Shaped(Shift):
-    """Says of its events what tests recognise."""
+    """Reports event shapes that the check below recognises."""
 
     def _forward_event_shape(self, shape):
         return shape.concatenate([1])
@@ -58,8 +58,8 @@ def bijectors_call_the_methods_of_a_subclass():
     assert shift.inverse_event_shape_tensor([2]).numpy().tolist() == [2, 2]
 
 
-def classes_have_a_base_that_is_no_composite_tensor():
-    """The classes whose first base `is_stock` looks at."""
+def classes_have_a_base_that_is_not_a_composite_tensor():
+    """`is_stock` relies on the first base of these classes."""
     for part, first in ((tfb.Exp(), True), (Shift(tf.zeros([2])), False)):
         base = tfd.Sample(tfd.Normal(0.0, 1.0), 2)
         for whole, kind in (
@@ -71,21 +71,21 @@ def classes_have_a_base_that_is_no_composite_tensor():
             assert type(whole) is (kind if first else kind.__bases__[0])
 
 
-def bijectors_know_whether_they_have_one_inverse():
+def bijectors_know_whether_they_are_injective():
     assert tfb.Exp()._is_injective and not tfb.AbsoluteValue()._is_injective
 
 
-def bijectors_compute_log_dets_by_methods_that_chains_override():
+def chains_override_the_log_det_methods_of_bijectors():
     for name in ("_call_forward_log_det_jacobian", "_call_inverse_log_det_jacobian"):
         assert getattr(tfb.Bijector, name) is not getattr(tfb.Chain, name)
 
 
-def bijectors_broadcast_their_parameters_by_a_method():
+def bijectors_have_a_method_that_broadcasts_parameters():
     broadcast = tfb.Shift(tf.zeros([2]))._broadcast_parameters_with_batch_shape(tf.constant([5, 2]), 0)
     assert broadcast.shift.shape == [5, 2]
 
 
-def caches_make_value_and_log_det_one_computation():
+def caches_keep_the_log_det_with_the_value():
     from tensorflow_probability.python.internal import cache_util
 
     calls = []
@@ -148,7 +148,7 @@ def distributions_call_the_methods_of_a_subclass():
     assert [float(getattr(distribution, tail)(0.5)) for tail in tails] == [1.0, 2.0, 3.0, 4.0, 5.0]
 
 
-def distributions_split_arguments_and_sample_by_methods():
+def distributions_have_methods_that_split_arguments_and_sample():
     class Sampled(tfd.TransformedDistribution):
         def _call_sample_n(self, sample_shape, seed, **kwargs):
             return tf.constant(6.0)
@@ -159,26 +159,26 @@ def distributions_split_arguments_and_sample_by_methods():
     assert distribution._maybe_broadcast_distribution_batch_shape().batch_shape == [2]
 
 
-# A row: the check, what the package needs it for, and the names, with their modules if the package imports them.
+# Each row holds the check, its use in the package, and the names, with their modules if the package imports them.
 ROWS = [
     (
-        classes_have_a_base_that_is_no_composite_tensor,
+        classes_have_a_base_that_is_not_a_composite_tensor,
         "stock chains and distributions, which get a one-pass form",
     ),
-    (bijectors_know_whether_they_have_one_inverse, "what stays with TFP", "_is_injective"),
+    (bijectors_know_whether_they_are_injective, "what stays with TFP", "_is_injective"),
     (
-        bijectors_compute_log_dets_by_methods_that_chains_override,
+        chains_override_the_log_det_methods_of_bijectors,
         "one pass through a chain",
         "_call_forward_log_det_jacobian",
         "_call_inverse_log_det_jacobian",
     ),
     (
-        bijectors_broadcast_their_parameters_by_a_method,
+        bijectors_have_a_method_that_broadcasts_parameters,
         "slices of batches with permutations",
         "_broadcast_parameters_with_batch_shape",
     ),
     (
-        caches_make_value_and_log_det_one_computation,
+        caches_keep_the_log_det_with_the_value,
         "one pass through a coupling in a graph; graphs that are freed",
         "_cache",
         "tensorflow_probability.python.internal.cache_util.BijectorCacheWithGreedyAttrs",
@@ -186,14 +186,14 @@ ROWS = [
     ),
     (chains_know_whether_they_increase, "cumulative probabilities of one feature", "_internal_is_increasing"),
     (
-        distributions_split_arguments_and_sample_by_methods,
+        distributions_have_methods_that_split_arguments_and_sample,
         "one pass for a sample with its density; graphs that are freed",
         "_call_sample_n",
         "_kwargs_split_fn",
         "_maybe_broadcast_distribution_batch_shape",
     ),
 ]
-# Methods that TFP has subclasses define.
+# Private methods that TFP expects subclasses to define.
 METHODS = [
     (
         bijectors_call_the_methods_of_a_subclass,

@@ -12,7 +12,7 @@ import tfp_realnvp as nvp
 
 @keras.saving.register_keras_serializable(package="tests")
 class UserNet(keras.Model):
-    """What users write: a subclassed model with dropout and a regulariser."""
+    """A subclassed model with dropout and a regulariser."""
 
     def __init__(self, moved=1, dropout=0.5, **kwargs):
         super().__init__(**kwargs)
@@ -50,7 +50,7 @@ def base(trainable=True):
 
 
 def everything():
-    """One of each: a Keras 3 model, a tf_keras model, our layer, TFP bijectors with variables, a trainable base."""
+    """A distribution with a Keras 3 model, a tf_keras model, our layer, TFP variables and a trainable base."""
     half = nvp.masks.half(2)
     chain = tfb.Chain(
         [
