@@ -1,5 +1,6 @@
 """Settings and fixtures for all tests: quiet TensorFlow, fixed seeds, and a few trained flows."""
 
+import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -13,6 +14,16 @@ import tensorflow as tf
 
 import tfp_realnvp as nvp
 from helpers.flows import correlated_data
+from tfp_realnvp.flows import executions
+
+gc.freeze()  # What the imports made stays. This leaves less to look at in each collection below.
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _collect_garbage():
+    """Frees the graphs of each module. If thousands of them die at once, TensorFlow takes a minute to free them."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +39,7 @@ def eagerly():
     tf.config.run_functions_eagerly(False)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def unoptimized():
     """Turns off graph optimization, which takes longer than it saves where a graph runs only a few times.
 
@@ -37,6 +48,17 @@ def unoptimized():
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     yield
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+
+
+@pytest.fixture(scope="module")
+def single_steps():
+    """Runs one training step per execution. To trace Keras's loop over steps takes longer than a short training.
+
+    Tests of training, callbacks and losses that are not finite do not use it.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(executions, "MAX_STEPS_PER_EXECUTION", 1)
+        yield
 
 
 @pytest.fixture(scope="session")

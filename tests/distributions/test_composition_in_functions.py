@@ -21,6 +21,8 @@ from helpers.formula import (
 )
 from registry import perturbed
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 flow, other, conditional, single = FLOWS
 
 

@@ -19,6 +19,8 @@ from helpers.formula import (
     slopes,
 )
 
+pytestmark = pytest.mark.usefixtures("single_steps")
+
 flow, other, conditional, single = FLOWS
 
 

@@ -13,6 +13,8 @@ import tensorflow as tf
 
 import tfp_realnvp as nvp
 
+pytestmark = pytest.mark.usefixtures("unoptimized", "single_steps")
+
 X = np.random.default_rng(0).normal(size=(60, 2)).astype("float32")
 
 

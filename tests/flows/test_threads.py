@@ -20,6 +20,8 @@ from helpers.formula import (
 )
 from helpers.processes import in_a_thread
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 
 def results_in_threads(calls, threads=6):
     """Makes all calls in each of several threads at once, in different orders; returns the results per thread."""

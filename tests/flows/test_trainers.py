@@ -22,7 +22,7 @@ from helpers.formula import (
 )
 from registry import perturbed
 
-pytestmark = pytest.mark.usefixtures("unoptimized")
+pytestmark = pytest.mark.usefixtures("unoptimized", "single_steps")
 
 
 @pytest.mark.parametrize("kind", ["variable", "transformed variable"])

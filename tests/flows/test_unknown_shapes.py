@@ -6,6 +6,8 @@ import tensorflow as tf
 
 import tfp_realnvp as nvp
 
+pytestmark = pytest.mark.usefixtures("single_steps")
+
 
 @pytest.fixture(scope="module")
 def flow():
