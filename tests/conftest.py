@@ -26,6 +26,23 @@ def _collect_garbage():
     gc.collect()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _fast_tracing(request):
+    """Traces in less time, since a graph of a test runs only a few times.
+
+    Graphs are not optimized, except in modules with the marker `optimized`. One training step runs per execution,
+    without Keras's loop over steps, except in modules with the marker `default_steps`. Doctests run as users run them.
+    """
+    has_default_steps = request.node.get_closest_marker("default_steps") is not None
+    is_optimized = request.node.get_closest_marker("optimized") is not None
+    with pytest.MonkeyPatch.context() as patch:
+        if not has_default_steps:
+            patch.setattr(executions, "MAX_STEPS_PER_EXECUTION", 1)
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": not is_optimized})
+        yield
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     keras.utils.set_random_seed(0)
@@ -37,28 +54,6 @@ def eagerly():
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
-
-
-@pytest.fixture(scope="module")
-def unoptimized():
-    """Turns off graph optimization, which takes longer than it saves where a graph runs only a few times.
-
-    Tests of the examples, exports, options, images and `RealNVP` itself do not use it: they run graphs as users do.
-    """
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    yield
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
-
-
-@pytest.fixture(scope="module")
-def single_steps():
-    """Runs one training step per execution. To trace Keras's loop over steps takes longer than a short training.
-
-    Tests of training, callbacks and losses that are not finite do not use it.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(executions, "MAX_STEPS_PER_EXECUTION", 1)
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Every bijector, by name. The property tests run for each entry, so a new bijector needs only a new line here."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -164,6 +165,12 @@ def make(name: str, dtype: str = "float64") -> tfb.Bijector:
         elif variable.name.split("/")[-1] in ("mean:0", "variance:0"):  # values as after training
             variable.assign(tf.exp(4 * noise))
     return bijector
+
+
+@functools.cache
+def shared(name: str, dtype: str = "float64") -> tfb.Bijector:
+    """The bijector of `make`, made once in a process. Tests must not change its variables."""
+    return make(name, dtype)
 
 
 def latent_events(name: str, dtype: str = "float64", leading=(6,), seed: int = 0) -> tf.Tensor:

@@ -21,6 +21,8 @@ sys.path.insert(0, str(EXAMPLES))
 import tabular  # noqa: E402
 from table import TableError, read_table  # noqa: E402
 
+pytestmark = pytest.mark.default_steps
+
 
 @pytest.fixture
 def run_here(monkeypatch, capsys):

@@ -3,8 +3,12 @@
 import re
 from pathlib import Path
 
+import pytest
+
 import tfp_realnvp as nvp
 from helpers.flows import smaller
+
+pytestmark = pytest.mark.default_steps
 
 README = Path(__file__).parents[1] / "README.md"
 

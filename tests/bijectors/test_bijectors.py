@@ -9,11 +9,9 @@ from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as nvp
-from registry import REGISTRY, data_events, latent_events, make, value_and_jacobian
+from registry import REGISTRY, data_events, latent_events, make, shared, value_and_jacobian
 from tfp_realnvp.bijectors import Coupling, OnePassChain
 from tfp_realnvp.bijectors.rebuild import parts_of
-
-pytestmark = pytest.mark.usefixtures("unoptimized")
 
 TOLERANCE = {"float32": (1e-4, 1e-3), "float64": (1e-10, 1e-8)}  # (round trip, log-determinant)
 
@@ -24,7 +22,7 @@ each_dtype = pytest.mark.parametrize("dtype", TOLERANCE)
 @each_bijector
 @each_dtype
 def test_round_trip(name, dtype):
-    bijector, z, x = make(name, dtype), latent_events(name, dtype), data_events(name, dtype)
+    bijector, z, x = shared(name, dtype), latent_events(name, dtype), data_events(name, dtype)
     y = bijector.forward(z)
     assert y.dtype == dtype
     assert y.shape != z.shape or np.max(np.abs(y - z)) > 0.1
@@ -35,7 +33,7 @@ def test_round_trip(name, dtype):
 @each_bijector
 @each_dtype
 def test_log_det_equals_the_autodiff_jacobian(name, dtype):
-    bijector, case = make(name, dtype), REGISTRY[name]
+    bijector, case = shared(name, dtype), REGISTRY[name]
     for x, transform, log_det, event_ndims in (
         (latent_events(name, dtype), bijector.forward, bijector.forward_log_det_jacobian, case.latent_ndims),
         (data_events(name, dtype), bijector.inverse, bijector.inverse_log_det_jacobian, case.data_ndims),
@@ -48,7 +46,7 @@ def test_log_det_equals_the_autodiff_jacobian(name, dtype):
 
 @each_bijector
 def test_every_variable_has_a_gradient(name):
-    bijector, x = make(name), data_events(name)
+    bijector, x = shared(name), data_events(name)
     assert bool(bijector.trainable_variables) == REGISTRY[name].trainable
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(tf.square(bijector.inverse(x)))
@@ -69,7 +67,7 @@ def with_invalid_rows(events):
 
 @each_bijector
 def test_eager_graph_and_xla_agree_and_invalid_rows_stay_alone(name):
-    bijector = make(name)
+    bijector = shared(name)
     valid = latent_events(name), data_events(name)
     z, x = map(with_invalid_rows, valid)
 
@@ -101,7 +99,7 @@ def test_eager_graph_and_xla_agree_and_invalid_rows_stay_alone(name):
 @each_bijector
 @pytest.mark.parametrize("leading", [(), (2, 3, 6)])
 def test_leading_dimensions_give_the_results_of_single_events(name, leading):
-    bijector, case = make(name), REGISTRY[name]
+    bijector, case = shared(name), REGISTRY[name]
     x = latent_events(name, leading=leading)
     batch_shape = np.broadcast_shapes(leading, case.batch_shape)
     y, log_det = bijector.forward(x), bijector.forward_log_det_jacobian(tf.identity(x), case.latent_ndims)
@@ -117,7 +115,7 @@ def test_leading_dimensions_give_the_results_of_single_events(name, leading):
 
 @each_bijector
 def test_transformed_distribution_with_the_bijector(name):
-    case, bijector = REGISTRY[name], make(name)
+    case, bijector = REGISTRY[name], shared(name)
     base = tfd.Independent(tfd.Normal(tf.zeros(case.latent_shape, tf.float64), 1.0), case.latent_ndims)
     distribution = tfd.TransformedDistribution(base, bijector)
     data_shape = case.data_shape or case.latent_shape
@@ -134,7 +132,7 @@ def test_transformed_distribution_with_the_bijector(name):
 
 @each_bijector
 def test_bijector_passes_into_and_out_of_a_function(name):
-    bijector, x = make(name), data_events(name)
+    bijector, x = shared(name), data_events(name)
     np.testing.assert_allclose(tf.function(lambda b, x: b.inverse(x))(bijector, x), bijector.inverse(x), atol=1e-12)
     returned = tf.function(lambda: bijector)()
     np.testing.assert_allclose(returned.inverse(x), bijector.inverse(x), atol=1e-12)
@@ -142,7 +140,7 @@ def test_bijector_passes_into_and_out_of_a_function(name):
 
 @each_bijector
 def test_checkpoint_restores_the_bijector(name, tmp_path):
-    bijector, x = make(name), latent_events(name)
+    bijector, x = shared(name), latent_events(name)
     path = tf.train.Checkpoint(bijector=bijector).save(str(tmp_path / "checkpoint"))
     other = REGISTRY[name].make("float64")
     assert not bijector.variables or np.max(np.abs(other.forward(x) - bijector.forward(x))) > 0.01
@@ -153,12 +151,12 @@ def test_checkpoint_restores_the_bijector(name, tmp_path):
 @each_bijector
 def test_only_affine_bijectors_report_a_constant_jacobian(name):
     """TFP treats a bijector with a constant Jacobian as affine, and would return a wrong mean for others."""
-    assert make(name).is_constant_jacobian == REGISTRY[name].is_affine
+    assert shared(name).is_constant_jacobian == REGISTRY[name].is_affine
 
 
 def can_be_copied(name):
     """Whether the bijector can be deep-copied. TFP's own `Invert` and `Blockwise` cannot."""
-    return not any(isinstance(part, tfb.Invert | tfb.Blockwise) for part in parts_of(make(name)))
+    return not any(isinstance(part, tfb.Invert | tfb.Blockwise) for part in parts_of(shared(name)))
 
 
 def halved(part):
@@ -169,7 +167,7 @@ def halved(part):
 @each_bijector
 def test_a_bijector_rebuilt_from_tensors_uses_these_tensors(name):
     """`tfp.vi` rebuilds bijectors with `tf.nest.map_structure` to stop gradients."""
-    bijector, z, x = make(name), latent_events(name), data_events(name)
+    bijector, z, x = shared(name), latent_events(name), data_events(name)
     stopped = tf.nest.map_structure(tf.stop_gradient, bijector, expand_composites=True)
     with tf.GradientTape() as tape:
         tape.watch(z)
@@ -190,7 +188,7 @@ def test_a_bijector_rebuilt_from_tensors_uses_these_tensors(name):
 
 @pytest.mark.parametrize("name", list(filter(can_be_copied, REGISTRY)))
 def test_a_deep_copy_has_its_own_variables(name):
-    bijector, x = make(name), data_events(name)
+    bijector, x = shared(name), data_events(name)
     copied, before = copy.deepcopy(bijector), bijector.inverse(x)
     np.testing.assert_allclose(copied.inverse(x), before, rtol=1e-12)
     assert len(copied.variables) == len(bijector.variables)
@@ -215,7 +213,7 @@ def test_a_deep_copy_of_a_chain_trains():
 
 @pytest.mark.parametrize("name", ["half", "context_batch", "one_pass_chain"])
 def test_copies_share_variables_and_are_equal(name):
-    bijector, x = make(name), latent_events(name)
+    bijector, x = shared(name), latent_events(name)
     other = bijector.copy()
     assert [id(v) for v in other.trainable_variables] == [id(v) for v in bijector.trainable_variables]
     assert other == bijector
@@ -226,7 +224,7 @@ def test_event_ndims_above_the_minimum():
     """Log-determinants of independent events add up in every chain. A constant scale counts once for each event."""
     x = latent_events("one_pass_chain", leading=(4, 6))
     for name in ("one_pass_chain", "tfb_chain"):
-        bijector = make(name)
+        bijector = shared(name)
         each = bijector.forward_log_det_jacobian(x, event_ndims=1)
         together = bijector.forward_log_det_jacobian(tf.identity(x), event_ndims=2)
         np.testing.assert_allclose(together, tf.reduce_sum(each, axis=-1), rtol=1e-10)

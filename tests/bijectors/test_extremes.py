@@ -10,6 +10,8 @@ import tfp_realnvp as nvp
 from helpers.flows import CONTEXT, X, conditional
 from registry import random_tensor
 
+pytestmark = pytest.mark.optimized
+
 
 @functools.cache
 def scaled_flow(factor: float, dtype: str) -> nvp.RealNVP:

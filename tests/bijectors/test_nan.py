@@ -6,6 +6,8 @@ import tensorflow as tf
 
 import tfp_realnvp as nvp
 
+pytestmark = pytest.mark.optimized
+
 NETWORKS = {
     "mlp": lambda: nvp.MLP(2, (4, 4)),
     "mlp_for_a_spline": lambda: nvp.MLP(2, (4,), activation="elu", num_parameters=5),

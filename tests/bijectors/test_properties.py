@@ -3,7 +3,6 @@
 `PROPERTY_EXAMPLES=1000 pytest tests/bijectors/test_properties.py` draws more of them.
 """
 
-import functools
 import math
 import os
 from dataclasses import dataclass
@@ -167,11 +166,6 @@ def bijectors(draw, families=tuple(FAMILIES)):
     return Drawn(bijector, x, np.broadcast_shapes(leading, bijector.experimental_batch_shape(1)))
 
 
-@functools.cache
-def cached_bijector(name, dtype):
-    return registry.make(name, dtype)
-
-
 @st.composite
 def registry_bijectors(draw):
     """Draws bijectors of vectors and of images, with events of any leading shape."""
@@ -180,7 +174,7 @@ def registry_bijectors(draw):
     leading = draw(hnp.broadcastable_shapes(case.batch_shape, min_dims=0, max_dims=3, min_side=0, max_side=3))
     x, y = (events(name, dtype, leading, draw(seeds)) for events in (registry.latent_events, registry.data_events))
     batch_shape = np.broadcast_shapes(leading, case.batch_shape)
-    return Drawn(cached_bijector(name, dtype), x, batch_shape, y, case.latent_ndims, case.data_ndims)
+    return Drawn(registry.shared(name, dtype), x, batch_shape, y, case.latent_ndims, case.data_ndims)
 
 
 # Properties

@@ -12,8 +12,6 @@ from registry import random_tensor
 from tfp_realnvp.bijectors import OnePassChain
 from tfp_realnvp.distributions import OnePassTransformedDistribution, one_pass
 
-pytestmark = pytest.mark.usefixtures("unoptimized")
-
 # Each conditioner runs once
 
 

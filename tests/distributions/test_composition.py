@@ -23,8 +23,6 @@ from helpers.formula import (
     slopes,
 )
 
-pytestmark = pytest.mark.usefixtures("unoptimized", "single_steps")
-
 flow, other, conditional, single = FLOWS
 
 

@@ -27,9 +27,6 @@ from helpers.formula import (
 )
 from registry import perturbed
 
-pytestmark = pytest.mark.usefixtures("unoptimized")
-
-
 flow, other, conditional, single = FLOWS
 
 

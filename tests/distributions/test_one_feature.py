@@ -9,8 +9,6 @@ from tensorflow_probability import distributions as tfd
 import tfp_realnvp as nvp
 from registry import random_tensor
 
-pytestmark = pytest.mark.usefixtures("unoptimized", "single_steps")
-
 GRID = np.linspace(-15.0, 25.0, 10001)[:, None]
 PROBABILITIES = np.array([0.02, 0.3, 0.5, 0.9])
 

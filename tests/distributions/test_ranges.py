@@ -9,7 +9,7 @@ from tensorflow_probability import distributions as tfd
 import tfp_realnvp as nvp
 from registry import random_tensor
 
-pytestmark = pytest.mark.usefixtures("single_steps")
+pytestmark = pytest.mark.optimized
 
 INSIDE = np.random.default_rng(0).uniform(0.1, 0.9, (20, 2)).astype("float32")
 OUTSIDE = np.array([[-0.5, 0.5], [0.5, 1.5], [0.0, 0.5], [2.0, -3.0]], "float32")

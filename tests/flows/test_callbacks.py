@@ -8,7 +8,7 @@ import tensorflow as tf
 import tfp_realnvp as nvp
 from helpers.flows import Recorder, small_flow
 
-pytestmark = pytest.mark.usefixtures("unoptimized")
+pytestmark = pytest.mark.default_steps
 
 
 @pytest.mark.parametrize("steps_per_execution", [None, 1, 5])

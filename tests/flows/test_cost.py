@@ -13,6 +13,8 @@ from tensorflow_probability import distributions as tfd
 import tfp_realnvp as nvp
 from registry import random_tensor
 
+pytestmark = pytest.mark.default_steps
+
 LAYERS = 3  # of each coupling's network: two hidden layers and the output layer
 
 

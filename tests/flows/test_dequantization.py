@@ -9,8 +9,6 @@ import tfp_realnvp as nvp
 from helpers.image_flows import images_of, perturbed, small_flow, trained_flow
 from registry import random_tensor
 
-pytestmark = pytest.mark.usefixtures("single_steps")
-
 
 @pytest.fixture
 def trained():

@@ -19,7 +19,7 @@ from helpers.formula import (
     slopes,
 )
 
-pytestmark = pytest.mark.usefixtures("single_steps")
+pytestmark = pytest.mark.optimized
 
 flow, other, conditional, single = FLOWS
 

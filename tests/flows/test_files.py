@@ -15,8 +15,6 @@ from helpers.processes import run
 from helpers.users import UserNet, everything
 from tfp_realnvp.flows.serialization import from_config, to_config
 
-pytestmark = pytest.mark.usefixtures("unoptimized", "single_steps")
-
 LOAD_MODELS = """
 import os, sys
 os.dup2(1, 2)  # send errors to standard output

@@ -14,8 +14,6 @@ from helpers.users import TfKerasNet, UserNet, base, everything
 from registry import random_tensor
 from tfp_realnvp.distributions import OnePassTransformedDistribution
 
-pytestmark = pytest.mark.usefixtures("unoptimized", "single_steps")
-
 X = np.random.default_rng(0).normal(size=(256, 2)).astype("float32")
 
 

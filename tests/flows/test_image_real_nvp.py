@@ -13,8 +13,6 @@ from registry import random_tensor, value_and_jacobian
 from tfp_realnvp.bijectors import Coupling, FactorOut
 from tfp_realnvp.flows.arguments import _couplings
 
-pytestmark = pytest.mark.usefixtures("single_steps")
-
 
 @pytest.fixture
 def trained():

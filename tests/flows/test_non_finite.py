@@ -8,7 +8,7 @@ from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as nvp
 
-pytestmark = pytest.mark.usefixtures("unoptimized")
+pytestmark = pytest.mark.default_steps
 
 
 class NaNShift(keras.layers.Layer):

@@ -9,8 +9,6 @@ from tensorflow_probability import distributions as tfd
 import tfp_realnvp as nvp
 from helpers.flows import small_flow, weights
 
-pytestmark = pytest.mark.usefixtures("unoptimized")
-
 OPTIMIZERS = {
     "adam": lambda: keras.optimizers.Adam(0.01),
     "schedule, clipping": lambda: keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.1, 5), clipnorm=0.1),

@@ -12,7 +12,7 @@ from tensorflow_probability import distributions as tfd
 import tfp_realnvp as nvp
 from registry import perturbed, random_tensor
 
-pytestmark = pytest.mark.usefixtures("single_steps")
+pytestmark = pytest.mark.optimized
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 5, 8])

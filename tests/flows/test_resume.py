@@ -13,7 +13,7 @@ import tensorflow as tf
 
 import tfp_realnvp as nvp
 
-pytestmark = pytest.mark.usefixtures("unoptimized", "single_steps")
+pytestmark = pytest.mark.default_steps
 
 X = np.random.default_rng(0).normal(size=(60, 2)).astype("float32")
 

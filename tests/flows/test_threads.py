@@ -20,7 +20,7 @@ from helpers.formula import (
 )
 from helpers.processes import in_a_thread
 
-pytestmark = pytest.mark.usefixtures("unoptimized")
+pytestmark = pytest.mark.default_steps
 
 
 def results_in_threads(calls, threads=6):

@@ -9,7 +9,7 @@ from tensorflow_probability import distributions as tfd
 import tfp_realnvp as nvp
 from helpers.flows import correlated_data, small_flow, weights
 
-pytestmark = pytest.mark.usefixtures("unoptimized")
+pytestmark = pytest.mark.default_steps
 
 
 def test_fit_reaches_the_entropy_of_a_gaussian():

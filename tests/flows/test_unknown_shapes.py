@@ -6,7 +6,7 @@ import tensorflow as tf
 
 import tfp_realnvp as nvp
 
-pytestmark = pytest.mark.usefixtures("single_steps")
+pytestmark = pytest.mark.optimized
 
 
 @pytest.fixture(scope="module")
