@@ -164,6 +164,6 @@ def test_deleted_flows_free_their_graphs():
 
     use_and_delete_flows()
     before = number_of_graphs()
-    for _ in range(3):
+    for _ in range(2):
         use_and_delete_flows()
     assert number_of_graphs() <= before
