@@ -1,13 +1,13 @@
 # `make demo` and `make test` need Python 3.10 to 3.13 and nothing else: they set up $(VENV) themselves, once.
-# Another interpreter: `make test PYTHON=python3.13`. PINS are versions to install besides, as pip writes them.
+# Another interpreter: `make test PYTHON=python3.13`. PINS lists further version limits in pip's syntax.
 
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
-# pyenv's own python3.10, say, refuses to start where another version is chosen, so we look where pyenv has it.
+# With pyenv, `python3.10` fails if another version is selected. Then we take pyenv's own file of that version.
 INTERPRETER := $(shell $(PYTHON) -c "" 2>/dev/null && echo "$(PYTHON)" || \
 	ls -d "$$(pyenv root 2>/dev/null)"/versions/*/bin/$(PYTHON) 2>/dev/null | tail -1)
-# Its name holds the interpreter's version, its date is compared with setup.py's: a change of either installs anew.
+# The file name contains the Python version. Make reinstalls if the version or setup.py changes.
 VERSION := $(shell $(INTERPRETER) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 STAMP := $(VENV)/installed-$(VERSION)
 LOG := $(VENV)/install.log
@@ -21,11 +21,11 @@ help:
 	@echo "make distributed-demo  train as two workers on this machine, and as one process, and compare"
 	@echo "make test         ruff and mypy, then all tests"
 	@echo "make test-oldest  the tests on the oldest supported versions, in .venv-oldest"
-	@echo "make test-next    for maintainers: all tests on the newest pre-releases, whatever setup.py allows, in .venv-next"
-	@echo "make mutants      for maintainers: plant faults one by one, and tell which of them no test notices"
+	@echo "make test-next    for maintainers: all tests on the newest pre-releases, even if setup.py excludes them, in .venv-next"
+	@echo "make mutants      for maintainers: put in one fault at a time, and list the faults that no test notices"
 	@echo "make lint         ruff and mypy alone"
-	@echo "make format       let ruff put the code in order"
-	@echo "make clean        remove what these made, the environments included"
+	@echo "make format       format the code with ruff"
+	@echo "make clean        delete all files and environments that make created"
 
 $(STAMP): setup.py
 	@case "$(VERSION)" in \
@@ -63,8 +63,8 @@ test-next:
 	@$(MAKE) --no-print-directory newest VENV=.venv-next
 	@$(MAKE) --no-print-directory tests VENV=.venv-next
 
-# Candidates of TensorFlow, nightly builds of Keras and TFP; newer ones each time. Nightly builds have names of their own
-# but the same files, so what TensorFlow brought of Keras goes first. tf-keras says that it needs an older TensorFlow.
+# Release candidates of TensorFlow, nightly builds of Keras and TFP; newer ones each time. Nightly packages install the
+# same files under other package names, so Keras is uninstalled first. tf-keras says that it needs an older TensorFlow.
 newest: $(STAMP)
 	@echo "Upgrading $(VENV) to the newest pre-releases ..."
 	@{ $(RUN) -m pip install --pre --upgrade tensorflow && \

@@ -31,10 +31,11 @@ setup(
     python_requires=">=3.10,<3.14",
     install_requires=[
         "tensorflow>=2.18,<2.22",
-        # Up to the newest that is tested: the package uses private names of it, see tests/test_private_names.py.
+        # The upper bound is the newest tested version, because the package uses private names of Keras: see
+        # tests/test_private_names.py.
         "keras>=3.6,<3.16",
         "tensorflow-probability==0.25.*",
-        # What TensorFlow Probability needs besides: tf-keras of TensorFlow's minor version, and distutils.
+        # TensorFlow Probability also needs tf-keras of TensorFlow's minor version, and distutils.
         "tf-keras>=2.18,<2.22",
         "setuptools; python_version >= '3.12'",
         "h5py",

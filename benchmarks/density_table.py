@@ -28,8 +28,9 @@ PUBLISHED = {
 def table(paths: Sequence[Path]) -> str:
     """A Markdown table with one line for each data set and configuration, averaged over seeds and folds.
 
-    If a run appears twice, the last one counts. With several folds, the standard error is that of the mean over folds,
-    where each fold is averaged over its seeds. Otherwise, it combines the error over rows and the error over seeds.
+    If a run appears twice, the last one counts. With several folds, the error is the standard error of the mean over
+    folds, where each fold is averaged over its seeds. Otherwise, the error combines the errors over rows and over
+    seeds.
     """
     runs = collections.defaultdict(dict)
     for path in paths:

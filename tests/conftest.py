@@ -16,7 +16,7 @@ import tfp_realnvp as nvp
 from helpers.flows import correlated_data
 from tfp_realnvp.flows import executions
 
-gc.freeze()  # What the imports made stays. This leaves less to look at in each collection below.
+gc.freeze()  # Imported objects live until the end, so the garbage collector need not check them.
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,4 +1,4 @@
-"""Every bijector, by name. The property tests run for each entry, so a new bijector needs only a new line here."""
+"""Every bijector, by name. The property tests run for each entry, so a new bijector needs one entry here."""
 
 import functools
 from collections.abc import Callable
@@ -156,7 +156,7 @@ def random_tensor(shape, dtype, seed, stddev=1.0):
 
 
 def make(name: str, dtype: str = "float64") -> tfb.Bijector:
-    """The bijector with random weights. It starts as the identity, which would pass most tests."""
+    """The bijector with random changes to its weights. Without them it is the identity, which passes most tests."""
     bijector = REGISTRY[name].make(dtype)
     for index, variable in enumerate(bijector.variables):
         noise = random_tensor(variable.shape, dtype, seed=100 + index, stddev=0.3)
@@ -182,7 +182,7 @@ def data_events(name: str, dtype: str = "float64", leading=(6,), seed: int = 1) 
 
 
 def perturbed(module, stddev: float = 0.3, seed: int = 0):
-    """The same module, after random changes to its trainable weights. It starts as the identity."""
+    """The same module, after random changes to its trainable weights. Without them it is the identity."""
     for index, variable in enumerate(module.trainable_variables):
         dtype = tf.as_dtype(variable.dtype).name
         variable.assign_add(random_tensor(variable.shape, dtype, seed=seed + index, stddev=stddev))

@@ -65,3 +65,12 @@ def test_a_non_finite_sample_has_no_finite_density():
         variable.assign(perturbed(variable))
     x, log_prob = flow.sample_and_log_prob(context=np.array([[3e38, -3e38], [0.0, 1.0]]), seed=1)
     assert (np.isfinite(log_prob) <= np.isfinite(x).all(axis=-1)).all() and np.isfinite(log_prob[1])
+
+
+def test_an_infinite_context_gives_nan_even_if_the_network_does_not():
+    coupling = nvp.AffineCoupling(
+        lambda kept, context: (tf.tanh(context), tf.tanh(kept)), nvp.masks.half(2), tf.constant([[1.0], [np.inf]])
+    )
+    for value in (coupling.forward(tf.ones(2)), coupling.inverse(tf.ones(2))):
+        assert np.isnan(value[:, 1]).tolist() == [False, True]
+    assert np.isnan(coupling.forward_log_det_jacobian(tf.ones(2), 1)).tolist() == [False, True]

@@ -164,9 +164,13 @@ def test_save_refuses_networks_that_share_a_layer(tmp_path):
         return nvp.Flow(tfd.TransformedDistribution(BASES["trainable"](), chain))
 
     assert_survives_saving(flow(keras.layers.Dense(2), keras.layers.Dense(2)), tmp_path)
+    activation = keras.layers.ReLU()
+    layers = [keras.Sequential([keras.layers.Dense(2), activation]) for _ in range(2)]
+    with pytest.raises(ValueError, match=r"bijectors\[2\].conditioner cannot be saved: .* share layers or variables"):
+        flow(*layers).save(tmp_path / "shared.keras")
     shared = flow(*2 * [keras.layers.Dense(2)])
     with pytest.raises(
-        ValueError, match=r"bijectors\[2\].conditioner cannot be saved: .* share variables. Use save_we"
+        ValueError, match=r"bijectors\[2\].conditioner cannot be saved: .* share layers or variables. Use save_we"
     ):
         shared.save(tmp_path / "shared.keras")
     shared.save_weights(tmp_path / "shared.weights.h5")

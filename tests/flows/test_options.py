@@ -22,6 +22,19 @@ def test_activation_is_saved(tmp_path):
         nvp.RealNVP(2, activation="sofa")
 
 
+@pytest.mark.usefixtures("eagerly")
+@pytest.mark.parametrize("conditioner", ["mlp", "resnet"])
+@pytest.mark.parametrize("layer", [keras.layers.LeakyReLU, keras.layers.PReLU])
+def test_each_network_has_its_own_copy_of_an_activation_layer(layer, conditioner, tmp_path):
+    flow = nvp.RealNVP(2, num_couplings=2, hidden_units=(4, 4), activation=layer(), conditioner=conditioner, seed=0)
+    assert len({id(network.activation) for network in flow.conditioners}) == 2
+    x = np.random.default_rng(0).normal(size=(8, 2))
+    flow.compile("sgd")
+    flow.fit(x, verbose=0)
+    flow.save(tmp_path / "flow.keras")
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "flow.keras").log_prob(x), flow.log_prob(x))
+
+
 @pytest.fixture(scope="module", params=OPTIONS)
 def trained(request):
     keras.utils.set_random_seed(1)  # of shuffling and dropout: 48 steps are few for the averages of batch normalization

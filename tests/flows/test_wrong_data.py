@@ -50,7 +50,10 @@ WRONG_DATA = {
     "adapt empty dictionary": (lambda: flow().adapt({}), r"data must have the keys .* got \[\]"),
     "adapt mixed keys": (lambda: flow().adapt({1: X, "a": X}), r"data must have the keys .* got \[.*1"),
     "adapt list in a dictionary": (lambda: flow().adapt({"x": X.tolist()}), r'data\["x"\] must be an array'),
-    "adapt dataset of rows": (lambda: flow().adapt(batches(X).unbatch()), r"data must have shape .*\[2\]"),
+    "adapt dataset of rows": (
+        lambda: flow().adapt(batches(X).unbatch()),
+        r"data must have shape .*\[2\]; N is the number of rows of a batch, so call batch\(batch_size\) on the dataset",
+    ),
     "adapt dataset of strings": (lambda: flow().adapt(batches(X.astype(str))), "data must be an array of numbers"),
     "adapt dataset of complex": (lambda: flow().adapt(batches(X.astype(complex))), "data must be an array of numbers"),
     "adapt empty dataset": (lambda: flow().adapt(empty_dataset()), "data must have at least one row"),

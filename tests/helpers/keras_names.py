@@ -108,7 +108,7 @@ def modules_can_store_attributes_unchanged():
     assert module.value is value
 
 
-# Each row holds the check, its use in the package, and the names, with their modules if the package imports them.
+# Each row holds the check, its use in the package, and the names: full paths of names that the package imports.
 ROWS = [
     (keras_variables_wrap_a_tf_variable, "the tf.Variable under a Keras variable", "_value"),
     (layers_list_their_inner_layers, "flags and random states in files", "_flatten_layers"),
@@ -120,7 +120,7 @@ ROWS = [
         "_momentums",
         "_velocities",
     ),
-    (optimizers_clip_with_a_method_of_the_instance, "clipping of sums over replicas", "_clip_gradients"),
+    (optimizers_clip_with_a_method_of_the_instance, "clips the sum of gradients over replicas", "_clip_gradients"),
     (fit_calls_a_method_that_builds_the_model, "replicas with unequal numbers of rows", "_maybe_symbolic_build"),
     (
         layers_take_their_training_mode_from_the_outer_call,

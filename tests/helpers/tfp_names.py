@@ -159,13 +159,13 @@ def distributions_have_methods_that_split_arguments_and_sample():
     assert distribution._maybe_broadcast_distribution_batch_shape().batch_shape == [2]
 
 
-# Each row holds the check, its use in the package, and the names, with their modules if the package imports them.
+# Each row holds the check, its use in the package, and the names: full paths of names that the package imports.
 ROWS = [
     (
         classes_have_a_base_that_is_not_a_composite_tensor,
         "stock chains and distributions, which get a one-pass form",
     ),
-    (bijectors_know_whether_they_are_injective, "what stays with TFP", "_is_injective"),
+    (bijectors_know_whether_they_are_injective, "bijectors that TFP handles itself", "_is_injective"),
     (
         chains_override_the_log_det_methods_of_bijectors,
         "one pass through a chain",

@@ -83,13 +83,13 @@ class OnePassBijector(OnePass, tfb.AutoCompositeTensorBijector):
 
     def _forward_alone(self, x: tf.Tensor, **kwargs: Any) -> ValueAndLogDet:
         y, log_det = self._forward_and_log_det(x, **kwargs)
-        return self._marked(all_finite(x, self.forward_min_event_ndims), y, log_det, self.inverse_min_event_ndims)
+        return self._with_nan(all_finite(x, self.forward_min_event_ndims), y, log_det, self.inverse_min_event_ndims)
 
     def _inverse_alone(self, y: tf.Tensor, **kwargs: Any) -> ValueAndLogDet:
         x, log_det = self._inverse_and_log_det(y, **kwargs)
-        return self._marked(all_finite(y, self.inverse_min_event_ndims), x, log_det, self.forward_min_event_ndims)
+        return self._with_nan(all_finite(y, self.inverse_min_event_ndims), x, log_det, self.forward_min_event_ndims)
 
-    def _marked(self, valid: tf.Tensor, value: tf.Tensor, log_det: tf.Tensor, event_ndims: int) -> ValueAndLogDet:
+    def _with_nan(self, valid: tf.Tensor, value: tf.Tensor, log_det: tf.Tensor, event_ndims: int) -> ValueAndLogDet:
         """Replaces the values of events that are not `valid` by NaN."""
         return nan_unless(with_dimensions(valid, event_ndims), value), log_det
 

@@ -243,10 +243,10 @@ def _transform(
                 blocks[index], term = _transform(part, blocks[index], event_ndims, **options)
                 log_det += tf.cast(term, log_det.dtype)
             return tf.concat(blocks, axis=-1), log_det
-        return _through_stock(bijector, event, event_ndims, backward, to_latent, kwargs)
+        return _through_tfp_methods(bijector, event, event_ndims, backward, to_latent, kwargs)
 
 
-def _through_stock(
+def _through_tfp_methods(
     bijector: tfb.Bijector, event: tf.Tensor, event_ndims: int, backward: bool, to_latent: bool, kwargs: dict[str, Any]
 ) -> ValueAndLogDet:
     """`_transform` for a bijector from TFP or from a user."""

@@ -176,7 +176,7 @@ class Coupling(OnePassBijector):
         log_derivatives = tf.cast(self._split.only_moved(log_derivatives), log_det_dtype(log_derivatives.dtype))
         return tf.reduce_sum(log_derivatives, axis=list(range(-self._event_ndims, 0)))
 
-    def _marked(self, valid: tf.Tensor, value: tf.Tensor, log_det: tf.Tensor, event_ndims: int) -> ValueAndLogDet:
+    def _with_nan(self, valid: tf.Tensor, value: tf.Tensor, log_det: tf.Tensor, event_ndims: int) -> ValueAndLogDet:
         # Kept components do not change, bit for bit.
         return nan_unless(with_dimensions(valid, event_ndims) | self._mask, value), nan_unless(valid, log_det)
 

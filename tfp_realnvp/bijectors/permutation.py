@@ -1,4 +1,4 @@
-"""Permutations of features whose first gradient is a permutation too.
+"""Permutations of features whose gradient is computed by a permutation.
 
 TensorFlow's gradient of a gather is a scatter, which is several times slower on a CPU than the gather.
 """

@@ -1,4 +1,4 @@
-"""A softplus that leaves no graph behind."""
+"""A softplus bijector that does not keep graphs in memory."""
 
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb

@@ -26,14 +26,24 @@ def activation_config(activation: str | Callable[..., Any]) -> Any:
 
 
 def as_activation(activation: str | Callable[..., Any]) -> Callable[..., Any]:
-    if isinstance(activation, type):
-        raise ValueError(f"activation must be a name or a function, got the class {activation!r}")
-    found: Callable[..., Any] = keras.activations.get(activation)
+    """The Keras activation of this name, or the function itself, or a copy of a Keras layer.
+
+    Each network gets its own copy of a layer, since networks that are loaded from a file share no layers.
+    """
+    if isinstance(activation, keras.layers.Layer):
+        activation = type(activation).from_config(activation.get_config())
+    found: Callable[..., Any] | None
+    try:
+        found = None if isinstance(activation, type) else keras.activations.get(activation)
+    except (TypeError, ValueError):
+        found = None
+    if found is None:
+        raise ValueError(f"activation must be the name of a Keras activation or a function, got {activation!r:.100}")
     return found
 
 
 def unfused(tensor: Any) -> Any:
-    """`tensor`, which TensorFlow does not fuse with what comes next.
+    """Returns `tensor` so that TensorFlow does not fuse it with the next operation.
 
     On a processor, it fuses a dense layer with the rectifier after it, and the fused kernel of oneDNN turns NaN into 0.
     """
@@ -56,4 +66,4 @@ def freeze_parts_of_frozen(network: keras.layers.Layer) -> None:
     """Freezes the layers inside a frozen network, since layers created after it was frozen are still trainable."""
     if not network.trainable:
         for layer in layers_within(network):
-            layer.trainable = False  # Reaches the variables, which is where an outer model looks.
+            layer.trainable = False  # This also freezes the variables, which an outer model reads.

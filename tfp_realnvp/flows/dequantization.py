@@ -34,7 +34,7 @@ class Dequantization:
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
-        """Turns what a wrong batch of a dataset of `checked` raises into a ValueError."""
+        """Context manager: raises a ValueError if a batch of a dataset from `checked` is wrong."""
         with batch_shape_errors():
             yield
 

@@ -155,6 +155,8 @@ def check_input_shape(argument: str, array: Any, shape: Sequence[int], leading: 
             hint = f" with the columns {listed(map(repr, names))}"
         if leading == "N" and tuple(array.shape) == tuple(shape):
             hint = f"; N is the number of rows, so pass a single row with shape {[1, *shape]}"
+            if isinstance(array, tf.TensorSpec):
+                hint = "; N is the number of rows of a batch, so call batch(batch_size) on the dataset"
         if is_context and shape[0] > 1 and tuple(array.shape)[1:] in ((), (1,)) and _has_integers(array):
             hint += f"; labels must be one-hot, as from keras.utils.to_categorical(labels, {shape[0]})"
         raise ValueError(f"{error}{hint}") from None

@@ -18,6 +18,7 @@ import tfp_realnvp.bijectors
 from tfp_realnvp.bijectors.permutation import UnbatchedPermute
 from tfp_realnvp.bijectors.softplus import Softplus
 from tfp_realnvp.distributions import OnePassTransformedDistribution
+from tfp_realnvp.keras_internals import layers_within
 
 __all__ = ["from_config", "reading", "to_config"]
 
@@ -127,14 +128,17 @@ class _Writer:
             f"constraint or a Keras 3 layer. {_REMEDY}"
         )
 
-    def _check_shares_nothing(self, layer: keras.layers.Layer, path: str) -> None:
-        """Raises a ValueError if two layers share variables, since layers that are rebuilt do not share them."""
+    def _check_shares_nothing(self, network: keras.layers.Layer, path: str) -> None:
+        """Raises a ValueError if two networks share layers or variables, since rebuilt networks do not share them."""
+
+        def parts(network: keras.layers.Layer) -> set[int]:
+            return {id(part) for part in (*layers_within(network), *network.variables)}
+
         for other in self.written:
-            if not isinstance(other, keras.layers.Layer):
-                continue
-            shared = {id(variable) for variable in other.variables} & {id(variable) for variable in layer.variables}
-            if shared:
-                raise ValueError(f"{path} cannot be saved: {layer.name} and {other.name} share variables. {_REMEDY}")
+            if isinstance(other, keras.layers.Layer) and parts(other) & parts(network):
+                raise ValueError(
+                    f"{path} cannot be saved: {network.name} and {other.name} share layers or variables. {_REMEDY}"
+                )
 
     def _by_class(self, value: Any, path: str) -> dict[str, Any]:
         kind = _WRITTEN_AS.get(type(value), type(value))
