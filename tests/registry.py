@@ -112,17 +112,17 @@ REGISTRY = {
     "alternating": Case(coupling(nvp.masks.alternating(4)), (4,), xla=False),
     "middle_block": Case(coupling([0, 1, 1, 0, 0]), (5,), xla=False),
     "two_features": Case(coupling([1, 0]), (2,), xla=False),
-    "context_vector": Case(coupling(nvp.masks.half(3), (2,)), (3,), xla=False),
+    "context_vector": Case(coupling(nvp.masks.half(3), (2,)), (3,)),
     "context_batch": Case(coupling(nvp.masks.alternating(4), (6, 2)), (4,), (6,)),
     "elementwise": Case(coupling([0], (3,)), (1,), constant_log_det=True, xla=False),
     "elementwise_context": Case(coupling([0], (6, 3)), (1,), (6,)),
     "resnet": Case(coupling(nvp.masks.half(3), (6, 2), network=nvp.ResNet, hidden_units=(6, 6)), (3,), (6,)),
     "spline": Case(spline(nvp.masks.half(5)), (5,), xla=False),
     "spline_context": Case(spline(nvp.masks.alternating(3, flip=True), (6, 2), num_bins=5, bound=2.0), (3,), (6,)),
-    "spline_tails": Case(spline([1, 0, 0, 1], num_bins=2, bound=1.0), (4,), xla=False),
+    "spline_tails": Case(spline([1, 0, 0, 1], num_bins=2, bound=1.0), (4,)),
     "elementwise_spline": Case(spline([0], (6, 3), num_bins=4), (1,), (6,)),
     "lu_linear": Case(with_size(nvp.LULinear, 4, [2, 0, 3, 1]), (4,), constant_log_det=True),
-    "lu_linear_without_permutation": Case(with_size(nvp.LULinear, 3), (3,), constant_log_det=True, xla=False),
+    "lu_linear_without_permutation": Case(with_size(nvp.LULinear, 3), (3,), constant_log_det=True),
     "act_norm": Case(with_size(nvp.ActNorm, 3), (3,), constant_log_det=True),
     "standardization": Case(standardization, (3,), constant_log_det=True, is_affine=True),
     "batch_norm": Case(with_size(nvp.BatchNorm, 3), (3,), constant_log_det=True, trainable=False),
@@ -137,7 +137,7 @@ REGISTRY = {
         (6,),
     ),
     "channelwise": Case(coupling(nvp.masks.channelwise(3), (2,), network=conv_net), (2, 2, 3)),
-    "spline_channelwise": Case(spline(nvp.masks.channelwise(2, flip=True), network=conv_net), (2, 2, 2), xla=False),
+    "spline_channelwise": Case(spline(nvp.masks.channelwise(2, flip=True), network=conv_net), (2, 2, 2)),
     "spline_checkerboard": Case(spline(nvp.masks.checkerboard(2, 2), network=conv_net, num_bins=4), (2, 2, 1)),
     "squeeze": squeeze(nvp.Squeeze(), (2, 4, 2), (1, 2, 8)),
     "squeeze_by_three": squeeze(nvp.Squeeze(3, order="checkerboard"), (6, 3, 1), (2, 1, 9)),
@@ -147,7 +147,7 @@ REGISTRY = {
     "batch_norm_images": Case(
         with_size(nvp.BatchNorm, 2, event_ndims=3), (2, 3, 2), constant_log_det=True, trainable=False
     ),
-    "act_norm_images": Case(with_size(nvp.ActNorm, 2, event_ndims=3), (2, 3, 2), constant_log_det=True, xla=False),
+    "act_norm_images": Case(with_size(nvp.ActNorm, 2, event_ndims=3), (2, 3, 2), constant_log_det=True),
 }
 
 

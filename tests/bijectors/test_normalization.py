@@ -10,6 +10,8 @@ from tensorflow_probability import distributions as tfd
 import tfp_realnvp as nvp
 from registry import random_tensor
 
+pytestmark = pytest.mark.default_steps
+
 X = np.random.default_rng(0).normal([5.0, -2.0, 0.0], [3.0, 0.5, 1.0], (96, 3))
 
 

@@ -43,11 +43,18 @@ def test_no_input_features_are_an_error():
         nvp.MLP(2)(np.ones((5, 0), "float32"))
 
 
-def test_a_frozen_mlp_has_no_trainable_variables():
-    mlp = nvp.MLP(2, (8,), trainable=False)
-    mlp.build((None, 3))
-    assert not mlp.trainable_variables and len(mlp.non_trainable_variables) == 4
-    assert not any(variable.trainable for variable in mlp.variables)
+@pytest.mark.parametrize(
+    ("network", "shape", "variables"),
+    [
+        (nvp.MLP(2, (8,), trainable=False), (None, 3), 4),
+        (Constant(2, trainable=False), (None, 0), 2),
+        (nvp.ConvResNet(2, num_blocks=1, num_channels=2, trainable=False), (None, 2, 2, 2), 26),
+    ],
+)
+def test_a_frozen_network_has_no_trainable_variables(network, shape, variables):
+    network.build(shape)
+    assert not network.trainable_variables and len(network.variables) == variables
+    assert not any(variable.trainable for variable in network.variables)
 
 
 def test_a_layer_frozen_before_the_network_is_built_stays_frozen():
@@ -278,14 +285,19 @@ def test_dropout_drops_a_fraction_of_the_units_and_scales_the_others(network):
         (nvp.ResNet, {"num_parameters": 11, "dropout": 0.25, "normalization": "layer", "gate_context": False}),
         (nvp.ResNet, {"normalization": "batch"}),
         (Constant, {"num_parameters": 11}),
+        (nvp.ConvResNet, {"num_parameters": 11, "num_blocks": 1, "num_channels": 2, "scale_penalty": 0.5}),
+        (nvp.ConvResNet, {"num_blocks": 2, "num_channels": 3, "mask": nvp.masks.checkerboard(2, 2)}),
     ],
 )
 def test_config_round_trip_with_every_option(network, options):
-    sizes = {} if network is Constant else {"hidden_units": (8, 8), "activation": "tanh"}
+    sizes = {"hidden_units": (8, 8), "activation": "tanh"} if network in (nvp.MLP, nvp.ResNet) else {}
     one = network(4, seed=3, dtype="float64", name="net", **sizes, **options)
     other = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(one))
     assert other.get_config() == one.get_config()
-    kept = random_tensor((5, 2), "float64", seed=0)
+    assert getattr(other, "scale_penalty", None) == (
+        options.get("scale_penalty", 5e-5) if not sizes and "num_blocks" in options else None
+    )
+    kept = random_tensor((5, 2, 2, 2) if network is nvp.ConvResNet else (5, 2), "float64", seed=0)
     np.testing.assert_array_equal(one(kept), other(kept))
     for value, same in zip(one.get_weights(), other.get_weights(), strict=True):
         np.testing.assert_array_equal(value, same)

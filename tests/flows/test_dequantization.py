@@ -9,6 +9,8 @@ import tfp_realnvp as nvp
 from helpers.image_flows import images_of, perturbed, small_flow, trained_flow
 from registry import random_tensor
 
+pytestmark = [pytest.mark.optimized, pytest.mark.default_steps]
+
 
 @pytest.fixture
 def trained():

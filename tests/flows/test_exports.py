@@ -12,6 +12,8 @@ from helpers.options import data_of, with_options
 from helpers.processes import run_python
 from registry import perturbed
 
+pytestmark = pytest.mark.optimized
+
 SCRIPT = Path(__file__).parents[1] / "helpers" / "serving.py"
 
 

@@ -13,6 +13,8 @@ from registry import random_tensor, value_and_jacobian
 from tfp_realnvp.bijectors import Coupling, FactorOut
 from tfp_realnvp.flows.arguments import _couplings
 
+pytestmark = pytest.mark.optimized
+
 
 @pytest.fixture
 def trained():

@@ -11,6 +11,8 @@ import tfp_realnvp as nvp
 from helpers.options import OPTIONS, data_of, with_options
 from registry import random_tensor
 
+pytestmark = pytest.mark.optimized
+
 
 def test_activation_is_saved(tmp_path):
     flow = nvp.RealNVP(2, num_couplings=2, hidden_units=(4,), activation="silu", seed=0)

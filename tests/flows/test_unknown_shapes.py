@@ -74,3 +74,23 @@ def test_wrong_context_in_a_dataset_of_undeclared_width_is_an_error():
     batches = tf.data.Dataset.from_generator(lambda: iter([batch]), output_signature=specs)
     with pytest.raises(ValueError, match=r"context must have shape \[N,2\]; a batch of the dataset has shape \[6,4\]"):
         flow.fit(batches, verbose=0)
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_context_of_other_rows_in_a_dataset_of_undeclared_rows_is_an_error(rows):
+    flow = nvp.RealNVP(2, num_couplings=2, hidden_units=(4,), context_shape=2, seed=0)
+    flow.compile("adam")
+    batch = {"x": np.zeros((3, 2)), "context": np.zeros((rows, 2))}
+    specs = {"x": tf.TensorSpec([None, 2]), "context": tf.TensorSpec([None, 2])}
+    batches = tf.data.Dataset.from_generator(lambda: iter([batch]), output_signature=specs)
+    for method in (flow.fit, flow.evaluate, flow.predict):
+        with pytest.raises(ValueError, match=r"x and context must have the same number of rows|got 3 and [14]"):
+            method(batches, verbose=0)
+
+
+def test_images_of_unknown_height_and_width_in_a_spline_network():
+    network = nvp.ConvResNet(1, num_blocks=1, num_channels=2, num_parameters=5, seed=0)
+    images = np.random.default_rng(0).normal(size=(2, 4, 6, 1)).astype("float32")
+    expected = network(images)
+    call = tf.function(network, input_signature=[tf.TensorSpec([None, None, None, 1])], autograph=False)
+    np.testing.assert_allclose(call(images), expected, rtol=1e-5, atol=1e-6)

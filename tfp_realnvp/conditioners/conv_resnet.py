@@ -88,7 +88,7 @@ class ConvResNet(Conditioner):
         self.blocks = [ResidualBlock(self) for _ in range(self.num_blocks)]
         self.skips = [self.conv(1) for _ in range(self.num_blocks + 1)]
         self.output_norm = self.norm()
-        self.output_layer = self.conv(1, self.num_outputs, starts_at_zero=True, use_bias=True)
+        self.output_layer = self.conv(1, self._num_outputs, starts_at_zero=True, use_bias=True)
 
     def next_seed(self) -> int | None:
         self._num_seeds += 1
@@ -156,9 +156,9 @@ class ConvResNet(Conditioner):
         for block, skip in zip(self.blocks, self.skips[1:], strict=True):
             hidden = block(hidden, context, training=training)
             total += skip(hidden)
-        return self._split(self.output_layer(ops.relu(self.output_norm(total, training=training))))
+        return self._as_outputs(self.output_layer(ops.relu(self.output_norm(total, training=training))))
 
-    def _bounded(self, log_scale: Any) -> Any:
+    def _bounded_log_scale(self, log_scale: Any) -> Any:
         return ops.cast(self.log_scale_bound, log_scale.dtype) * ops.tanh(log_scale)
 
     def get_config(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from tfp_realnvp.conditioners.layers import freeze_parts_of_frozen
 __all__ = ["DenseConditioner"]
 
 
-class DenseConditioner(Conditioner):
+class DenseConditioner(Conditioner, abc.ABC):
     """Base class of conditioners for vectors, with an output layer that starts at zero.
 
     Subclasses build the layers before the output layer in `_build_hidden`, and call them in `_call_hidden`.
@@ -32,7 +32,7 @@ class DenseConditioner(Conditioner):
         check_positive("log_scale_bound", log_scale_bound)
         self.log_scale_bound = float(log_scale_bound)
         self._sizes: tuple[int, int] | None = None  # sizes of kept and context, once built
-        self.output_layer = self.dense(self.num_outputs, kernel_initializer="zeros")
+        self.output_layer = self.dense(self._num_outputs, kernel_initializer="zeros")
 
     def dense(self, units: int, depth: int = 0, **kwargs: Any) -> keras.layers.Dense:
         glorot = keras.initializers.GlorotUniform(None if self.seed is None else self.seed + depth)
@@ -77,9 +77,9 @@ class DenseConditioner(Conditioner):
     def call(self, kept: Any, context: Any = None, training: bool | None = None) -> Any:
         self._check_shapes(kept.shape, None if context is None else context.shape)
         inputs = kept if context is None else ops.concatenate([kept, context], axis=-1)
-        return self._split(self.output_layer(self._call_hidden(inputs, context, training)))
+        return self._as_outputs(self.output_layer(self._call_hidden(inputs, context, training)))
 
-    def _bounded(self, log_scale: Any) -> Any:
+    def _bounded_log_scale(self, log_scale: Any) -> Any:
         return self.log_scale_bound * ops.tanh(log_scale / self.log_scale_bound)
 
     def get_config(self) -> dict[str, Any]:

@@ -32,13 +32,13 @@ def as_activation(activation: str | Callable[..., Any]) -> Callable[..., Any]:
     """
     if isinstance(activation, keras.layers.Layer):
         activation = type(activation).from_config(activation.get_config())
-    found: Callable[..., Any] | None
+    wrong = ValueError(f"activation must be the name of a Keras activation or a function, got {activation!r:.100}")
+    if isinstance(activation, type):
+        raise wrong
     try:
-        found = None if isinstance(activation, type) else keras.activations.get(activation)
+        found: Callable[..., Any] = keras.activations.get(activation)
     except (TypeError, ValueError):
-        found = None
-    if found is None:
-        raise ValueError(f"activation must be the name of a Keras activation or a function, got {activation!r:.100}")
+        raise wrong from None
     return found
 
 

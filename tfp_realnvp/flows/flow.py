@@ -25,8 +25,8 @@ from tfp_realnvp.flows.inputs import (
     as_tensor,
     check_context,
     check_no_context_argument,
-    check_same_number_of_rows,
     split_inputs,
+    with_rows_of,
 )
 from tfp_realnvp.flows.ranges import check_range
 from tfp_realnvp.flows.serialization import to_config
@@ -275,7 +275,7 @@ class Flow(LikelihoodModel):
         x = self._as_x(x, leading="N")
         context = self._as_context(context, leading="N")
         if context is not None:
-            check_same_number_of_rows("inputs", x.shape[0], context.shape[0])
+            context = with_rows_of(x, context)
         if training and self.trainable:  # A frozen flow runs in inference mode, like a frozen Keras layer.
             with tf_keras_training_mode(self._tf_keras_layers):
                 return self._at_context(self._training_distribution, context).log_prob(x)

@@ -25,9 +25,11 @@ __all__ = [
     "events_of",
     "is_array",
     "split_inputs",
+    "with_rows_of",
     "wrong_rows",
 ]
 
+_SAME_ROWS = "x and context must have the same number of rows"
 _CHUNK = 1 << 22  # number of values checked at once, so that arrays may be memory maps larger than memory
 
 Shape = tuple[int, ...]
@@ -116,7 +118,18 @@ def check_rows(
 def check_same_number_of_rows(argument: str, rows: int | None, context_rows: int | None) -> None:
     """Raises a ValueError if x and context have different numbers of rows. None is an unknown number."""
     if None not in (rows, context_rows) and rows != context_rows:
-        raise ValueError(f"{argument}: x and context must have the same number of rows, got {rows} and {context_rows}")
+        raise ValueError(f"{argument}: {_SAME_ROWS}, got {rows} and {context_rows}")
+
+
+def with_rows_of(x: tf.Tensor, context: tf.Tensor) -> tf.Tensor:
+    """Returns `context [N, K]`. Raises a ValueError unless x has N rows too, or an error when a graph runs."""
+    check_same_number_of_rows("inputs", x.shape[0], context.shape[0])
+    if x.shape[0] is not None and context.shape[0] is not None:
+        return context
+    shapes = tf.shape(x), tf.shape(context)
+    same = tf.debugging.Assert(shapes[0][0] == shapes[1][0], [_SAME_ROWS, "in each batch, got shapes", *shapes])
+    with tf.control_dependencies([same]):  # XLA drops the assertion, but not the reshape.
+        return tf.reshape(context, tf.concat([shapes[0][:1], shapes[1][1:]], axis=0))
 
 
 def as_tensor(
@@ -171,7 +184,7 @@ def _has_integers(array: Any) -> bool:
 
 @contextlib.contextmanager
 def batch_shape_errors() -> Iterator[None]:
-    """Context manager: raises a ValueError if a batch has a wrong shape.
+    """Context manager: raises a ValueError if a batch has a wrong shape, or x and context have other numbers of rows.
 
     TensorFlow notices this only when a graph runs if the dataset does not declare its shapes.
     """
@@ -180,6 +193,8 @@ def batch_shape_errors() -> Iterator[None]:
     except tf.errors.InvalidArgumentError as error:
         pattern = r"Shape of tensor \S+ (\[.*?\]) is not compatible with expected shape \[\?(.*?\])"
         found = re.search(pattern, error.message)
+        if found is None and _SAME_ROWS in error.message:
+            raise ValueError(f"{_SAME_ROWS} in each batch of the dataset") from error
         if found is None:
             raise
         argument = re.search(r"shape_of_(x|context)", error.message)
