@@ -8,7 +8,7 @@ from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as nvp
-from registry import random_tensor
+from registry import perturbed, random_tensor
 
 pytestmark = pytest.mark.default_steps
 
@@ -149,6 +149,34 @@ def in_a_training_layer(call, x):
             return call(x)
 
     return Layer(dtype="float64")(x, training=True)
+
+
+def coupling_with_dropout():
+    network = nvp.MLP(1, (8,), dropout=0.5, seed=0, dtype="float64")
+    return perturbed(nvp.AffineCoupling(network, nvp.masks.half(2)))
+
+
+class NormalWithDropout(tfd.Normal):
+    """A user's own distribution, with a Keras layer that is random in training."""
+
+    dropout = keras.layers.Dropout(0.5, dtype="float64")
+
+    def _log_prob(self, x):
+        return super()._log_prob(x) + self.dropout(tf.ones_like(x))
+
+
+def test_log_prob_first_traced_in_a_training_layer_uses_inference_mode():
+    flow = nvp.Flow(tfd.Independent(NormalWithDropout(tf.zeros(2, tf.float64), tf.ones(2, tf.float64)), 1))
+    expected = tfd.MultivariateNormalDiag(tf.zeros(2, tf.float64)).log_prob(X[:, :2]) + 2.0
+    np.testing.assert_allclose(in_a_training_layer(flow.log_prob, X[:, :2]), expected, rtol=1e-10)
+
+
+def test_a_frozen_flow_uses_inference_mode_in_training():
+    base = tfd.MultivariateNormalDiag(tf.zeros(2, tf.float64))
+    flow = nvp.Flow(tfd.TransformedDistribution(base, coupling_with_dropout()))
+    assert np.any(flow(X[:, :2], training=True) != flow(X[:, :2]))
+    flow.trainable = False
+    np.testing.assert_array_equal(flow(X[:, :2], training=True), flow(X[:, :2]))
 
 
 @pytest.mark.parametrize("compiled", [False, True])
