@@ -8,7 +8,7 @@ import pytest
 import tfp_realnvp as nvp
 from helpers.flows import smaller
 
-pytestmark = [pytest.mark.optimized, pytest.mark.default_steps]
+pytestmark = pytest.mark.optimized
 
 README = Path(__file__).parents[1] / "README.md"
 

@@ -22,8 +22,6 @@ from helpers.formula import (
 )
 from registry import perturbed
 
-pytestmark = pytest.mark.default_steps
-
 
 @pytest.mark.parametrize("kind", ["variable", "transformed variable"])
 def test_variable_context_trains_and_is_saved(kind, tmp_path):

@@ -193,7 +193,8 @@ def batch_shape_errors() -> Iterator[None]:
     except tf.errors.InvalidArgumentError as error:
         pattern = r"Shape of tensor \S+ (\[.*?\]) is not compatible with expected shape \[\?(.*?\])"
         found = re.search(pattern, error.message)
-        if found is None and _SAME_ROWS in error.message:
+        # A coupling may notice first that the batch shapes do not broadcast.
+        if found is None and (_SAME_ROWS in error.message or "BroadcastArgs" in error.message):
             raise ValueError(f"{_SAME_ROWS} in each batch of the dataset") from error
         if found is None:
             raise
