@@ -11,6 +11,7 @@ from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp.bijectors.base import ValueAndLogDet
 from tfp_realnvp.bijectors.context import broadcast_batches
+from tfp_realnvp.flows.inputs import reshaped_to_same_rows
 from tfp_realnvp.keras_internals import inference_mode, raw_variable
 
 __all__ = ["CompiledDensity"]
@@ -159,19 +160,18 @@ def _checked(args: Sequence[tf.Tensor], specs: Sequence[tf.TensorSpec]) -> list[
 
     Without them, a loaded signature accepts inputs of any shape.
     """
-    checked, rows = [], []
+    checked: list[tf.Tensor] = []
+    first: tuple[str, tf.Tensor] | None = None  # name and shape of the first input with rows
     for tensor, spec in zip(args, specs, strict=True):
         # TensorFlow removes a check if the declared shape of the input fulfils it. This operation declares no shape.
         tensor = tf.raw_ops.PlaceholderWithDefault(input=tensor, shape=None, name=f"input/{spec.name}")
         tensor = tf.ensure_shape(tensor, spec.shape)
         if spec.shape.rank and spec.shape[0] is None:
-            rows.append((spec.name, tf.shape(tensor)))
-        if len(rows) == 2:
-            (first, first_shape), (second, second_shape) = rows
-            message = f"{first} and {second} must have the same number of rows, got shapes"
-            same = tf.debugging.Assert(first_shape[0] == second_shape[0], [message, first_shape, second_shape])
-            with tf.control_dependencies([same]):  # XLA drops the assertion, but not the reshape.
-                shape = tf.concat([first_shape[:1], spec.shape[1:]], axis=0)
-                tensor = tf.reshape(tensor, shape, name=f"{second}_with_the_rows_of_{first}")
+            if first is None:
+                first = spec.name, tf.shape(tensor)
+            else:
+                message = f"{first[0]} and {spec.name} must have the same number of rows"
+                name = f"{spec.name}_with_the_rows_of_{first[0]}"
+                tensor = reshaped_to_same_rows(tensor, first[1], message, name)
         checked.append(tensor)
     return checked

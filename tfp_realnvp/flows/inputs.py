@@ -24,6 +24,7 @@ __all__ = [
     "chunks",
     "events_of",
     "is_array",
+    "reshaped_to_same_rows",
     "split_inputs",
     "with_rows_of",
     "wrong_rows",
@@ -126,10 +127,20 @@ def with_rows_of(x: tf.Tensor, context: tf.Tensor) -> tf.Tensor:
     check_same_number_of_rows("inputs", x.shape[0], context.shape[0])
     if x.shape[0] is not None and context.shape[0] is not None:
         return context
-    shapes = tf.shape(x), tf.shape(context)
-    same = tf.debugging.Assert(shapes[0][0] == shapes[1][0], [_SAME_ROWS, "in each batch, got shapes", *shapes])
+    return reshaped_to_same_rows(context, tf.shape(x), _SAME_ROWS)
+
+
+def reshaped_to_same_rows(tensor: tf.Tensor, shape: tf.Tensor, message: str, name: str | None = None) -> tf.Tensor:
+    """Returns `tensor` with a check, when a graph runs, that it has the number of rows of `shape`.
+
+    Args:
+        message: text of the error.
+        name: name of the operation, which XLA shows instead of the text.
+    """
+    own_shape = tf.shape(tensor)
+    same = tf.debugging.Assert(shape[0] == own_shape[0], [f"{message}, got shapes", shape, own_shape])
     with tf.control_dependencies([same]):  # XLA drops the assertion, but not the reshape.
-        return tf.reshape(context, tf.concat([shapes[0][:1], shapes[1][1:]], axis=0))
+        return tf.reshape(tensor, tf.concat([shape[:1], own_shape[1:]], axis=0), name=name)
 
 
 def as_tensor(

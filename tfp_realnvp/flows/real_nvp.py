@@ -123,7 +123,7 @@ class RealNVP(Flow):
         context_shape = None if context_shape is None else as_vector_shape(context_shape, "context_shape")
         check_size("num_couplings", num_couplings)
         check_sizes("hidden_units", hidden_units)
-        activation = as_activation(activation)
+        activation = as_activation(activation)  # of a layer, a copy: Keras tracks what `_options` holds
         check_option("conditioner", conditioner, tuple(_CONDITIONERS))
         check_fraction("dropout", dropout)
         check_option("coupling", coupling, ("affine", "spline"))

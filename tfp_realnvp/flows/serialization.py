@@ -134,8 +134,9 @@ class _Writer:
         def parts(network: keras.layers.Layer) -> set[int]:
             return {id(part) for part in (*layers_within(network), *network.variables)}
 
+        own = parts(network)
         for other in self.written:
-            if isinstance(other, keras.layers.Layer) and parts(other) & parts(network):
+            if isinstance(other, keras.layers.Layer) and not own.isdisjoint(parts(other)):
                 raise ValueError(
                     f"{path} cannot be saved: {network.name} and {other.name} share layers or variables. {_REMEDY}"
                 )
