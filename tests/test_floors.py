@@ -7,7 +7,7 @@ import tfp_realnvp
 
 # The lowest floor comes first.
 FLOORS = """
-    checks keras_internals tfp_internals replicas
+    checks keras_internals tfp_internals replicas random_numbers
 
     masks variables
     conditioners.layers conditioners.base conditioners.dense conditioners.constant conditioners.mlp conditioners.resnet
@@ -23,7 +23,7 @@ FLOORS = """
     flows.frames flows.inputs flows.batches flows.arguments flows.files flows.resume flows.callbacks
     flows.optimizers flows.non_finite flows.moments flows.standardizer flows.ranges flows.dequantization
     flows.compiled flows.summary flows.serialization
-    flows.saving flows.executions flows.training flows.flow flows.real_nvp flows.image_real_nvp flows
+    flows.saving flows.steps flows.executions flows.training flows.flow flows.real_nvp flows.image_real_nvp flows
 """
 
 PACKAGE = Path(tfp_realnvp.__file__).parent

@@ -14,6 +14,7 @@ from keras.src.backend.common import global_state
 
 __all__ = [
     "BuiltModel",
+    "IteratedDataset",
     "adam_moments",
     "inference_mode",
     "is_training",
@@ -113,3 +114,14 @@ class BuiltModel(keras.Model):
 
     def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
         """Does nothing. Keras's method fails when replicas get different numbers of rows."""
+
+
+class IteratedDataset(tf.data.Dataset):
+    """A dataset whose subclass defines `element_spec` and `__iter__`. TensorFlow itself knows only its length."""
+
+    def __init__(self, length: int):
+        super().__init__(tf.data.experimental.to_variant(tf.data.Dataset.range(length)))
+
+    def _inputs(self) -> list[tf.data.Dataset]:
+        """The datasets that this dataset is made of. TensorFlow wants every subclass to define this."""
+        return []

@@ -66,6 +66,24 @@ def fit_calls_a_method_that_builds_the_model():
     assert calls
 
 
+def datasets_may_be_iterated_in_python():
+    class Counted(tf.data.Dataset):
+        def __init__(self):
+            super().__init__(tf.data.experimental.to_variant(tf.data.Dataset.range(3)))
+
+        def _inputs(self):
+            return []
+
+        @property
+        def element_spec(self):
+            return tf.TensorSpec([])
+
+        def __iter__(self):
+            yield from (1.0, 2.0, 3.0)
+
+    assert list(Counted()) == [1.0, 2.0, 3.0] and Counted().cardinality() == 3
+
+
 def layers_take_their_training_mode_from_the_outer_call():
     from keras.src.backend.common import global_state
 
@@ -122,6 +140,7 @@ ROWS = [
     ),
     (optimizers_clip_with_a_method_of_the_instance, "clips the sum of gradients over replicas", "_clip_gradients"),
     (fit_calls_a_method_that_builds_the_model, "replicas with unequal numbers of rows", "_maybe_symbolic_build"),
+    (datasets_may_be_iterated_in_python, "batches of arrays without a pipeline", "_inputs"),
     (
         layers_take_their_training_mode_from_the_outer_call,
         "training mode within a flow, inference mode in its distribution",

@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from tfp_realnvp.keras_internals import layers_within
+from tfp_realnvp.random_numbers import Dropout
 
 __all__ = [
     "activation_config",
@@ -57,9 +58,9 @@ def batch_normalization(dtype: keras.DTypePolicy, **options: Any) -> keras.layer
     return keras.layers.BatchNormalization(synchronized=synchronized, dtype=dtype, **options)
 
 
-def dropout_layer(rate: float, seed: int | None, dtype: keras.DTypePolicy) -> keras.layers.Dropout | None:
+def dropout_layer(rate: float, seed: int | None, dtype: keras.DTypePolicy) -> Dropout | None:
     """A dropout layer, or None at rate 0: a layer would add a random state to every file."""
-    return keras.layers.Dropout(rate, seed=seed, dtype=dtype) if rate else None
+    return Dropout(rate, seed=seed, dtype=dtype) if rate else None
 
 
 def freeze_parts_of_frozen(network: keras.layers.Layer) -> None:

@@ -1,12 +1,15 @@
 """Batches of arrays that keep the dtypes of the arrays. Keras would cast them to `keras.config.floatx()`."""
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["for_keras", "split_rows"]
+from tfp_realnvp.keras_internals import IteratedDataset
+
+__all__ = ["ArrayBatches", "batches_of", "num_batches", "split_rows"]
 
 
 def are_arrays(x: Any) -> bool:
@@ -37,39 +40,92 @@ def split_rows(x: Any, sample_weight: Any, fraction: float) -> tuple[tuple[Any, 
     return part_of(slice(split)), part_of(slice(split, None))
 
 
-def for_keras(
-    data: tuple[Any, Any], dtype: str, batch_size: int | None, steps: int | None, shuffle: bool | str = False
-) -> tuple[Any, Any, Any]:
-    """Converts (x, sample_weight) for a flow of the given dtype to (x, y, sample_weight) for Keras.
+def batches_of(
+    data: tuple[Any, Any],
+    batch_size: int | None,
+    steps: int | None,
+    shuffle: bool | str = False,
+    epoch: Callable[[], int] = int,
+    in_pipeline: bool = False,
+) -> Any:
+    """The batches that Keras would make of arrays (x, sample_weight), in their dtypes; x itself if it is no array.
 
-    Keras ignores sample weights when y is None, so we pass them as y too.
+    Elements are `(x,)` or `(x, sample_weight, sample_weight)`: Keras ignores sample weights when y is None, so they
+    are also passed as y. `epoch` is as in `ArrayBatches`, other arguments as in `keras.Model.fit`. With `in_pipeline`,
+    the batches are a pipeline of `tf.data`, which a `tf.distribute.Strategy` can distribute.
     """
     x, sample_weight = data
-    if not are_arrays(x) or keras.config.floatx() == dtype:
-        return x, sample_weight, sample_weight
-    return array_batches(x, sample_weight, batch_size, steps, shuffle), None, None
-
-
-def array_batches(
-    x: Any, sample_weight: Any, batch_size: int | None, steps: int | None, shuffle: bool | str
-) -> tf.data.Dataset:
-    """The same batches as Keras makes of arrays, but in the dtypes of the arrays.
-
-    Elements are `(x,)` or `(x, sample_weight, sample_weight)`. The arguments have the meaning of `keras.Model.fit`.
-    """
+    if not are_arrays(x):
+        if sample_weight is not None:
+            raise ValueError(
+                "sample_weight must be None unless x is an array: a dataset has weights in its batches (x, x, weights)"
+            )
+        return x
     parts = (x,) if sample_weight is None else (x, sample_weight, sample_weight)
-    parts = tf.nest.map_structure(lambda part: part if tf.is_tensor(part) else tf.constant(np.asarray(part)), parts)
-    size = len(tf.nest.flatten(parts)[0])
-    rows = tf.data.Dataset.range(size)
-    if shuffle and shuffle != "batch":
-        rows = rows.shuffle(size)
-    batches = rows.batch(batch_size or (-(-size // steps) if steps else 32))
-    if shuffle == "batch":
-        batches = batches.map(tf.random.shuffle)
+    size = len(tf.nest.flatten(x)[0])
+    batches = ArrayBatches(parts, batch_size or (-(-size // steps) if steps else 32), shuffle, epoch)
+    return batches.as_pipeline() if in_pipeline else batches
 
-    def take(rows: tf.Tensor) -> Any:
-        return tf.nest.map_structure(lambda part: tf.gather(part, rows), parts)
 
-    options = tf.data.Options()  # As in Keras, each worker has all rows of an array and reads a part of them.
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    return batches.map(take, num_parallel_calls=tf.data.AUTOTUNE).with_options(options).prefetch(tf.data.AUTOTUNE)
+def num_batches(data: Any) -> int | None:
+    """Number of batches of a dataset, or None if it is not known."""
+    number = data.num_batches if isinstance(data, keras.utils.PyDataset) else None
+    if isinstance(data, tf.data.Dataset):
+        number = int(data.cardinality())
+    return None if number is None or number < 0 else number
+
+
+class ArrayBatches(IteratedDataset):
+    """A dataset of batches of the rows of arrays, which Python takes from the arrays.
+
+    A pipeline of `tf.data` does the same, but needs 20 ms to start in each epoch, as long as ten steps of a small flow.
+
+    Args:
+        parts: nested structure of arrays with the same number of rows.
+        batch_size: number of rows of a batch; the last batch may have fewer.
+        shuffle: True to shuffle all rows in each epoch, "batch" to shuffle the rows of each batch, or False.
+        epoch: function that returns the number of the epoch when it starts. Each epoch has its own order of rows, which
+            is the same if a training is continued, after `keras.utils.set_random_seed`, from this epoch.
+    """
+
+    def __init__(self, parts: Any, batch_size: int, shuffle: bool | str, epoch: Callable[[], int]):
+        self._parts = tf.nest.map_structure(np.asarray, parts)  # A memory map stays a memory map.
+        self._size, self._batch_size, self._shuffle = len(tf.nest.flatten(self._parts)[0]), batch_size, shuffle
+        self._seed, self._epoch = int(tf.random.uniform([], maxval=2**31 - 1, dtype=tf.int32)) if shuffle else 0, epoch
+        super().__init__(-(-self._size // batch_size))
+
+    @property
+    def element_spec(self) -> Any:
+        return tf.nest.map_structure(lambda part: tf.TensorSpec([None, *part.shape[1:]], part.dtype), self._parts)
+
+    def __iter__(self) -> Iterator[Any]:
+        random = np.random.default_rng([self._seed, self._epoch()])
+        shuffles_all = self._shuffle and self._shuffle != "batch"
+        order = random.permutation(self._size) if shuffles_all else np.arange(self._size)
+        for start in range(0, self._size, self._batch_size):
+            rows = order[start : start + self._batch_size]
+            yield self._take(random.permutation(rows) if self._shuffle == "batch" else rows)
+
+    def _take(self, rows: np.ndarray) -> Any:
+        def take(part: np.ndarray) -> np.ndarray:
+            # TensorFlow knows no numbers in the byte order of another machine, which some files have.
+            return part.take(rows, axis=0).astype(part.dtype.newbyteorder("="), copy=False)
+
+        return tf.nest.map_structure(take, self._parts)
+
+    def as_pipeline(self) -> tf.data.Dataset:
+        """The same batches as a pipeline of `tf.data`."""
+        parts = tf.nest.map_structure(tf.constant, self._take(np.arange(self._size)))
+        rows = tf.data.Dataset.range(self._size)
+        if self._shuffle and self._shuffle != "batch":
+            rows = rows.shuffle(self._size)
+        batches = rows.batch(self._batch_size)
+        if self._shuffle == "batch":
+            batches = batches.map(tf.random.shuffle)
+
+        def take(rows: tf.Tensor) -> Any:
+            return tf.nest.map_structure(lambda part: tf.gather(part, rows), parts)
+
+        options = tf.data.Options()  # As in Keras, each worker has all rows of an array and reads a part of them.
+        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+        return batches.map(take, num_parallel_calls=tf.data.AUTOTUNE).with_options(options).prefetch(tf.data.AUTOTUNE)

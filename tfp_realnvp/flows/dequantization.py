@@ -17,6 +17,7 @@ from tfp_realnvp.bijectors.context import broadcast_batch_shape
 from tfp_realnvp.flows.arguments import stateless_seed
 from tfp_realnvp.flows.frames import listed
 from tfp_realnvp.flows.inputs import batch_shape_errors, chunks, events_of, is_array, wrong_rows
+from tfp_realnvp.random_numbers import uniform
 from tfp_realnvp.replicas import rows_of_replicas
 
 __all__ = ["Dequantization", "PixelDequantization"]
@@ -112,11 +113,11 @@ class PixelDequantization(Dequantization):
         """U(0, 1) noise `[N, ...]` for the rows of a replica. The noise of a batch does not depend on the replicas."""
         replica = tf.distribute.get_replica_context()
         if replica.num_replicas_in_sync == 1:
-            return keras.random.uniform(shape, dtype=self._dtype, seed=self._seed)
+            return uniform(shape, self._dtype, self._seed)
         rows = tf.cast(rows_of_replicas(shape[0]), shape.dtype)
         whole = tf.concat([[tf.reduce_sum(rows)], shape[1:]], axis=0)
         start = tf.reduce_sum(rows[: replica.replica_id_in_sync_group])
-        return keras.random.uniform(whole, dtype=self._dtype, seed=self._seed)[start : start + shape[0]]
+        return uniform(whole, self._dtype, self._seed)[start : start + shape[0]]
 
     def check_continuous(self, data: Any, events: tf.Tensor | None = None) -> None:
         """Raises a ValueError if images are integers, or lie outside the range of `sample_and_log_prob`."""

@@ -1,32 +1,36 @@
-"""How many training steps Keras runs in one execution, before it calls the callbacks."""
+"""How many training steps run in one execution, before Keras calls the callbacks, and whether XLA compiles them."""
 
 import contextlib
 import functools
-import logging
 import threading
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from tfp_realnvp.flows.batches import batches_of, num_batches
 from tfp_realnvp.flows.callbacks import needs_every_batch
 from tfp_realnvp.flows.saving import SavingModel
+from tfp_realnvp.flows.steps import Steps
 
-__all__ = ["ExecutionsModel"]
+__all__ = ["Call", "ExecutionsModel"]
 
-MAX_STEPS_PER_EXECUTION = 32  # Keras needs as much time for an execution as for several small steps.
+MAX_STEPS_PER_EXECUTION = 32  # The callbacks after an execution need as much time as a few small steps.
+STEPS_THAT_PAY = 1000  # XLA compiles a program in the time that it saves in this number of steps, for most flows.
 
 
-def _by_steps(name: str) -> property:
-    """A property that keeps one of Keras's compiled functions for each number of steps per execution."""
+class Call(NamedTuple):
+    """The steps of training or of evaluation in a call of `fit` or `evaluate`.
 
-    def get(model: "ExecutionsModel") -> Any:
-        return model._functions.get((name, model.steps_per_execution))
+    Attributes:
+        asked: number of steps of an epoch that the user has asked for, or None.
+        known: number of steps of an epoch, or None if it is not known.
+        expected: number of steps at the end of the call, counted since `compile`, as far as it is known.
+    """
 
-    def keep(model: "ExecutionsModel", function: Any) -> None:
-        model._functions[name, model.steps_per_execution] = function
-
-    return property(get, keep)
+    asked: int | None = None
+    known: int | None = None
+    expected: int = 0
 
 
 class ExecutionsModel(SavingModel):
@@ -38,17 +42,26 @@ class ExecutionsModel(SavingModel):
 
     def __init__(self, **kwargs: Any):
         self._asked_steps: int | None = 1  # the argument steps_per_execution of `compile`; 1, as in Keras, before it
-        self._functions: dict[tuple[str, int], Any] = {}  # Keras's functions by name and steps per execution
+        self._asked_xla: Any = "auto"  # the argument jit_compile of `compile`
+        self._steps_done = {"train": 0, "test": 0}  # since `compile`
         self._running = threading.local()  # the state of `_executing` in this thread
         super().__init__(**kwargs)
 
     def compile(
-        self, optimizer: Any = "rmsprop", loss: None = None, *, steps_per_execution: int | None = None, **kwargs: Any
+        self,
+        optimizer: Any = "rmsprop",
+        loss: None = None,
+        *,
+        steps_per_execution: int | None = None,
+        jit_compile: Any = "auto",
+        **kwargs: Any,
     ) -> None:
         """Like `keras.Model.compile`. With steps_per_execution=None, each call chooses the number of steps."""
-        self._functions = {}
-        super().compile(optimizer, loss, steps_per_execution=steps_per_execution or 1, **kwargs)
-        self._asked_steps = steps_per_execution
+        super().compile(
+            optimizer, loss, steps_per_execution=steps_per_execution or 1, jit_compile=jit_compile, **kwargs
+        )
+        self._asked_steps, self._asked_xla = steps_per_execution, jit_compile
+        self._steps_done = {"train": 0, "test": 0}
 
     def get_compile_config(self) -> dict[str, Any] | None:
         config: dict[str, Any] | None = super().get_compile_config()
@@ -64,9 +77,23 @@ class ExecutionsModel(SavingModel):
     def steps_per_execution(self, steps: int) -> None:
         self._asked_steps = steps
 
-    predict_function: Any  # set by Keras
-    train_function = _by_steps("train_function")
-    test_function = _by_steps("test_function")
+    train_function: Any
+    test_function: Any
+    predict_function: Any
+
+    # Keras's functions, which run one execution on the next batches of an iterator
+
+    def make_train_function(self, force: bool = False) -> None:
+        if self._has_strategy():
+            super().make_train_function(force)
+        elif self.train_function is None or force:
+            self.train_function = self._execution("train", self.train_step)
+
+    def make_test_function(self, force: bool = False) -> None:
+        if self._has_strategy():
+            super().make_test_function(force)
+        elif self.test_function is None or force:
+            self.test_function = self._execution("test", self.test_step)
 
     def make_predict_function(self, force: bool = False) -> None:
         if self.predict_function is None or force:
@@ -76,38 +103,79 @@ class ExecutionsModel(SavingModel):
                 # together. A `partial` is counted by itself.
                 self.predict_function = tf.function(functools.partial(self.predict_function), reduce_retracing=True)
 
-    def _steps(self, counts: Sequence[int | None], callbacks: Any, *modes: str) -> int:
-        """The number of steps per execution: the user's choice, or the largest number up to 32 that divides each count.
+    def _execution(self, mode: str, step: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
+        """The function that Keras calls to run one execution on the next batches of an iterator."""
+        steps = Steps(step, run_eagerly=self.run_eagerly, jit_compile=self.jit_compile)
+
+        def execute(iterator: Iterator[Any]) -> dict[str, Any]:
+            call = getattr(self._running, "calls", {}).get(mode) or Call()
+            as_programs = self._compiles(max(call.expected, self._steps_done[mode]))
+            logs, done = steps.run(iterator, self.steps_per_execution, as_programs)
+            self._steps_done[mode] += done
+            if logs is None:
+                raise StopIteration
+            return logs
+
+        return execute
+
+    def _compiles(self, num_steps: int) -> bool:
+        """Whether many steps run as one XLA program in a training of at least `num_steps` steps."""
+        if self.run_eagerly or tf.config.functions_run_eagerly():
+            return False
+        return num_steps >= STEPS_THAT_PAY if self._asked_xla == "auto" else bool(self._asked_xla)
+
+    def _has_strategy(self) -> bool:
+        with self.distribute_strategy.scope():
+            return bool(tf.distribute.has_strategy())
+
+    def _batches(
+        self,
+        mode: str,
+        data: tuple[Any, Any],
+        batch_size: int | None,
+        steps: int | None,
+        epochs: int = 1,
+        shuffle: bool | str = False,
+    ) -> tuple[Any, Call]:
+        """The batches for Keras of data (x, sample_weight), and the steps that a call will do on them."""
+        in_pipeline = self._has_strategy()
+        batches = batches_of(data, batch_size, steps, shuffle, lambda: self.num_epochs_done, in_pipeline=in_pipeline)
+        number = steps or num_batches(batches)
+        return batches, Call(steps, number, self._steps_done[mode] + epochs * (number or 0))
+
+    def _steps(self, callbacks: Any, **calls: Call) -> int:
+        """The number of steps per execution: the user's choice, or the largest number up to 32 that fits the calls.
 
         The number must divide counts such as steps_per_epoch, because Keras rounds them up to whole executions.
         """
-        # On several replicas, Keras fails with several steps per execution (InvalidArgumentError, Keras 3.15). Older
-        # Keras, which has no attribute `unrolled_steps_per_execution`, drops a final incomplete execution.
-        if self.distribute_strategy.num_replicas_in_sync > 1 or not hasattr(self, "unrolled_steps_per_execution"):
+        # On several replicas, Keras fails with several steps per execution (InvalidArgumentError, Keras 3.15).
+        if self.distribute_strategy.num_replicas_in_sync > 1:
             return 1
         if self._asked_steps is not None:
             return self._asked_steps
-        if needs_every_batch(callbacks, modes):
+        if self._has_strategy() or needs_every_batch(callbacks, tuple(calls)):
             return 1
+        most = MAX_STEPS_PER_EXECUTION
+        most = max(min(call.known or most, most) for call in calls.values()) if calls else most
         # Validation inside `fit` uses the number of steps of `fit`, which divides the counts of both.
-        outer: int = getattr(self._running, "steps", None) or MAX_STEPS_PER_EXECUTION
-        steps = outer, *range(MAX_STEPS_PER_EXECUTION, 0, -1)
-        divide_all: Iterator[int] = (step for step in steps if all(count % step == 0 for count in counts if count))
+        outer: int = getattr(self._running, "steps", None) or most
+        asked = [call.asked for call in calls.values() if call.asked]
+        divide_all: Iterator[int] = (n for n in (outer, *range(most, 0, -1)) if not any(count % n for count in asked))
         return next(divide_all)
 
     @contextlib.contextmanager
-    def _executing(self, steps: int, checked: Any = None) -> Iterator[None]:
+    def _executing(self, steps: int, checked: Any = None, **calls: Call) -> Iterator[None]:
         """Context manager: Keras runs `steps` steps per execution in this thread.
 
         Args:
             steps: number of steps.
             checked: x of the validation data that `fit` has checked. `evaluate` then does not check it in each epoch.
+            **calls: the steps to come, by mode ("train", "test").
         """
         outer = vars(self._running).copy()
-        vars(self._running).update(steps=steps, checked=checked)
+        vars(self._running).update(steps=steps, checked=checked, calls={**outer.get("calls", {}), **calls})
         try:
-            with _without_retracing_warnings():
-                yield
+            yield
         finally:
             vars(self._running).clear()
             vars(self._running).update(outer)
@@ -116,23 +184,3 @@ class ExecutionsModel(SavingModel):
     def _checked(self) -> Any:
         """The argument `checked` of `_executing` in this thread."""
         return getattr(self._running, "checked", None)
-
-
-@contextlib.contextmanager
-def _without_retracing_warnings() -> Iterator[None]:
-    """Context manager: suppresses TensorFlow's warnings that Keras's functions are retraced.
-
-    TensorFlow counts the calls of all models together, and warns if 5 of 10 calls traced. Since one call runs up to 32
-    steps, short trainings of a few different flows would cause the warning.
-    """
-
-    def keep(record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        return "triggered tf.function retracing" not in message or "multi_step_on_iterator" not in message
-
-    logger = tf.get_logger()
-    logger.addFilter(keep)
-    try:
-        yield
-    finally:
-        logger.removeFilter(keep)

@@ -9,10 +9,10 @@ import tensorflow as tf
 
 from tfp_realnvp.checks import check_size
 from tfp_realnvp.flows.arguments import check_counts, check_fit_options
-from tfp_realnvp.flows.batches import for_keras, split_rows
+from tfp_realnvp.flows.batches import batches_of, split_rows
 from tfp_realnvp.flows.callbacks import with_callbacks
 from tfp_realnvp.flows.dequantization import Dequantization
-from tfp_realnvp.flows.executions import ExecutionsModel
+from tfp_realnvp.flows.executions import Call, ExecutionsModel
 from tfp_realnvp.flows.inputs import check_ends, check_no_context_argument, check_rows, check_weights
 from tfp_realnvp.flows.moments import warn_unless_standardized
 from tfp_realnvp.flows.non_finite import FiniteSteps, StopOnNonFiniteLoss
@@ -168,32 +168,31 @@ class LikelihoodModel(ExecutionsModel):
         num_steps, num_validation_steps = kwargs.get("steps_per_epoch"), kwargs.get("validation_steps")
         weights = kwargs.pop("sample_weight", None)
         x, weights = self._checked_data(x, y, weights, "x", "steps_per_epoch", num_steps)
-        validation: Any = None
+        data, validation = (x, weights), None
         if validation_data is not None:
             validation = self._checked_validation(validation_data, num_validation_steps)
         elif validation_split:
-            (x, weights), validation = split_rows(x, weights, validation_split)
-        self._prepare_fit(x)
+            data, validation = split_rows(x, weights, validation_split)
+        self._prepare_fit(data[0])
 
-        inputs, targets, weights = for_keras((x, weights), self.variable_dtype, batch_size, num_steps, shuffle)
-        steps = self._steps([num_steps], callbacks, "train")
+        initial_epoch = kwargs.get("initial_epoch", 0)
+        inputs, train = self._batches("train", data, batch_size, num_steps, epochs - initial_epoch, shuffle)
+        validation_batches, calls = None, {"train": train}
         if validation is not None:
-            validation_batch_size = kwargs.get("validation_batch_size") or batch_size
-            validation = for_keras(validation, self.variable_dtype, validation_batch_size, num_validation_steps)
-            steps = self._steps([num_steps, num_validation_steps], callbacks, "train", "test")
+            size = kwargs.get("validation_batch_size") or batch_size
+            validation_batches, calls["test"] = self._batches("test", validation, size, num_validation_steps, epochs)
+        steps = self._steps(callbacks, **calls)
         stop = StopOnNonFiniteLoss(self._finite_steps)
-        callbacks = with_callbacks([stop, CountEpochs(kwargs.get("initial_epoch", 0))], callbacks, self)
-        with self._executing(steps, checked=validation and validation[0]), self._dequantization.errors():
+        callbacks = with_callbacks([stop, CountEpochs(initial_epoch)], callbacks, self)
+        with self._executing(steps, checked=validation_batches, **calls), self._dequantization.errors():
             history = super().fit(
                 inputs,
-                targets,
                 batch_size=batch_size,
                 epochs=epochs,
                 verbose=verbose,
                 callbacks=callbacks,
-                validation_data=validation and keras.utils.pack_x_y_sample_weight(*validation),
+                validation_data=validation_batches,
                 shuffle=shuffle and not isinstance(inputs, tf.data.Dataset),  # Keras would warn.
-                sample_weight=weights,
                 **kwargs,
             )
         if stop.message is not None:  # With the model's name, since Python shows equal warnings once.
@@ -218,13 +217,14 @@ class LikelihoodModel(ExecutionsModel):
         """
         check_no_context_argument(kwargs.pop("context", None))
         num_steps = kwargs.get("steps")
+        calls: dict[str, Call] = {}  # Validation in `fit` is checked and counted there.
         if x is None or x is not self._checked:
             check_counts(batch_size=batch_size, steps=num_steps)
             x, sample_weight = self._checked_data(x, y, sample_weight, "x", "steps", num_steps)
-        x, y, sample_weight = for_keras((x, sample_weight), self.variable_dtype, batch_size, num_steps)
-        steps = self._steps([num_steps], kwargs.get("callbacks"), "test")
-        with self._executing(steps), self._dequantization.errors():
-            results = super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
+            x, calls["test"] = self._batches("test", (x, sample_weight), batch_size, num_steps)
+        steps = self._steps(kwargs.get("callbacks"), **calls)
+        with self._executing(steps, **calls), self._dequantization.errors():
+            results = super().evaluate(x, None, batch_size, verbose, **kwargs)
         if isinstance(results, list | dict) and not results:
             raise ValueError(_EMPTY)
         return results
@@ -241,9 +241,9 @@ class LikelihoodModel(ExecutionsModel):
         self._dequantization.check_continuous(x)
         check_rows(x, self.event_shape, self.context_shape, "x")
         check_ends(x, "x", "steps", kwargs.get("steps"))
-        x, *_ = for_keras((x, None), self.variable_dtype, batch_size, kwargs.get("steps"))
+        x = batches_of((x, None), batch_size, kwargs.get("steps"), in_pipeline=self._has_strategy())
         # With more steps per execution, Keras would trace `predict` again for each number of batches.
-        steps = self._steps([], None) if self._asked_steps else 1
+        steps = self._asked_steps or 1
         with self._executing(steps), self._dequantization.errors():
             try:
                 return np.asarray(super().predict(x, batch_size, verbose, **kwargs))

@@ -1,0 +1,161 @@
+"""The steps of one execution of `fit` or `evaluate`: one after another, or many of them as one XLA program."""
+
+import functools
+import itertools
+import logging
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+__all__ = ["Steps"]
+
+MAX_STEPS = 32  # of one program
+MAX_BYTES = 1 << 26  # of the batches of one program
+MAX_PROGRAMS = 4  # Each size of batches needs a program of its own.
+
+# XLA drops these operations, or draws other random numbers, so that results would differ in silence.
+_CHECKS = {"Assert", "CheckNumerics", "CheckNumericsV2", "DebugNumericSummaryV2", "Print", "PrintV2"}
+_RANDOM = {"RandomUniform", "RandomStandardNormal", "TruncatedNormal", "Multinomial", "RandomShuffle"}
+
+_log = logging.getLogger(__name__)
+
+
+class Steps:
+    """Runs steps on the batches of an iterator.
+
+    Args:
+        step: function of a batch that does a step and returns its logs.
+        run_eagerly: whether to call `step` without tracing it.
+        jit_compile: whether XLA compiles single steps.
+    """
+
+    def __init__(self, step: Callable[[Any], dict[str, Any]], *, run_eagerly: bool, jit_compile: bool):
+        self._step = tf.autograph.experimental.do_not_convert(step)
+        self._run_eagerly, self._jit_compile = run_eagerly, jit_compile
+        self._functions: dict[str, Any] = {}  # traced single steps, by the specs of a batch
+        self._programs: dict[str, Any] = {}  # traced programs, or None if single steps must run
+
+    def run(self, iterator: Iterator[Any], number: int, as_programs: bool) -> tuple[dict[str, Any] | None, int]:
+        """Runs a step on each of the next `number` batches, or on fewer if the iterator ends.
+
+        Returns:
+            The logs after the last step, or None without a step; and the number of steps.
+        """
+        logs: dict[str, Any] | None = None
+        done = 0
+        for batches, spec in _groups(itertools.islice(iterator, number), as_programs):
+            program_logs = None if spec is None else self._as_program(batches, spec)
+            logs = program_logs or [self._one_step(batch) for batch in batches][-1]
+            done += len(batches)
+        return logs, done
+
+    def _one_step(self, batch: Any) -> dict[str, Any]:
+        batch = tf.nest.map_structure(_as_tensor, batch)
+        logs: dict[str, Any] = self._step(batch) if self._run_eagerly else self._traced_step(batch)(batch)
+        return logs
+
+    def _traced_step(self, batch: Any) -> Any:
+        specs = tf.nest.map_structure(_any_number_of_rows, batch)
+        key = repr(specs)  # the structure too
+        if key not in self._functions:
+            self._functions[key] = _traced(self._step, specs, jit_compile=self._jit_compile)
+        return self._functions[key]
+
+    def _as_program(self, batches: list[Any], spec: str) -> dict[str, Any] | None:
+        """Runs the steps as one program. Returns None, and does nothing, if that is not possible."""
+        if spec not in self._programs and (len(batches) == 1 or len(self._programs) == MAX_PROGRAMS):
+            return None
+        padded = batches + batches[:1] * (_program_size(batches[0]) - len(batches))
+        stacks = tf.nest.map_structure(_stack, *padded)
+        try:
+            if spec not in self._programs:
+                self._programs[spec] = self._program(stacks, batches[0])
+            program = self._programs[spec]
+            return None if program is None else program(tf.constant(len(batches)), stacks)
+        except Exception as error:  # No variable has changed yet. If single steps fail too, the user gets their error.
+            _log.debug("XLA cannot compile many steps as one program, so single steps run: %s", error)
+            self._programs[spec] = None
+            return None
+
+    def _program(self, stacks: Any, batch: Any) -> Any:
+        """The program for stacks `[size, N, ...]` of batches, or None if XLA would change its results."""
+        logs = self._traced_step(tf.nest.map_structure(_as_tensor, batch)).structured_outputs
+
+        def program(number: tf.Tensor, stacks: Any) -> dict[str, Any]:
+            def body(index: tf.Tensor, _: Any) -> tuple[tf.Tensor, Any]:
+                return index + 1, self._step(tf.nest.map_structure(lambda stack: stack[index], stacks))
+
+            start = tf.constant(0), tf.nest.map_structure(lambda log: tf.zeros(log.shape, log.dtype), logs)
+            last: dict[str, Any] = tf.while_loop(lambda index, _: index < number, body, start)[1]
+            return last
+
+        specs = tf.nest.map_structure(lambda stack: tf.TensorSpec(stack.shape, stack.dtype), stacks)
+        traced = _traced(program, tf.TensorSpec([], tf.int32), specs, jit_compile=True)
+        unlike = _operations(traced) & (_CHECKS | _RANDOM)
+        if unlike:
+            _log.debug("single steps run, since XLA would drop checks or draw other random numbers: %s", sorted(unlike))
+            return None
+        return traced
+
+
+def _traced(function: Callable[..., Any], *specs: Any, jit_compile: bool) -> Any:
+    @functools.partial(tf.function, jit_compile=jit_compile, autograph=False)
+    def traced(*args: Any) -> Any:
+        return function(*args)  # It may have more arguments, with default values.
+
+    return traced.get_concrete_function(*specs)
+
+
+def _groups(batches: Iterator[Any], as_program: bool) -> Iterator[tuple[list[Any], str | None]]:
+    """Yields lists of successive batches for one program, with their dtypes and shapes, or single batches."""
+    group: list[Any] = []
+    spec: str | None = None
+    for batch in batches:
+        new_spec = _spec(batch) if as_program else None
+        if group and (new_spec is None or new_spec != spec or len(group) == _program_size(batch)):
+            yield group, spec
+            group = []
+        group, spec = [*group, batch], new_spec
+    if group:
+        yield group, spec
+
+
+def _spec(batch: Any) -> str | None:
+    """Structure, dtypes and shapes of a batch, in words; None if the batch does not consist of tensors."""
+    parts = tf.nest.flatten(batch)
+    are_tensors = all(isinstance(part, tf.Tensor | np.ndarray) for part in parts)
+    return repr(tf.nest.map_structure(lambda part: (part.dtype, *part.shape), batch)) if are_tensors else None
+
+
+def _program_size(batch: Any) -> int:
+    """Number of batches that one program takes."""
+    size = sum(int(math.prod(part.shape)) * int(tf.as_dtype(part.dtype).size) for part in tf.nest.flatten(batch))
+    return max(1, min(MAX_STEPS, MAX_BYTES // max(1, size)))
+
+
+def _stack(*parts: Any) -> tf.Tensor:
+    # TensorFlow would convert each array to a tensor first, which takes as long as several small steps.
+    return tf.constant(np.stack(parts)) if isinstance(parts[0], np.ndarray) else tf.stack(parts)
+
+
+def _as_tensor(part: Any) -> Any:
+    if isinstance(part, tf.experimental.Optional):  # Keras's generators yield it for None.
+        return None
+    return part if part is None or tf.is_tensor(part) else tf.convert_to_tensor(part)
+
+
+def _any_number_of_rows(part: Any) -> Any:
+    """The spec of a part of a batch, with any number of rows, so that the last batch needs no other trace."""
+    if not isinstance(part, tf.Tensor):
+        return None if part is None else tf.type_spec_from_value(part)
+    return tf.TensorSpec([None, *part.shape[1:]] if part.shape.rank else [], part.dtype)
+
+
+def _operations(function: Any) -> set[str]:
+    """Types of the operations in a traced function, and in the loops inside it."""
+    graph = function.graph.as_graph_def()
+    nested = (node for inner in graph.library.function for node in inner.node_def)
+    return {node.op for node in itertools.chain(graph.node, nested)}
