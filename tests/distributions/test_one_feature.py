@@ -134,7 +134,8 @@ def test_probabilities_of_bases_with_bounded_support(base, bijector):
     assert ours.cdf(np.float32(-np.inf)) == 0.0
 
 
-def test_a_cumulative_probability_runs_the_network_once():
+def counting_flow():
+    """A conditional flow, and the list of the numbers of rows for which its network is called."""
     calls = []
 
     def conditioner(kept, context):
@@ -144,7 +145,53 @@ def test_a_cumulative_probability_runs_the_network_once():
     coupling = nvp.AffineCoupling(conditioner, np.array([False]), context=tf.zeros([2]))
     base = tfd.Independent(tfd.Normal([0.0], [1.0]), 1)
     flow = nvp.Flow(tfd.TransformedDistribution(base, coupling), context_shape=2)
-    distribution = flow.distribution(tf.zeros([3, 2]))
     calls.clear()
+    return flow, calls
+
+
+def test_the_network_runs_once_for_each_context():
+    flow, calls = counting_flow()
+    distribution = flow.distribution(tf.zeros([3, 2]))
     distribution.cdf(tf.zeros([50, 3, 1]))
-    assert sorted(calls) == [3, 150]  # one latent in the support for each context, and all events
+    assert calls == [3, 3]  # for one latent in the support, and for all events
+    calls.clear()
+    distribution.log_prob(tf.zeros([50, 3, 1]))
+    assert calls == [3]
+    calls.clear()
+    distribution.sample(50)
+    assert calls == [3]
+
+
+def test_the_network_runs_once_for_each_context_of_log_prob_and_sample(eagerly):
+    flow, calls = counting_flow()
+    flow.log_prob(tf.zeros([50, 1, 1]), tf.zeros([3, 2]))
+    flow.log_prob(tf.zeros([4, 3, 50, 1]), tf.zeros([3, 1, 2]))
+    flow.sample(50, tf.zeros([3, 2]))
+    assert calls == [3, 3, 3]
+
+
+@pytest.mark.parametrize("coupling", ["affine", "spline"])
+@pytest.mark.parametrize(
+    ("x_shape", "context_shape"),
+    [((7,), ()), ((7, 1), (5,)), ((1, 7), (5, 1)), ((2, 1, 7), (2, 5, 1)), ((), (5,)), ((1,), (5,)), ((5,), (1,))],
+)
+def test_densities_on_grids_are_those_of_single_events(coupling, x_shape, context_shape):
+    flow = make_flow(context_shape=2, coupling=coupling)
+    random = np.random.default_rng(0)
+    x, context = random.normal(5.0, 2.0, (*x_shape, 1)), random.normal(size=(*context_shape, 2))
+    batch_shape = np.broadcast_shapes(x_shape, context_shape)
+    rows = np.broadcast_to(x, (*batch_shape, 1)).reshape(-1, 1)
+    contexts = np.broadcast_to(context, (*batch_shape, 2)).reshape(-1, 2)
+    expected = flow.predict({"x": rows, "context": contexts}, verbose=0).reshape(batch_shape)
+    log_prob = flow.log_prob(x, context)
+    assert log_prob.shape == batch_shape
+    np.testing.assert_allclose(log_prob, expected, rtol=1e-12)
+    np.testing.assert_allclose(flow.distribution(context).log_prob(x), expected, rtol=1e-12)
+
+
+def test_a_context_that_is_not_finite_has_no_density_on_a_grid():
+    flow, context = make_flow(context_shape=2), np.zeros((3, 2))
+    context[1, 0] = np.nan
+    log_prob = flow.log_prob(np.zeros((4, 1, 1)), context)
+    np.testing.assert_array_equal(np.isnan(log_prob), [[False, True, False]] * 4)
+    assert flow.log_prob(np.zeros((0, 1, 1)), context).shape == (0, 3)

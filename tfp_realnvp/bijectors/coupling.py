@@ -135,11 +135,11 @@ class Coupling(OnePassBijector):
 
     def _apply(self, event: tf.Tensor, transform: Callable[..., ValueAndLogDet]) -> ValueAndLogDet:
         event, ndims = self._checked_event(event), self._event_ndims
-        context = None if self._context is None else tf.cast(tf.convert_to_tensor(self._context), event.dtype)
+        given = context = None if self._context is None else tf.cast(tf.convert_to_tensor(self._context), event.dtype)
         if context is not None:
             event, context = broadcast_batches(event, ndims, context)
         if event.shape.rank is not None:
-            return self._couple(event, context, transform)
+            return self._couple(event, context, transform, given)
         # A graph may not know the rank of the event, for example when it samples with an unknown sample shape.
         shape = tf.shape(event)
         rows = tf.reshape(event, tf.concat([[-1], shape[-ndims:]], axis=0))
@@ -149,10 +149,20 @@ class Coupling(OnePassBijector):
         return tf.reshape(value, shape), tf.reshape(log_det, shape[:-ndims])
 
     def _couple(
-        self, event: tf.Tensor, context: tf.Tensor | None, transform: Callable[..., ValueAndLogDet]
+        self,
+        event: tf.Tensor,
+        context: tf.Tensor | None,
+        transform: Callable[..., ValueAndLogDet],
+        given_context: tf.Tensor | None = None,
     ) -> ValueAndLogDet:
+        """`context` has the batch shape of `event`; `given_context`, if there is one, is not broadcast."""
         kept, moved = self._split.split(event)
-        outputs = self._condition(kept, context)
+        if given_context is None or kept.shape[-1] != 0:
+            outputs = self._condition(kept, context)
+        else:  # The outputs depend on the context alone, so the network runs once for each context.
+            outputs = self._condition(given_context[..., :0], given_context)
+            batch_shape, rank = tf.shape(kept)[:-1], given_context.shape.rank - 1
+            outputs = [tf.broadcast_to(each, tf.concat([batch_shape, each.shape[rank:]], axis=0)) for each in outputs]
         moved, log_derivatives = transform(moved, *outputs)
         log_det = self._sum(log_derivatives)
         if context is not None:  # A context that is not finite gives NaN, even if the network's output is finite.

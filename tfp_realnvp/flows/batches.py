@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfp_realnvp.keras_internals import IteratedDataset
 
-__all__ = ["ArrayBatches", "batches_of", "num_batches", "split_rows"]
+__all__ = ["ArrayBatches", "are_arrays", "batches_of", "num_batches", "split_rows"]
 
 
 def are_arrays(x: Any) -> bool:
@@ -90,7 +90,7 @@ class ArrayBatches(IteratedDataset):
 
     def __init__(self, parts: Any, batch_size: int, shuffle: bool | str, epoch: Callable[[], int]):
         self._parts = tf.nest.map_structure(np.asarray, parts)  # A memory map stays a memory map.
-        self._size, self._batch_size, self._shuffle = len(tf.nest.flatten(self._parts)[0]), batch_size, shuffle
+        self._size, self.batch_size, self._shuffle = len(tf.nest.flatten(self._parts)[0]), batch_size, shuffle
         self._seed, self._epoch = int(tf.random.uniform([], maxval=2**31 - 1, dtype=tf.int32)) if shuffle else 0, epoch
         super().__init__(-(-self._size // batch_size))
 
@@ -102,8 +102,8 @@ class ArrayBatches(IteratedDataset):
         random = np.random.default_rng([self._seed, self._epoch()])
         shuffles_all = self._shuffle and self._shuffle != "batch"
         order = random.permutation(self._size) if shuffles_all else np.arange(self._size)
-        for start in range(0, self._size, self._batch_size):
-            rows = order[start : start + self._batch_size]
+        for start in range(0, self._size, self.batch_size):
+            rows = order[start : start + self.batch_size]
             yield self._take(random.permutation(rows) if self._shuffle == "batch" else rows)
 
     def _take(self, rows: np.ndarray) -> Any:
@@ -119,7 +119,7 @@ class ArrayBatches(IteratedDataset):
         rows = tf.data.Dataset.range(self._size)
         if self._shuffle and self._shuffle != "batch":
             rows = rows.shuffle(self._size)
-        batches = rows.batch(self._batch_size)
+        batches = rows.batch(self.batch_size)
         if self._shuffle == "batch":
             batches = batches.map(tf.random.shuffle)
 

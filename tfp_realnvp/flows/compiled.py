@@ -1,6 +1,7 @@
 """Compiled functions of a flow, such as its log-density, for calls and for export."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -79,6 +80,7 @@ class CompiledDensity:
         rows = tf.TensorSpec([None, *event_shape], dtype)
         number_and_seed = {"num_samples": tf.TensorSpec([], tf.int32), "seed": tf.TensorSpec([2], tf.int32)}
         self.log_prob = compiled(log_prob, x=rows)
+        self.log_prob_of_samples = compiled(log_prob, x=tf.TensorSpec([None, None, *event_shape], dtype))
         self.sample = compiled(sample, **number_and_seed)
         self.sample_and_log_prob = compiled(sample_and_log_prob, **number_and_seed)
         self.forward = compiled(forward, z=tf.TensorSpec([None, *latent_shape], dtype))
@@ -90,11 +92,31 @@ class CompiledDensity:
         if context is None and x.shape.rank == 1 + event_ndims:  # x has rows already. This saves 0.5 ms in eager mode.
             return self.log_prob(x)
         if context is not None:
+            if self._event_shape == (1,) and context.shape.num_elements() and x.shape.num_elements():
+                return self._log_prob_of_grid(x, context)
             x, context = broadcast_batches(x, event_ndims, context)
             context = tf.reshape(context, [-1, context.shape[-1]])
         batch_shape = tf.shape(x)[: x.shape.rank - event_ndims]
         log_prob = self.log_prob(tf.reshape(x, [-1, *self._event_shape]), context)
         return tf.reshape(log_prob, batch_shape)
+
+    def _log_prob_of_grid(self, x: tf.Tensor, context: tf.Tensor) -> tf.Tensor:
+        """`log_prob_of_any` for events of one feature: the networks, which see the context alone, run once a context.
+
+        For example, x `[300, 1]` and context `[1000, 1, K]` become x `[300, 1000, 1]` and context `[1000, K]`.
+        """
+        event_dims, context_dims = list(x.shape[:-1]), list(context.shape[:-1])
+        rank = max(len(event_dims), len(context_dims))
+        context_dims = [1] * (rank - len(context_dims)) + context_dims
+        batch_dims = tf.broadcast_static_shape(x.shape[:-1], context.shape[:-1]).as_list()
+        of_events = [axis for axis in range(rank) if context_dims[axis] != batch_dims[axis]]
+        of_contexts = [axis for axis in range(rank) if context_dims[axis] == batch_dims[axis]]
+        order = [*of_events, *of_contexts]
+        x = tf.transpose(tf.broadcast_to(x[..., 0], batch_dims), order)
+        x = tf.reshape(x, [-1, math.prod(batch_dims[axis] for axis in of_contexts), 1])
+        log_prob = self.log_prob_of_samples(x, tf.reshape(context, [x.shape[1], context.shape[-1]]))
+        log_prob = tf.reshape(log_prob, [batch_dims[axis] for axis in order])
+        return tf.transpose(log_prob, np.argsort(order))
 
     def samples(
         self, function: Callable[..., Any], shape: Any, context: tf.Tensor | None, seed: tf.Tensor

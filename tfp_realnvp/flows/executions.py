@@ -1,22 +1,26 @@
 """How many training steps run in one execution, before Keras calls the callbacks, and whether XLA compiles them."""
 
 import contextlib
-import functools
+import math
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tfp_realnvp.flows.batches import batches_of, num_batches
+from tfp_realnvp.flows.batches import are_arrays, batches_of, num_batches
 from tfp_realnvp.flows.callbacks import needs_every_batch
 from tfp_realnvp.flows.saving import SavingModel
-from tfp_realnvp.flows.steps import Steps
+from tfp_realnvp.flows.steps import Predictions, Step, Steps
 
 __all__ = ["Call", "ExecutionsModel"]
 
 MAX_STEPS_PER_EXECUTION = 32  # The callbacks after an execution need as much time as a few small steps.
 STEPS_THAT_PAY = 1000  # XLA compiles a program in the time that it saves in this number of steps, for most flows.
+
+
+ROWS_THAT_PAY = 1 << 16  # of `predict`
+MAX_ROWS, MAX_NUMBERS = 1 << 13, 1 << 19  # of a batch of `predict`: more rows are not faster
 
 
 class Call(NamedTuple):
@@ -96,20 +100,19 @@ class ExecutionsModel(SavingModel):
             self.test_function = self._execution("test", self.test_step)
 
     def make_predict_function(self, force: bool = False) -> None:
-        if self.predict_function is None or force:
+        if self._has_strategy():
             super().make_predict_function(force)
-            if not self.run_eagerly:
-                # TensorFlow warns of a function that is traced often, and counts Keras's function in all models
-                # together. A `partial` is counted by itself.
-                self.predict_function = tf.function(functools.partial(self.predict_function), reduce_retracing=True)
+        elif self.predict_function is None or force:
+            step = Predictions(self.predict_step, run_eagerly=self.run_eagerly, jit_compile=self.jit_compile)
+            self.predict_function = lambda batches: step.run(batches, getattr(self._running, "compiled_rows", None))
 
     def _execution(self, mode: str, step: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
         """The function that Keras calls to run one execution on the next batches of an iterator."""
-        steps = Steps(step, run_eagerly=self.run_eagerly, jit_compile=self.jit_compile)
+        steps = Steps(Step(step, run_eagerly=self.run_eagerly, jit_compile=self.jit_compile))
 
         def execute(iterator: Iterator[Any]) -> dict[str, Any]:
             call = getattr(self._running, "calls", {}).get(mode) or Call()
-            as_programs = self._compiles(max(call.expected, self._steps_done[mode]))
+            as_programs = self._compiles(max(call.expected, self._steps_done[mode]) >= STEPS_THAT_PAY)
             logs, done = steps.run(iterator, self.steps_per_execution, as_programs)
             self._steps_done[mode] += done
             if logs is None:
@@ -118,11 +121,11 @@ class ExecutionsModel(SavingModel):
 
         return execute
 
-    def _compiles(self, num_steps: int) -> bool:
-        """Whether many steps run as one XLA program in a training of at least `num_steps` steps."""
+    def _compiles(self, pays: bool) -> bool:
+        """Whether XLA compiles something large: the user's choice, or whether it pays."""
         if self.run_eagerly or tf.config.functions_run_eagerly():
             return False
-        return num_steps >= STEPS_THAT_PAY if self._asked_xla == "auto" else bool(self._asked_xla)
+        return pays if self._asked_xla == "auto" else bool(self._asked_xla)
 
     def _has_strategy(self) -> bool:
         with self.distribute_strategy.scope():
@@ -142,6 +145,19 @@ class ExecutionsModel(SavingModel):
         batches = batches_of(data, batch_size, steps, shuffle, lambda: self.num_epochs_done, in_pipeline=in_pipeline)
         number = steps or num_batches(batches)
         return batches, Call(steps, number, self._steps_done[mode] + epochs * (number or 0))
+
+    def _rows(self, x: Any, batch_size: int | None, steps: int | None) -> tuple[Any, dict[str, Any]]:
+        """The batches of `predict`, and the arguments of `_executing` for them."""
+        compiled_rows = None
+        if are_arrays(x):
+            parts = tf.nest.flatten(x)
+            rows, numbers = len(parts[0]), sum(math.prod(part.shape[1:]) for part in parts)
+            fast = max(32, min(MAX_ROWS, MAX_NUMBERS // max(1, numbers)))
+            batch_size = batch_size or (-(-rows // steps) if steps else fast)
+            if not self._has_strategy() and self._compiles(rows >= ROWS_THAT_PAY):
+                compiled_rows = batch_size
+        batches = batches_of((x, None), batch_size, steps, in_pipeline=self._has_strategy())
+        return batches, {"steps": self._asked_steps or 1, "compiled_rows": compiled_rows}
 
     def _steps(self, callbacks: Any, **calls: Call) -> int:
         """The number of steps per execution: the user's choice, or the largest number up to 32 that fits the calls.
@@ -164,16 +180,25 @@ class ExecutionsModel(SavingModel):
         return next(divide_all)
 
     @contextlib.contextmanager
-    def _executing(self, steps: int, checked: Any = None, **calls: Call) -> Iterator[None]:
+    def _executing(
+        self,
+        steps: int,
+        calls: dict[str, Call] | None = None,
+        *,
+        checked: Any = None,
+        compiled_rows: int | None = None,
+    ) -> Iterator[None]:
         """Context manager: Keras runs `steps` steps per execution in this thread.
 
         Args:
             steps: number of steps.
+            calls: the steps to come, by mode ("train", "test").
             checked: x of the validation data that `fit` has checked. `evaluate` then does not check it in each epoch.
-            **calls: the steps to come, by mode ("train", "test").
+            compiled_rows: number of rows for which XLA compiles `predict`, or None.
         """
         outer = vars(self._running).copy()
-        vars(self._running).update(steps=steps, checked=checked, calls={**outer.get("calls", {}), **calls})
+        calls = {**outer.get("calls", {}), **(calls or {})}
+        vars(self._running).update(steps=steps, checked=checked, compiled_rows=compiled_rows, calls=calls)
         try:
             yield
         finally:

@@ -1,16 +1,16 @@
-"""The steps of one execution of `fit` or `evaluate`: one after another, or many of them as one XLA program."""
+"""The steps of `fit` and `evaluate`, one after another or many as one XLA program, and the batches of `predict`."""
 
 import functools
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["Steps"]
+__all__ = ["Predictions", "Step", "Steps"]
 
 MAX_STEPS = 32  # of one program
 MAX_BYTES = 1 << 26  # of the batches of one program
@@ -23,19 +23,38 @@ _RANDOM = {"RandomUniform", "RandomStandardNormal", "TruncatedNormal", "Multinom
 _log = logging.getLogger(__name__)
 
 
-class Steps:
-    """Runs steps on the batches of an iterator.
+class Step:
+    """Calls a function of a batch, traced once for batches of any number of rows.
 
     Args:
-        step: function of a batch that does a step and returns its logs.
-        run_eagerly: whether to call `step` without tracing it.
-        jit_compile: whether XLA compiles single steps.
+        function: function of a batch, such as `train_step` of a Keras model.
+        run_eagerly: whether to call it without tracing it.
+        jit_compile: whether XLA compiles it.
+        any_rows: False to trace the function again for each number of rows.
     """
 
-    def __init__(self, step: Callable[[Any], dict[str, Any]], *, run_eagerly: bool, jit_compile: bool):
-        self._step = tf.autograph.experimental.do_not_convert(step)
-        self._run_eagerly, self._jit_compile = run_eagerly, jit_compile
-        self._functions: dict[str, Any] = {}  # traced single steps, by the specs of a batch
+    def __init__(self, function: Callable[[Any], Any], *, run_eagerly: bool, jit_compile: bool, any_rows: bool = True):
+        self.function = tf.autograph.experimental.do_not_convert(function)
+        self._run_eagerly, self._jit_compile, self._any_rows = run_eagerly, jit_compile, any_rows
+        self._traced: dict[str, Any] = {}  # by the specs of a batch
+
+    def __call__(self, batch: Any) -> Any:
+        batch = tf.nest.map_structure(_as_tensor, batch)
+        return self.function(batch) if self._run_eagerly else self.traced(batch)(batch)
+
+    def traced(self, batch: Any) -> Any:
+        specs = tf.nest.map_structure(functools.partial(_spec_of, any_rows=self._any_rows), batch)
+        key = repr(specs)  # the structure too
+        if key not in self._traced:
+            self._traced[key] = _traced(self.function, specs, jit_compile=self._jit_compile)
+        return self._traced[key]
+
+
+class Steps:
+    """Runs steps of training or of evaluation on the batches of an iterator."""
+
+    def __init__(self, step: Step):
+        self._step = step
         self._programs: dict[str, Any] = {}  # traced programs, or None if single steps must run
 
     def run(self, iterator: Iterator[Any], number: int, as_programs: bool) -> tuple[dict[str, Any] | None, int]:
@@ -48,21 +67,9 @@ class Steps:
         done = 0
         for batches, spec in _groups(itertools.islice(iterator, number), as_programs):
             program_logs = None if spec is None else self._as_program(batches, spec)
-            logs = program_logs or [self._one_step(batch) for batch in batches][-1]
+            logs = [self._step(batch) for batch in batches][-1] if program_logs is None else program_logs
             done += len(batches)
         return logs, done
-
-    def _one_step(self, batch: Any) -> dict[str, Any]:
-        batch = tf.nest.map_structure(_as_tensor, batch)
-        logs: dict[str, Any] = self._step(batch) if self._run_eagerly else self._traced_step(batch)(batch)
-        return logs
-
-    def _traced_step(self, batch: Any) -> Any:
-        specs = tf.nest.map_structure(_any_number_of_rows, batch)
-        key = repr(specs)  # the structure too
-        if key not in self._functions:
-            self._functions[key] = _traced(self._step, specs, jit_compile=self._jit_compile)
-        return self._functions[key]
 
     def _as_program(self, batches: list[Any], spec: str) -> dict[str, Any] | None:
         """Runs the steps as one program. Returns None, and does nothing, if that is not possible."""
@@ -82,11 +89,11 @@ class Steps:
 
     def _program(self, stacks: Any, batch: Any) -> Any:
         """The program for stacks `[size, N, ...]` of batches, or None if XLA would change its results."""
-        logs = self._traced_step(tf.nest.map_structure(_as_tensor, batch)).structured_outputs
+        logs = self._step.traced(tf.nest.map_structure(_as_tensor, batch)).structured_outputs
 
         def program(number: tf.Tensor, stacks: Any) -> dict[str, Any]:
             def body(index: tf.Tensor, _: Any) -> tuple[tf.Tensor, Any]:
-                return index + 1, self._step(tf.nest.map_structure(lambda stack: stack[index], stacks))
+                return index + 1, self._step.function(tf.nest.map_structure(lambda stack: stack[index], stacks))
 
             start = tf.constant(0), tf.nest.map_structure(lambda log: tf.zeros(log.shape, log.dtype), logs)
             last: dict[str, Any] = tf.while_loop(lambda index, _: index < number, body, start)[1]
@@ -94,11 +101,53 @@ class Steps:
 
         specs = tf.nest.map_structure(lambda stack: tf.TensorSpec(stack.shape, stack.dtype), stacks)
         traced = _traced(program, tf.TensorSpec([], tf.int32), specs, jit_compile=True)
-        unlike = _operations(traced) & (_CHECKS | _RANDOM)
-        if unlike:
-            _log.debug("single steps run, since XLA would drop checks or draw other random numbers: %s", sorted(unlike))
-            return None
-        return traced
+        return traced if _is_faithful(traced) else None
+
+
+class Predictions:
+    """Calls a function of batches whose outputs have a row for each row of a batch, and joins the outputs.
+
+    Args:
+        function: function of a batch, such as `predict_step` of a Keras model.
+        run_eagerly, jit_compile: as in `Step`.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], *, run_eagerly: bool, jit_compile: bool):
+        self._single = Step(function, run_eagerly=run_eagerly, jit_compile=jit_compile)
+        # With a known number of rows, the function needs no checks at run time, which XLA would skip.
+        self._compiled: Step | None = Step(function, run_eagerly=False, jit_compile=True, any_rows=False)
+
+    def run(self, batches: Sequence[Any], compiled_rows: int | None) -> Any:
+        """The outputs of all batches. XLA compiles the function for `compiled_rows` rows, unless it is None."""
+        outputs = [self._output(batch, compiled_rows) for batch in batches]
+        return outputs[0] if len(outputs) == 1 else tf.nest.map_structure(lambda *each: tf.concat(each, 0), *outputs)
+
+    def _output(self, batch: Any, compiled_rows: int | None) -> Any:
+        if compiled_rows is not None and self._compiled is not None:
+            rows = len(tf.nest.flatten(batch)[0])
+            # XLA would compile the function again for a short last batch.
+            full = (
+                tf.nest.map_structure(lambda part: _padded(part, compiled_rows), batch)
+                if rows < compiled_rows
+                else batch
+            )
+            try:
+                if _is_faithful(self._compiled.traced(tf.nest.map_structure(_as_tensor, full))):
+                    return tf.nest.map_structure(lambda output: output[:rows], self._compiled(full))
+            except Exception as error:  # If the single step fails too, the user gets its error.
+                _log.debug("XLA cannot compile this step: %s", error)
+            self._compiled = None
+        return self._single(batch)
+
+
+def _is_faithful(traced: Any) -> bool:
+    """Whether a traced function gives the same results with XLA as without."""
+    graph = traced.graph.as_graph_def()
+    nested = (node for inner in graph.library.function for node in inner.node_def)
+    unlike = {node.op for node in itertools.chain(graph.node, nested)} & (_CHECKS | _RANDOM)
+    if unlike:
+        _log.debug("single steps run, since XLA would drop checks or draw other random numbers: %s", sorted(unlike))
+    return not unlike
 
 
 def _traced(function: Callable[..., Any], *specs: Any, jit_compile: bool) -> Any:
@@ -141,21 +190,19 @@ def _stack(*parts: Any) -> tf.Tensor:
     return tf.constant(np.stack(parts)) if isinstance(parts[0], np.ndarray) else tf.stack(parts)
 
 
+def _padded(part: Any, rows: int) -> np.ndarray:
+    """A part of a batch with copies of its first row at the end."""
+    return np.concatenate([part, np.repeat(part[:1], rows - len(part), axis=0)])
+
+
 def _as_tensor(part: Any) -> Any:
     if isinstance(part, tf.experimental.Optional):  # Keras's generators yield it for None.
         return None
     return part if part is None or tf.is_tensor(part) else tf.convert_to_tensor(part)
 
 
-def _any_number_of_rows(part: Any) -> Any:
-    """The spec of a part of a batch, with any number of rows, so that the last batch needs no other trace."""
+def _spec_of(part: Any, any_rows: bool) -> Any:
+    """The spec of a part of a batch. With `any_rows`, the short last batch needs no other trace."""
     if not isinstance(part, tf.Tensor):
         return None if part is None else tf.type_spec_from_value(part)
-    return tf.TensorSpec([None, *part.shape[1:]] if part.shape.rank else [], part.dtype)
-
-
-def _operations(function: Any) -> set[str]:
-    """Types of the operations in a traced function, and in the loops inside it."""
-    graph = function.graph.as_graph_def()
-    nested = (node for inner in graph.library.function for node in inner.node_def)
-    return {node.op for node in itertools.chain(graph.node, nested)}
+    return tf.TensorSpec([None, *part.shape[1:]] if any_rows and part.shape.rank else part.shape, part.dtype)

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfp_realnvp.checks import check_size
 from tfp_realnvp.flows.arguments import check_counts, check_fit_options
-from tfp_realnvp.flows.batches import batches_of, split_rows
+from tfp_realnvp.flows.batches import split_rows
 from tfp_realnvp.flows.callbacks import with_callbacks
 from tfp_realnvp.flows.dequantization import Dequantization
 from tfp_realnvp.flows.executions import Call, ExecutionsModel
@@ -68,10 +68,12 @@ class LikelihoodModel(ExecutionsModel):
             optimizer: name or instance of a Keras optimizer. Adam and AdamW update each variable by one operation.
             loss: must be None, since the loss is the negative log-likelihood.
             steps_per_execution: number of steps between two calls of callbacks. With None, `fit` and `evaluate` use 32,
-                or the largest number up to 32 that divides steps_per_epoch, validation_steps or steps, if given. They
-                use 1 if a callback looks at each batch. `predict` uses 1. On several replicas, and with the first
-                releases of Keras 3, the number is always 1.
-            jit_compile: whether to compile steps with XLA. "auto" compiles on a GPU, as in Keras.
+                or the largest smaller number that divides steps_per_epoch, validation_steps or steps, if given. They
+                use 1 if a callback looks at each batch. On several replicas, the number is always 1.
+            jit_compile: whether XLA compiles. With True, an execution of several steps is one compiled program. "auto"
+                does so in trainings of at least 1000 steps and in `predict` of at least 65,536 rows, where the time to
+                compile pays. On a GPU, "auto" also compiles single steps, as in Keras. Results differ by rounding only.
+                Single steps run where XLA cannot compile a program, or would skip a check.
             **kwargs: `run_eagerly`, `auto_scale_loss`.
 
         Raises:
@@ -148,12 +150,12 @@ class LikelihoodModel(ExecutionsModel):
             x: `x [N, *event_shape]`, `{"x": x, "context": context [N, K]}`, or a `tf.data.Dataset` of such batches, or
                 of batches `(x, x, sample_weight)`.
             validation_data: like x, or `(x, None, sample_weight)`.
-            **kwargs: `sample_weight [N]`, `initial_epoch`, `steps_per_epoch`, ...
+            **kwargs: `sample_weight [N]`, `steps_per_epoch`, ...
 
         Returns:
             The history. "loss" is the mean negative log-likelihood in nats plus the regularisation losses; "val_loss"
-            is without them. If the loss is NaN or infinite, training stops and restores earlier weights: by default, of
-            at most 64 batches ago. A RuntimeWarning names the epoch and the batch, and the "val_loss" of this epoch
+            is without them. If the loss is not finite, training stops and restores earlier weights: by default, of at
+            most 64 batches ago. A RuntimeWarning names the epoch and the batch, and the "val_loss" of this epoch
             belongs to the restored weights. With 0 epochs, nothing is trained and the history is empty.
 
         Raises:
@@ -184,7 +186,7 @@ class LikelihoodModel(ExecutionsModel):
         steps = self._steps(callbacks, **calls)
         stop = StopOnNonFiniteLoss(self._finite_steps)
         callbacks = with_callbacks([stop, CountEpochs(initial_epoch)], callbacks, self)
-        with self._executing(steps, checked=validation_batches, **calls), self._dequantization.errors():
+        with self._executing(steps, calls, checked=validation_batches), self._dequantization.errors():
             history = super().fit(
                 inputs,
                 batch_size=batch_size,
@@ -223,7 +225,7 @@ class LikelihoodModel(ExecutionsModel):
             x, sample_weight = self._checked_data(x, y, sample_weight, "x", "steps", num_steps)
             x, calls["test"] = self._batches("test", (x, sample_weight), batch_size, num_steps)
         steps = self._steps(kwargs.get("callbacks"), **calls)
-        with self._executing(steps, **calls), self._dequantization.errors():
+        with self._executing(steps, calls), self._dequantization.errors():
             results = super().evaluate(x, None, batch_size, verbose, **kwargs)
         if isinstance(results, list | dict) and not results:
             raise ValueError(_EMPTY)
@@ -232,21 +234,22 @@ class LikelihoodModel(ExecutionsModel):
     def predict(self, x: Any, batch_size: int | None = None, verbose: Any = "auto", **kwargs: Any) -> np.ndarray:
         """Log-densities `[N]` in nats, computed in batches. Arguments as in `keras.Model.predict`.
 
+        With batch_size=None, a batch of arrays has as many rows as is fast: up to 8192, fewer for large events.
+
         Raises:
             ValueError: if a shape is wrong; if the context is missing or unexpected; if a dataset is empty, or infinite
                 without steps; in an `ImageRealNVP`, if x holds integers, or pixels out of range.
         """
         check_no_context_argument(kwargs.pop("context", None))
-        check_counts(batch_size=batch_size, steps=kwargs.get("steps"))
+        steps = kwargs.get("steps")
+        check_counts(batch_size=batch_size, steps=steps)
         self._dequantization.check_continuous(x)
         check_rows(x, self.event_shape, self.context_shape, "x")
-        check_ends(x, "x", "steps", kwargs.get("steps"))
-        x = batches_of((x, None), batch_size, kwargs.get("steps"), in_pipeline=self._has_strategy())
-        # With more steps per execution, Keras would trace `predict` again for each number of batches.
-        steps = self._asked_steps or 1
-        with self._executing(steps), self._dequantization.errors():
+        check_ends(x, "x", "steps", steps)
+        x, state = self._rows(x, batch_size, steps)
+        with self._executing(**state), self._dequantization.errors():
             try:
-                return np.asarray(super().predict(x, batch_size, verbose, **kwargs))
+                return np.asarray(super().predict(x, None, verbose, **kwargs))
             except UnboundLocalError as error:  # Keras raises it if there was no batch.
                 raise ValueError(_EMPTY) from error
 
@@ -289,7 +292,7 @@ class LikelihoodModel(ExecutionsModel):
                 self.optimizer.build(self.trainable_variables)
 
     def _wants_adapt(self) -> bool:
-        """Whether to warn, at the start of `fit`, of data that are not standardised."""
+        """Whether `fit` warns of data that are not standardised."""
         return False
 
     def _build_layers(self) -> None:
