@@ -39,13 +39,13 @@ def test_each_network_has_its_own_copy_of_an_activation_layer(layer, conditioner
 
 @pytest.fixture(scope="module", params=OPTIONS)
 def trained(request):
-    keras.utils.set_random_seed(1)  # of shuffling and dropout: 48 steps are few for the averages of batch normalization
+    keras.utils.set_random_seed(1)  # of shuffling and dropout: 64 steps are few for the averages of batch normalization
     flow = with_options(request.param)
     inputs, arguments = data_of(flow, 1024)
     flow.adapt(inputs)
     flow.compile(keras.optimizers.Adam(1e-2))
     before = -np.mean(flow.distribution(*arguments[1:]).log_prob(arguments[0]))  # runs eagerly, without tracing
-    flow.fit(inputs, epochs=3, batch_size=64, verbose=0)
+    flow.fit(inputs, epochs=4, batch_size=64, verbose=0)
     return request.param, flow, inputs, arguments, before
 
 

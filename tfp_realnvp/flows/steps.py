@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -65,14 +66,17 @@ class Steps:
         """
         logs: dict[str, Any] | None = None
         done = 0
-        for batches, spec in _groups(itertools.islice(iterator, number), as_programs):
-            program_logs = None if spec is None else self._as_program(batches, spec)
+        for batches in _groups(itertools.islice(iterator, number), as_programs):
+            program_logs = self._as_program(batches) if as_programs else None
             logs = [self._step(batch) for batch in batches][-1] if program_logs is None else program_logs
             done += len(batches)
         return logs, done
 
-    def _as_program(self, batches: list[Any], spec: str) -> dict[str, Any] | None:
+    def _as_program(self, batches: list[Any]) -> dict[str, Any] | None:
         """Runs the steps as one program. Returns None, and does nothing, if that is not possible."""
+        if _dtypes_and_shapes(batches[0]) is None:
+            return None
+        spec = repr(keras.tree.map_structure(lambda part: (part.dtype, *part.shape), batches[0]))
         if spec not in self._programs and (len(batches) == 1 or len(self._programs) == MAX_PROGRAMS):
             return None
         padded = batches + batches[:1] * (_program_size(batches[0]) - len(batches))
@@ -158,30 +162,30 @@ def _traced(function: Callable[..., Any], *specs: Any, jit_compile: bool) -> Any
     return traced.get_concrete_function(*specs)
 
 
-def _groups(batches: Iterator[Any], as_program: bool) -> Iterator[tuple[list[Any], str | None]]:
-    """Yields lists of successive batches for one program, with their dtypes and shapes, or single batches."""
+def _groups(batches: Iterator[Any], as_programs: bool) -> Iterator[list[Any]]:
+    """Yields lists of successive batches with equal dtypes and shapes for a program, or single batches."""
     group: list[Any] = []
-    spec: str | None = None
+    spec: Any = None
     for batch in batches:
-        new_spec = _spec(batch) if as_program else None
+        new_spec = _dtypes_and_shapes(batch) if as_programs else None
         if group and (new_spec is None or new_spec != spec or len(group) == _program_size(batch)):
-            yield group, spec
+            yield group
             group = []
         group, spec = [*group, batch], new_spec
     if group:
-        yield group, spec
+        yield group
 
 
-def _spec(batch: Any) -> str | None:
-    """Structure, dtypes and shapes of a batch, in words; None if the batch does not consist of tensors."""
-    parts = tf.nest.flatten(batch)
+def _dtypes_and_shapes(batch: Any) -> list[Any] | None:
+    """Dtypes and shapes of the tensors in a batch; None if the batch does not consist of tensors."""
+    parts = keras.tree.flatten(batch)
     are_tensors = all(isinstance(part, tf.Tensor | np.ndarray) for part in parts)
-    return repr(tf.nest.map_structure(lambda part: (part.dtype, *part.shape), batch)) if are_tensors else None
+    return [(part.dtype, part.shape) for part in parts] if are_tensors else None
 
 
 def _program_size(batch: Any) -> int:
     """Number of batches that one program takes."""
-    size = sum(int(math.prod(part.shape)) * int(tf.as_dtype(part.dtype).size) for part in tf.nest.flatten(batch))
+    size = sum(int(math.prod(part.shape)) * int(tf.as_dtype(part.dtype).size) for part in keras.tree.flatten(batch))
     return max(1, min(MAX_STEPS, MAX_BYTES // max(1, size)))
 
 

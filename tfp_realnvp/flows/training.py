@@ -7,7 +7,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp.checks import check_size
 from tfp_realnvp.flows.arguments import check_counts, check_fit_options
 from tfp_realnvp.flows.batches import split_rows
 from tfp_realnvp.flows.callbacks import with_callbacks
@@ -83,8 +82,7 @@ class LikelihoodModel(ExecutionsModel):
         for name, value in {"loss": loss, **kwargs}.items():
             if value is not None and value != [] and name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
                 raise ValueError(f"{name} must be None, got {value!r}: the loss is the negative log-likelihood")
-        if steps_per_execution is not None:
-            check_size("steps_per_execution", steps_per_execution)
+        check_counts(steps_per_execution=steps_per_execution)
         if jit_compile not in (True, False, "auto"):
             raise ValueError(f'jit_compile must be True, False or "auto", got {jit_compile!r}')
         try:
