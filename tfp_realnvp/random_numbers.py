@@ -12,10 +12,19 @@ import tensorflow as tf
 __all__ = ["Dropout", "uniform"]
 
 
+_PHILOX = 1  # the number of this algorithm in TensorFlow
+
+
 def uniform(shape: Any, dtype: Any, generator: keras.random.SeedGenerator) -> tf.Tensor:
-    """Multiples of 2**-24 from U(0, 1), at least 0 and below 1, of the given shape."""
-    seed = tf.cast(tf.math.floormod(generator.next(), 2**31 - 1), tf.int32)
-    bits = tf.random.stateless_uniform(shape, seed, minval=None, maxval=None, dtype=tf.uint32, alg="philox")
+    """Multiples of 2**-24 from U(0, 1), at least 0 and below 1, of the given shape.
+
+    Source: Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011 (the algorithm Philox).
+    """
+    # Unlike `tf.random.stateless_uniform`, which takes 25 operations, this takes the state of the generator as the key.
+    key = tf.bitcast(tf.cast(generator.next(), tf.int32), tf.int64)
+    bits = tf.raw_ops.StatelessRandomUniformFullIntV2(
+        shape=shape, key=tf.cast([key], tf.uint64), counter=tf.zeros([2], tf.uint64), alg=_PHILOX, dtype=tf.uint32
+    )
     return tf.cast(tf.bitwise.right_shift(bits, 8), dtype) * 2.0**-24
 
 

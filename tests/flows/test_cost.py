@@ -76,9 +76,8 @@ def test_each_block_of_a_blockwise_bijector_runs_once():
     assert operations(flow._compiled.log_prob)["MatMul"] == 2 * LAYERS
     flow.optimizer.build(flow.trainable_variables)
     counts = operations(tf.function(lambda x: flow.train_step((x,))), tf.TensorSpec([None, 5]))
-    assert counts["StatelessRandomUniformFullIntV2"] == 2 * (
-        LAYERS - 1
-    )  # value and log-determinant share one dropout mask
+    # Value and log-determinant share one dropout mask.
+    assert counts["StatelessRandomUniformFullIntV2"] == 2 * (LAYERS - 1)
     assert counts["MatMul"] == 3 * 2 * LAYERS - 2  # the gradients of their inputs are not needed
 
 
