@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -9,13 +10,14 @@ import tfp_realnvp as nvp
 from libraries import BATCHES, Size
 from libraries.tf_tasks import repeated
 
-# Arguments of `compile` besides the optimizer.
+# Arguments of `compile` besides the optimizer. By default, a training is compiled if it has at least 1000 steps.
+LONG = {"jit_compile": True}
 SETTINGS = {
-    "train": {},
+    "train, long": LONG,
+    "train, fewer than 1000 steps": {"jit_compile": False},
     "train, 1 step per execution": {"steps_per_execution": 1},
-    "train, 8 steps per execution": {"steps_per_execution": 8},
-    "train, XLA": {"jit_compile": True},
 }
+SCORED = 100_000  # rows of a call of `predict`
 
 
 def flow(size: Size, **options) -> nvp.RealNVP:
@@ -27,14 +29,30 @@ def flow(size: Size, **options) -> nvp.RealNVP:
 def tasks(size: Size) -> dict[str, Callable[[int], int | None]]:
     data = size.data(BATCHES)
 
-    def training(options: dict) -> Callable[[int], int]:
+    def training(options: dict, epochs_per_call: int | None = None) -> Callable[[int], int]:
         model = flow(size, **options)
 
         def train(repeats):
             steps = min(repeats, BATCHES)
             epochs = repeats // steps
-            model.fit(data[: steps * size.batch], batch_size=size.batch, epochs=epochs, verbose=0)
+            for _ in range(epochs // (epochs_per_call or epochs)):
+                x = data[: steps * size.batch]
+                model.fit(x, batch_size=size.batch, epochs=epochs_per_call or epochs, verbose=0)
             return steps * epochs
+
+        return train
+
+    def short_epochs() -> Callable[[int], int]:
+        """Epochs of 16 steps with validation on 4 batches and early stopping."""
+        model = flow(size, **LONG)
+        x, validation = data[: 16 * size.batch], data[-4 * size.batch :]
+
+        def train(repeats):
+            epochs = -(-repeats // 16)
+            callbacks = [keras.callbacks.EarlyStopping(patience=epochs)]
+            options = {"validation_data": validation, "callbacks": callbacks, "verbose": 0}
+            model.fit(x, batch_size=size.batch, epochs=epochs, **options)
+            return 16 * epochs
 
         return train
 
@@ -42,14 +60,19 @@ def tasks(size: Size) -> dict[str, Callable[[int], int | None]]:
     batches = np.split(data, BATCHES)
     compiled = tf.function(served.log_prob, jit_compile=True)  # compiles for one batch size
 
+    scored = np.resize(data, (SCORED, size.features))
+
     def predict(repeats):
-        number = min(repeats, BATCHES)
-        served.predict(data[: number * size.batch], batch_size=size.batch, verbose=0)
-        return number
+        calls = max(1, round(repeats * size.batch / SCORED))
+        for _ in range(calls):
+            served.predict(scored, verbose=0)
+        return calls * SCORED / size.batch
 
     return {name: training(options) for name, options in SETTINGS.items()} | {
+        "train, long, calls of one epoch": training(LONG, epochs_per_call=1),
+        "train, long, short epochs": short_epochs(),
         "log_prob": repeated(served.log_prob, batches),
-        "log_prob, predict": predict,
+        f"log_prob, predict of {SCORED:,} rows": predict,
         "log_prob, XLA": repeated(lambda x: compiled(tf.constant(x)), batches),
         "sample": repeated(lambda seed: served.sample(size.batch, seed=seed), range(BATCHES)),
         "floor": floor(size),
