@@ -13,7 +13,7 @@ from libraries.tf_tasks import repeated
 # Arguments of `compile` besides the optimizer. By default, a training is compiled if it has at least 1000 steps.
 LONG = {"jit_compile": True}
 SETTINGS = {
-    "train, long": LONG,
+    "train": LONG,
     "train, fewer than 1000 steps": {"jit_compile": False},
     "train, 1 step per execution": {"steps_per_execution": 1},
 }
@@ -69,8 +69,8 @@ def tasks(size: Size) -> dict[str, Callable[[int], int | None]]:
         return calls * SCORED / size.batch
 
     return {name: training(options) for name, options in SETTINGS.items()} | {
-        "train, long, calls of one epoch": training(LONG, epochs_per_call=1),
-        "train, long, short epochs": short_epochs(),
+        "train, calls of one epoch": training(LONG, epochs_per_call=1),
+        "train, short epochs": short_epochs(),
         "log_prob": repeated(served.log_prob, batches),
         f"log_prob, predict of {SCORED:,} rows": predict,
         "log_prob, XLA": repeated(lambda x: compiled(tf.constant(x)), batches),
