@@ -195,3 +195,8 @@ def test_a_context_that_is_not_finite_has_no_density_on_a_grid():
     log_prob = flow.log_prob(np.zeros((4, 1, 1)), context)
     np.testing.assert_array_equal(np.isnan(log_prob), [[False, True, False]] * 4)
     assert flow.log_prob(np.zeros((0, 1, 1)), context).shape == (0, 3)
+
+
+def test_shapes_on_a_grid_must_broadcast():
+    with pytest.raises(ValueError, match=r"batch shapes of context and events must broadcast, got \(4,\) and \(5,\)"):
+        make_flow(context_shape=2).log_prob(np.zeros((5, 1)), np.zeros((4, 2)))

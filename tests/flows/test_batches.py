@@ -58,7 +58,7 @@ def test_every_kind_of_array_gives_the_same_density(kind, tmp_path):
     if kind == "memory map":
         array = np.memmap(tmp_path / "x", "float32", "w+", shape=x.shape)
         array[:] = x
-        assert np.shares_memory(ArrayBatches((array,), 8, False, int)._parts[0], array)
+        assert np.shares_memory(ArrayBatches((array,), 8, False, int)._parts[0], array)  # not in memory
     else:
         array = {"other byte order": x.astype(">f4"), "columns first": np.asfortranarray(x), "tensor": tf.constant(x)}[
             kind
@@ -122,3 +122,17 @@ def test_predict_chooses_the_number_of_rows_by_the_size_of_an_event():
     assert rows((10, 10**6), None, None) == 32
     assert rows((10, 2), None, 3) == 4  # steps=3
     assert rows((10, 2), 7, None) == 7
+
+
+def test_arrays_may_change_during_fit():
+    x = np.random.default_rng(0).normal(size=(64, 2))
+    change = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: x.fill(100.0))
+    flow = small_flow()
+    history = flow.fit(x, epochs=2, validation_data=x, callbacks=[change], verbose=0).history
+    assert max(history["loss"] + history["val_loss"]) < 10.0
+
+
+def test_predict_compiles_no_more_rows_than_there_are(monkeypatch):
+    monkeypatch.setattr(executions, "ROWS_THAT_PAY", 100)
+    flow = small_flow()
+    assert flow._rows(np.zeros((130, 2)), 10**6, None)[1]["compiled_rows"] == 130

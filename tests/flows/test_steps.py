@@ -177,6 +177,7 @@ ASIDE = {
     "a numeric check": lambda kept: tf.debugging.check_numerics(kept, "kept"),
     "a Python function": lambda kept: tf.numpy_function(lambda x: None, [kept], []),
     "stateful random numbers": lambda kept: tf.random.normal([1]),
+    "random numbers that XLA draws otherwise": lambda kept: tf.random.stateless_normal([1], [0, 1]),
 }
 
 
@@ -216,3 +217,38 @@ def test_batches_of_many_sizes_compile_a_few_programs():
     flow, _ = run(real_nvp, adam(), lambda: (batch for batch in batches), True, epochs=1)
     assert len(programs_of(flow)) == steps.MAX_PROGRAMS
     assert int(flow.optimizer.iterations) == len(sizes)
+
+
+def test_convolutions_on_a_processor_are_compiled_only_on_request(monkeypatch):
+    monkeypatch.setattr(executions, "STEPS_THAT_PAY", 1)
+    monkeypatch.setattr(executions, "ROWS_THAT_PAY", 1)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda *kind: [])
+    flow, _ = run(image_flow, adam(), IMAGES, "auto", epochs=1)
+    assert programs_of(flow) == [None]
+    images = IMAGES[:4] + 0.5
+    np.testing.assert_allclose(flow.predict(images, verbose=0), flow.log_prob(images), rtol=1e-10)
+
+
+def test_functions_run_eagerly_on_request(eagerly):
+    seen = []
+
+    class Recorder(nvp.RealNVP):
+        def train_step(self, data):
+            seen.append(tf.executing_eagerly())
+            return super().train_step(data)
+
+    flow = Recorder(2, num_couplings=1, hidden_units=(4,), seed=0)
+    flow.compile("sgd")
+    flow.fit(X[:16], batch_size=8, verbose=0)
+    assert seen == [True, True]
+
+
+def test_steps_may_use_the_static_number_of_rows():
+    class Static(nvp.RealNVP):
+        def train_step(self, data):
+            return super().train_step((data[0] + tf.zeros([data[0].shape[0], 2], data[0].dtype),))
+
+    flow = Static(2, num_couplings=1, hidden_units=(4,), seed=0)
+    flow.compile("sgd")
+    flow.fit(X[:20], batch_size=8, verbose=0)
+    assert int(flow.optimizer.iterations) == 3

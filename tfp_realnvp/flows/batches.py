@@ -75,6 +75,11 @@ def num_batches(data: Any) -> int | None:
     return None if number is None or number < 0 else number
 
 
+def _snapshot(array: Any) -> np.ndarray:
+    """A copy, since the caller may change an array during `fit`. A memory map, which may be large, is not copied."""
+    return np.asarray(array) if isinstance(array, np.memmap) else np.array(array, order="C")
+
+
 class ArrayBatches(IteratedDataset):
     """A dataset of batches of the rows of arrays, which Python takes from the arrays.
 
@@ -89,8 +94,8 @@ class ArrayBatches(IteratedDataset):
     """
 
     def __init__(self, parts: Any, batch_size: int, shuffle: bool | str, epoch: Callable[[], int]):
-        # A memory map stays a memory map. Keras's functions for nested structures are faster than TensorFlow's.
-        self._parts = keras.tree.map_structure(np.asarray, parts)
+        # Keras's functions for nested structures are faster than TensorFlow's.
+        self._parts = keras.tree.map_structure(_snapshot, parts)
         self._size, self.batch_size, self._shuffle = len(tf.nest.flatten(self._parts)[0]), batch_size, shuffle
         self._seed, self._epoch = int(tf.random.uniform([], maxval=2**31 - 1, dtype=tf.int32)) if shuffle else 0, epoch
         super().__init__(-(-self._size // batch_size))

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp.bijectors.base import ValueAndLogDet
-from tfp_realnvp.bijectors.context import broadcast_batches
+from tfp_realnvp.bijectors.context import broadcast_batch_shape, broadcast_batches
 from tfp_realnvp.flows.inputs import reshaped_to_same_rows
 from tfp_realnvp.keras_internals import inference_mode, raw_variable
 
@@ -105,6 +105,7 @@ class CompiledDensity:
 
         For example, x `[300, 1]` and context `[1000, 1, K]` become x `[300, 1000, 1]` and context `[1000, K]`.
         """
+        broadcast_batch_shape(x, 1, context)  # or an error that names both shapes
         event_dims, context_dims = list(x.shape[:-1]), list(context.shape[:-1])
         rank = max(len(event_dims), len(context_dims))
         context_dims = [1] * (rank - len(context_dims)) + context_dims

@@ -17,9 +17,7 @@ __all__ = ["Call", "ExecutionsModel"]
 
 MAX_STEPS_PER_EXECUTION = 32  # The callbacks after an execution need as much time as a few small steps.
 STEPS_THAT_PAY = 1000  # XLA compiles a program in the time that it saves in this number of steps, for most flows.
-
-
-ROWS_THAT_PAY = 1 << 16  # of `predict`
+ROWS_THAT_PAY = 1 << 16  # XLA compiles `predict` in about the time that it saves in a few calls of this number of rows.
 MAX_ROWS, MAX_NUMBERS = 1 << 13, 1 << 19  # of a batch of `predict`: more rows are not faster
 
 
@@ -103,12 +101,14 @@ class ExecutionsModel(SavingModel):
         if self._has_strategy():
             super().make_predict_function(force)
         elif self.predict_function is None or force:
-            step = Predictions(self.predict_step, run_eagerly=self.run_eagerly, jit_compile=self.jit_compile)
+            options = {"run_eagerly": self.run_eagerly, "jit_compile": self.jit_compile}
+            step = Predictions(self.predict_step, **options, forced=self._asked_xla is True)
             self.predict_function = lambda batches: step.run(batches, getattr(self._running, "compiled_rows", None))
 
     def _execution(self, mode: str, step: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
         """The function that Keras calls to run one execution on the next batches of an iterator."""
-        steps = Steps(Step(step, run_eagerly=self.run_eagerly, jit_compile=self.jit_compile))
+        single = Step(step, run_eagerly=self.run_eagerly, jit_compile=self.jit_compile)
+        steps = Steps(single, forced=self._asked_xla is True)
 
         def execute(iterator: Iterator[Any]) -> dict[str, Any]:
             call = getattr(self._running, "calls", {}).get(mode) or Call()
@@ -155,7 +155,7 @@ class ExecutionsModel(SavingModel):
             fast = max(32, min(MAX_ROWS, MAX_NUMBERS // max(1, numbers)))
             batch_size = batch_size or (-(-rows // steps) if steps else fast)
             if not self._has_strategy() and self._compiles(rows >= ROWS_THAT_PAY):
-                compiled_rows = batch_size
+                compiled_rows = min(batch_size, rows)
         batches = batches_of((x, None), batch_size, steps, in_pipeline=self._has_strategy())
         return batches, {"steps": self._asked_steps or 1, "compiled_rows": compiled_rows}
 

@@ -19,7 +19,13 @@ MAX_PROGRAMS = 4  # Each size of batches needs a program of its own.
 
 # XLA drops these operations, or draws other random numbers, so that results would differ in silence.
 _CHECKS = {"Assert", "CheckNumerics", "CheckNumericsV2", "DebugNumericSummaryV2", "Print", "PrintV2"}
-_RANDOM = {"RandomUniform", "RandomStandardNormal", "TruncatedNormal", "Multinomial", "RandomShuffle"}
+_RANDOM = {"RandomUniform", "RandomStandardNormal", "TruncatedNormal", "Multinomial", "RandomShuffle"} | {
+    f"Stateless{name}{version}"
+    for name in ("RandomUniform", "RandomNormal", "TruncatedNormal", "RandomGammaV", "Multinomial")
+    for version in ("", "V2", "V3")
+}
+# On a processor, XLA needs twenty times as long for convolutions as TensorFlow.
+_CONVOLUTIONS = {"Conv2D", "Conv3D", "DepthwiseConv2dNative"}
 
 _log = logging.getLogger(__name__)
 
@@ -41,10 +47,22 @@ class Step:
 
     def __call__(self, batch: Any) -> Any:
         batch = tf.nest.map_structure(_as_tensor, batch)
-        return self.function(batch) if self._run_eagerly else self.traced(batch)(batch)
+        if self._run_eagerly or tf.config.functions_run_eagerly():
+            return self.function(batch)
+        return self.traced(batch)(batch)
 
     def traced(self, batch: Any) -> Any:
-        specs = tf.nest.map_structure(functools.partial(_spec_of, any_rows=self._any_rows), batch)
+        """The function, traced for `batch`, for any number of rows if that is possible."""
+        if self._any_rows:
+            try:
+                return self._traced_for(batch, any_rows=True)
+            except Exception as error:  # If it is an error of the user, the next line raises it with all shapes.
+                _log.debug("a step is traced for each number of rows: %s", error)
+                self._any_rows = False
+        return self._traced_for(batch, any_rows=False)
+
+    def _traced_for(self, batch: Any, any_rows: bool) -> Any:
+        specs = tf.nest.map_structure(functools.partial(_spec_of, any_rows=any_rows), batch)
         key = repr(specs)  # the structure too
         if key not in self._traced:
             self._traced[key] = _traced(self.function, specs, jit_compile=self._jit_compile)
@@ -52,10 +70,15 @@ class Step:
 
 
 class Steps:
-    """Runs steps of training or of evaluation on the batches of an iterator."""
+    """Runs steps of training or of evaluation on the batches of an iterator.
 
-    def __init__(self, step: Step):
-        self._step = step
+    Args:
+        step: does one step.
+        forced: whether to compile programs also if they are slow.
+    """
+
+    def __init__(self, step: Step, *, forced: bool):
+        self._step, self._forced = step, forced
         self._programs: dict[str, Any] = {}  # traced programs, or None if single steps must run
 
     def run(self, iterator: Iterator[Any], number: int, as_programs: bool) -> tuple[dict[str, Any] | None, int]:
@@ -93,7 +116,11 @@ class Steps:
 
     def _program(self, stacks: Any, batch: Any) -> Any:
         """The program for stacks `[size, N, ...]` of batches, or None if XLA would change its results."""
-        logs = self._step.traced(tf.nest.map_structure(_as_tensor, batch)).structured_outputs
+        step = self._step.traced(tf.nest.map_structure(_as_tensor, batch))
+        if not self._forced and _is_slow(step):
+            _log.debug("single steps run, since XLA is slow at convolutions on a processor")
+            return None
+        logs = step.structured_outputs
 
         def program(number: tf.Tensor, stacks: Any) -> dict[str, Any]:
             def body(index: tf.Tensor, _: Any) -> tuple[tf.Tensor, Any]:
@@ -114,9 +141,11 @@ class Predictions:
     Args:
         function: function of a batch, such as `predict_step` of a Keras model.
         run_eagerly, jit_compile: as in `Step`.
+        forced: as in `Steps`.
     """
 
-    def __init__(self, function: Callable[[Any], Any], *, run_eagerly: bool, jit_compile: bool):
+    def __init__(self, function: Callable[[Any], Any], *, run_eagerly: bool, jit_compile: bool, forced: bool):
+        self._forced = forced
         self._single = Step(function, run_eagerly=run_eagerly, jit_compile=jit_compile)
         # With a known number of rows, the function needs no checks at run time, which XLA would skip.
         self._compiled: Step | None = Step(function, run_eagerly=False, jit_compile=True, any_rows=False)
@@ -136,7 +165,8 @@ class Predictions:
                 else batch
             )
             try:
-                if _is_faithful(self._compiled.traced(tf.nest.map_structure(_as_tensor, full))):
+                traced = self._compiled.traced(tf.nest.map_structure(_as_tensor, full))
+                if _is_faithful(traced) and (self._forced or not _is_slow(traced)):
                     return tf.nest.map_structure(lambda output: output[:rows], self._compiled(full))
             except Exception as error:  # If the single step fails too, the user gets its error.
                 _log.debug("XLA cannot compile this step: %s", error)
@@ -146,12 +176,22 @@ class Predictions:
 
 def _is_faithful(traced: Any) -> bool:
     """Whether a traced function gives the same results with XLA as without."""
-    graph = traced.graph.as_graph_def()
-    nested = (node for inner in graph.library.function for node in inner.node_def)
-    unlike = {node.op for node in itertools.chain(graph.node, nested)} & (_CHECKS | _RANDOM)
+    unlike = _operations(traced) & (_CHECKS | _RANDOM)
     if unlike:
         _log.debug("single steps run, since XLA would drop checks or draw other random numbers: %s", sorted(unlike))
     return not unlike
+
+
+def _is_slow(traced: Any) -> bool:
+    """Whether a traced function is slow with XLA."""
+    return bool(_operations(traced) & _CONVOLUTIONS) and not tf.config.list_physical_devices("GPU")
+
+
+def _operations(traced: Any) -> set[str]:
+    """Types of the operations in a traced function, and in the loops inside it."""
+    graph = traced.graph.as_graph_def()
+    nested = (node for inner in graph.library.function for node in inner.node_def)
+    return {node.op for node in itertools.chain(graph.node, nested)}
 
 
 def _traced(function: Callable[..., Any], *specs: Any, jit_compile: bool) -> Any:

@@ -72,7 +72,7 @@ class LikelihoodModel(ExecutionsModel):
             jit_compile: whether XLA compiles. With True, an execution of several steps is one compiled program. "auto"
                 does so in trainings of at least 1000 steps and in `predict` of at least 65,536 rows, where the time to
                 compile pays. On a GPU, "auto" also compiles single steps, as in Keras. Results differ by rounding only.
-                Single steps run where XLA cannot compile a program, or would skip a check.
+                Where XLA cannot compile a program, would skip a check or, on a CPU, has convolutions, single steps run.
             **kwargs: `run_eagerly`, `auto_scale_loss`.
 
         Raises:
