@@ -56,9 +56,13 @@ class Step:
         if self._any_rows:
             try:
                 return self._traced_for(batch, any_rows=True)
-            except Exception as error:  # If it is an error of the user, the next line raises it with all shapes.
+            except Exception as error:
+                traced = self._traced_for(
+                    batch, any_rows=False
+                )  # An error of the user is raised here, with all shapes.
                 _log.debug("a step is traced for each number of rows: %s", error)
                 self._any_rows = False
+                return traced
         return self._traced_for(batch, any_rows=False)
 
     def _traced_for(self, batch: Any, any_rows: bool) -> Any:
@@ -100,12 +104,13 @@ class Steps:
         if _dtypes_and_shapes(batches[0]) is None:
             return None
         spec = repr(keras.tree.map_structure(lambda part: (part.dtype, *part.shape), batches[0]))
-        if spec not in self._programs and (len(batches) == 1 or len(self._programs) == MAX_PROGRAMS):
+        is_new = spec not in self._programs
+        if (len(batches) == 1 or len(self._programs) == MAX_PROGRAMS) if is_new else self._programs[spec] is None:
             return None
         padded = batches + batches[:1] * (_program_size(batches[0]) - len(batches))
         stacks = tf.nest.map_structure(_stack, *padded)
         try:
-            if spec not in self._programs:
+            if is_new:
                 self._programs[spec] = self._program(stacks, batches[0])
             program = self._programs[spec]
             return None if program is None else program(tf.constant(len(batches)), stacks)
@@ -148,7 +153,8 @@ class Predictions:
         self._forced = forced
         self._single = Step(function, run_eagerly=run_eagerly, jit_compile=jit_compile)
         # With a known number of rows, the function needs no checks at run time, which XLA would skip.
-        self._compiled: Step | None = Step(function, run_eagerly=False, jit_compile=True, any_rows=False)
+        self._compiled = Step(function, run_eagerly=False, jit_compile=True, any_rows=False)
+        self._suits: bool | None = None  # whether `_compiled` can be used, or None if this is not known yet
 
     def run(self, batches: Sequence[Any], compiled_rows: int | None) -> Any:
         """The outputs of all batches. XLA compiles the function for `compiled_rows` rows, unless it is None."""
@@ -156,22 +162,20 @@ class Predictions:
         return outputs[0] if len(outputs) == 1 else tf.nest.map_structure(lambda *each: tf.concat(each, 0), *outputs)
 
     def _output(self, batch: Any, compiled_rows: int | None) -> Any:
-        if compiled_rows is not None and self._compiled is not None:
-            rows = len(tf.nest.flatten(batch)[0])
-            # XLA would compile the function again for a short last batch.
-            full = (
-                tf.nest.map_structure(lambda part: _padded(part, compiled_rows), batch)
-                if rows < compiled_rows
-                else batch
-            )
-            try:
-                traced = self._compiled.traced(tf.nest.map_structure(_as_tensor, full))
-                if _is_faithful(traced) and (self._forced or not _is_slow(traced)):
-                    return tf.nest.map_structure(lambda output: output[:rows], self._compiled(full))
-            except Exception as error:  # If the single step fails too, the user gets its error.
-                _log.debug("XLA cannot compile this step: %s", error)
-            self._compiled = None
-        return self._single(batch)
+        if compiled_rows is None or self._suits is False:
+            return self._single(batch)
+        rows = len(tf.nest.flatten(batch)[0])
+        # XLA would compile the function again for a short last batch.
+        batch = tf.nest.map_structure(lambda part: tf.constant(_padded(part, compiled_rows)), batch)
+        try:
+            if self._suits is None:
+                traced = self._compiled.traced(batch)
+                self._suits = _is_faithful(traced) and (self._forced or not _is_slow(traced))
+            output = self._compiled(batch) if self._suits else None
+        except Exception as error:  # If the single step fails too, the user gets its error.
+            _log.debug("XLA cannot compile this step: %s", error)
+            output, self._suits = None, False
+        return tf.nest.map_structure(lambda each: each[:rows], self._single(batch) if output is None else output)
 
 
 def _is_faithful(traced: Any) -> bool:
@@ -234,8 +238,10 @@ def _stack(*parts: Any) -> tf.Tensor:
     return tf.constant(np.stack(parts)) if isinstance(parts[0], np.ndarray) else tf.stack(parts)
 
 
-def _padded(part: Any, rows: int) -> np.ndarray:
-    """A part of a batch with copies of its first row at the end."""
+def _padded(part: np.ndarray, rows: int) -> np.ndarray:
+    """A part of a batch with copies of its first row at the end, so that it has at least `rows` rows."""
+    if len(part) >= rows:
+        return part
     return np.concatenate([part, np.repeat(part[:1], rows - len(part), axis=0)])
 
 
