@@ -115,7 +115,7 @@ def test_predict_chooses_the_number_of_rows_by_the_size_of_an_event():
     flow = small_flow()
 
     def rows(shape, *args):
-        return flow._rows(np.zeros(shape), *args)[0].batch_size
+        return flow._prediction_batches(np.zeros(shape), *args)[0].batch_size
 
     assert rows((10, 2), None, None) == executions.MAX_ROWS
     assert rows((10, 28, 28, 1), None, None) == executions.MAX_NUMBERS // 784
@@ -135,4 +135,4 @@ def test_arrays_may_change_during_fit():
 def test_predict_compiles_no_more_rows_than_there_are(monkeypatch):
     monkeypatch.setattr(executions, "ROWS_THAT_PAY", 100)
     flow = small_flow()
-    assert flow._rows(np.zeros((130, 2)), 10**6, None)[1]["compiled_rows"] == 130
+    assert flow._prediction_batches(np.zeros((130, 2)), 10**6, None)[1]["compiled_rows"] == 130

@@ -139,7 +139,8 @@ class Coupling(OnePassBijector):
         if context is not None:
             event, context = broadcast_batches(event, ndims, context)
         if event.shape.rank is not None:
-            return self._couple(event, context, transform, given)
+            # If no part is kept, the network sees the context alone, and runs once for each context.
+            return self._couple(event, context if self._mask.any() else given, transform)
         # A graph may not know the rank of the event, for example when it samples with an unknown sample shape.
         shape = tf.shape(event)
         rows = tf.reshape(event, tf.concat([[-1], shape[-ndims:]], axis=0))
@@ -149,19 +150,15 @@ class Coupling(OnePassBijector):
         return tf.reshape(value, shape), tf.reshape(log_det, shape[:-ndims])
 
     def _couple(
-        self,
-        event: tf.Tensor,
-        context: tf.Tensor | None,
-        transform: Callable[..., ValueAndLogDet],
-        given_context: tf.Tensor | None = None,
+        self, event: tf.Tensor, context: tf.Tensor | None, transform: Callable[..., ValueAndLogDet]
     ) -> ValueAndLogDet:
-        """`context` has the batch shape of `event`; `given_context`, if there is one, is not broadcast."""
+        """`context` has the batch shape of `event`. If no part is kept, it may have one that broadcasts to it."""
         kept, moved = self._split.split(event)
-        if given_context is None or kept.shape[-1] != 0:
+        if context is None or self._mask.any():
             outputs = self._condition(kept, context)
-        else:  # The outputs depend on the context alone, so the network runs once for each context.
-            outputs = self._condition(given_context[..., :0], given_context)
-            batch_shape, rank = tf.shape(kept)[:-1], given_context.shape.rank - 1
+        else:
+            outputs = self._condition(context[..., :0], context)
+            batch_shape, rank = tf.shape(kept)[:-1], context.shape.rank - 1
             outputs = [tf.broadcast_to(each, tf.concat([batch_shape, each.shape[rank:]], axis=0)) for each in outputs]
         moved, log_derivatives = transform(moved, *outputs)
         log_det = self._sum(log_derivatives)

@@ -80,6 +80,11 @@ def _snapshot(array: Any) -> np.ndarray:
     return np.asarray(array) if isinstance(array, np.memmap) else np.array(array, order="C")
 
 
+def _native(array: np.ndarray) -> np.ndarray:
+    """TensorFlow knows no numbers in the byte order of another machine, which some files have."""
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
 class ArrayBatches(IteratedDataset):
     """A dataset of batches of the rows of arrays, which Python takes from the arrays.
 
@@ -113,15 +118,11 @@ class ArrayBatches(IteratedDataset):
             yield self._take(random.permutation(rows) if self._shuffle == "batch" else rows)
 
     def _take(self, rows: np.ndarray) -> Any:
-        def take(part: np.ndarray) -> np.ndarray:
-            # TensorFlow knows no numbers in the byte order of another machine, which some files have.
-            return part.take(rows, axis=0).astype(part.dtype.newbyteorder("="), copy=False)
-
-        return keras.tree.map_structure(take, self._parts)
+        return keras.tree.map_structure(lambda part: _native(part.take(rows, axis=0)), self._parts)
 
     def as_pipeline(self) -> tf.data.Dataset:
         """The same batches as a pipeline of `tf.data`."""
-        parts = tf.nest.map_structure(tf.constant, self._take(np.arange(self._size)))
+        parts = keras.tree.map_structure(lambda part: tf.constant(_native(part)), self._parts)
         rows = tf.data.Dataset.range(self._size)
         if self._shuffle and self._shuffle != "batch":
             rows = rows.shuffle(self._size)

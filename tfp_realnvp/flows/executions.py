@@ -146,7 +146,7 @@ class ExecutionsModel(SavingModel):
         number = steps or num_batches(batches)
         return batches, Call(steps, number, self._steps_done[mode] + epochs * (number or 0))
 
-    def _rows(self, x: Any, batch_size: int | None, steps: int | None) -> tuple[Any, dict[str, Any]]:
+    def _prediction_batches(self, x: Any, batch_size: int | None, steps: int | None) -> tuple[Any, dict[str, Any]]:
         """The batches of `predict`, and the arguments of `_executing` for them."""
         compiled_rows = None
         if are_arrays(x):

@@ -57,9 +57,8 @@ class Step:
             try:
                 return self._traced_for(batch, any_rows=True)
             except Exception as error:
-                traced = self._traced_for(
-                    batch, any_rows=False
-                )  # An error of the user is raised here, with all shapes.
+                # An error of the user is raised here, with all shapes.
+                traced = self._traced_for(batch, any_rows=False)
                 _log.debug("a step is traced for each number of rows: %s", error)
                 self._any_rows = False
                 return traced
@@ -105,7 +104,8 @@ class Steps:
             return None
         spec = repr(keras.tree.map_structure(lambda part: (part.dtype, *part.shape), batches[0]))
         is_new = spec not in self._programs
-        if (len(batches) == 1 or len(self._programs) == MAX_PROGRAMS) if is_new else self._programs[spec] is None:
+        pays = len(batches) > 1 and len(self._programs) < MAX_PROGRAMS if is_new else self._programs[spec] is not None
+        if not pays:
             return None
         padded = batches + batches[:1] * (_program_size(batches[0]) - len(batches))
         stacks = tf.nest.map_structure(_stack, *padded)

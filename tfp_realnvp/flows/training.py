@@ -148,7 +148,7 @@ class LikelihoodModel(ExecutionsModel):
             x: `x [N, *event_shape]`, `{"x": x, "context": context [N, K]}`, or a `tf.data.Dataset` of such batches, or
                 of batches `(x, x, sample_weight)`.
             validation_data: like x, or `(x, None, sample_weight)`.
-            **kwargs: `sample_weight [N]`, `steps_per_epoch`, ...
+            **kwargs: `sample_weight [N]`, `initial_epoch`, `steps_per_epoch`, ...
 
         Returns:
             The history. "loss" is the mean negative log-likelihood in nats plus the regularisation losses; "val_loss"
@@ -244,7 +244,7 @@ class LikelihoodModel(ExecutionsModel):
         self._dequantization.check_continuous(x)
         check_rows(x, self.event_shape, self.context_shape, "x")
         check_ends(x, "x", "steps", steps)
-        x, state = self._rows(x, batch_size, steps)
+        x, state = self._prediction_batches(x, batch_size, steps)
         with self._executing(**state), self._dequantization.errors():
             try:
                 return np.asarray(super().predict(x, None, verbose, **kwargs))
