@@ -8,6 +8,7 @@ import tensorflow as tf
 import tfp_realnvp as nvp
 from registry import random_tensor
 from tfp_realnvp.conditioners import Constant
+from tfp_realnvp.conditioners.layers import batch_normalization
 
 
 def test_mlp_starts_at_the_identity():
@@ -220,6 +221,29 @@ def test_conv_resnet_matches_the_formula():
     outputs = convolved(network.output_layer, rectified(normalized(network.output_norm, total)))
     shift, log_scale = np.split(outputs, 2, axis=-1)
     assert_outputs(network, (kept, context), shift, network.log_scale_bound.numpy() * np.tanh(log_scale))
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("shape", [(8, 4, 4, 3), (16, 3)])
+def test_batch_normalization_gives_the_numbers_of_keras(shape, policy):
+    keras_layer = keras.layers.BatchNormalization(momentum=0.8, epsilon=1e-2, dtype=policy)
+    layer = batch_normalization(keras.dtype_policies.get(policy), momentum=0.8, epsilon=1e-2)
+    x = tf.constant(np.random.default_rng(0).normal(1.0, 2.0, shape), tf.float32)
+    results = []
+    for each in (keras_layer, layer):
+        each.build(shape)
+        each.gamma.assign([0.5, 1.0, 2.0])
+        each.beta.assign([-1.0, 0.0, 1.0])
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = each(x, training=True)
+            loss = tf.reduce_sum(tf.sin(tf.cast(y, tf.float32)))
+        gradients = tape.gradient(loss, [x, *(variable.value for variable in each.trainable_variables)])
+        assert y.dtype == each.compute_dtype
+        results.append([tf.cast(y, tf.float32), *gradients, *each.variables, tf.cast(each(x), tf.float32)])
+    tolerance = 1e-4 if policy == "float32" else 2e-2
+    for expected, ours in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=tolerance, atol=tolerance)
 
 
 def test_the_seed_fixes_the_weights_of_a_resnet():

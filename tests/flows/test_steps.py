@@ -252,3 +252,15 @@ def test_steps_may_use_the_static_number_of_rows():
     flow.compile("sgd")
     flow.fit(X[:20], batch_size=8, verbose=0)
     assert int(flow.optimizer.iterations) == 3
+
+
+def test_a_verbose_fit_says_what_it_waits_for(monkeypatch, capsys):
+    monkeypatch.setattr(executions, "SECONDS_OF_SILENCE", 0.01)
+    for verbose, expected in ((0, ""), (2, "slow: TensorFlow prepares the training step")):
+        flow = real_nvp(name="slow")
+        flow.compile("sgd")
+        flow.fit(X[:16], batch_size=8, verbose=verbose)
+        assert expected in (printed := capsys.readouterr().out)
+        assert expected or not printed
+        flow.fit(X[:16], batch_size=8, verbose=verbose)
+        assert "prepares" not in capsys.readouterr().out

@@ -52,26 +52,34 @@ class WeightNormConv(keras.layers.Layer):
         self.scale = self.add_weight(
             shape=(self.filters,),
             initializer="zeros",
-            regularizer=keras.regularizers.L2(self.scale_penalty) if self.scale_penalty else None,
+            regularizer=self._penalty if self.scale_penalty else None,
             name="scale",
         )
         if not self.starts_at_zero:
-            self.scale.assign(self._norm())
+            self.scale.assign(1 / self._inverse_norm())
         if self.use_bias:
             self.bias = self.add_weight(shape=(self.filters,), initializer="zeros", name="bias")
         self.built = True
 
-    def _norm(self) -> Any:
-        return ops.sqrt(ops.sum(ops.square(self.direction), axis=(0, 1, 2)))
+    def _inverse_norm(self) -> Any:
+        return ops.rsqrt(ops.sum(ops.square(self.direction), axis=(0, 1, 2)))
+
+    def _penalty(self, scale: Any) -> tf.Tensor:
+        return 2 * self.scale_penalty * tf.nn.l2_loss(scale)  # one operation
 
     def call(self, inputs: Any) -> Any:
-        kernel = self.direction * (self.scale / self._norm())
-        rows, may_be_empty = tf.shape(inputs)[0], not inputs.shape[0] and self.filters != inputs.shape[-1]
-        if may_be_empty:  # For 0 images, TensorFlow returns the wrong number of channels: add an image.
-            inputs = tf.pad(inputs, [[tf.cast(rows == 0, tf.int32), 0], [0, 0], [0, 0], [0, 0]])
-        outputs = ops.conv(inputs, kernel, padding="same", data_format="channels_last")
-        outputs = outputs[:rows] if may_be_empty else outputs
+        kernel = self.direction * (self.scale * self._inverse_norm())
+        if inputs.shape[0] or self.filters == inputs.shape[-1]:
+            outputs = self._convolved(inputs, kernel)
+        else:  # For 0 images, TensorFlow returns the wrong number of channels: add an image.
+            rows = tf.shape(inputs)[0]
+            padded = tf.pad(inputs, [[tf.cast(rows == 0, tf.int32), 0], [0, 0], [0, 0], [0, 0]])
+            outputs = self._convolved(padded, kernel)[:rows]
         return outputs + self.bias if self.use_bias else outputs
+
+    @staticmethod
+    def _convolved(inputs: Any, kernel: Any) -> Any:
+        return ops.conv(inputs, kernel, padding="same", data_format="channels_last")
 
     def get_config(self) -> dict[str, Any]:
         names = ("filters", "kernel_size", "scale_penalty", "starts_at_zero", "use_bias", "seed")

@@ -1,6 +1,7 @@
 """How many training steps run in one execution, before Keras calls the callbacks, and whether XLA compiles them."""
 
 import contextlib
+import functools
 import math
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ __all__ = ["Call", "ExecutionsModel"]
 MAX_STEPS_PER_EXECUTION = 32  # The callbacks after an execution need as much time as a few small steps.
 STEPS_THAT_PAY = 1000  # XLA compiles a program in the time that it saves in this number of steps, for most flows.
 ROWS_THAT_PAY = 1 << 16  # XLA compiles `predict` in about the time that it saves in a few calls of this number of rows.
+SECONDS_OF_SILENCE = 5.0
 MAX_ROWS, MAX_NUMBERS = 1 << 13, 1 << 19  # of a batch of `predict`: more rows are not faster
 
 
@@ -107,7 +109,8 @@ class ExecutionsModel(SavingModel):
 
     def _execution(self, mode: str, step: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
         """The function that Keras calls to run one execution on the next batches of an iterator."""
-        single = Step(step, run_eagerly=self.run_eagerly, jit_compile=self.jit_compile)
+        waiting = functools.partial(self._announcing, mode)
+        single = Step(step, run_eagerly=self.run_eagerly, jit_compile=self.jit_compile, waiting=waiting)
         steps = Steps(single, forced=self._asked_xla is True)
 
         def execute(iterator: Iterator[Any]) -> dict[str, Any]:
@@ -120,6 +123,18 @@ class ExecutionsModel(SavingModel):
             return logs
 
         return execute
+
+    @contextlib.contextmanager
+    def _announcing(self, mode: str) -> Iterator[None]:
+        """Context manager: if the code inside takes long and the call is verbose, prints what the user waits for."""
+        text = f"{self.name}: TensorFlow prepares the {'training' if mode == 'train' else 'evaluation'} step ..."
+        timer = threading.Timer(SECONDS_OF_SILENCE, print, [text], {"flush": True})
+        if getattr(self._running, "verbose", 0):
+            timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def _compiles(self, pays: bool) -> bool:
         """Whether XLA compiles something large: the user's choice, or whether it pays."""
@@ -187,6 +202,7 @@ class ExecutionsModel(SavingModel):
         *,
         checked: Any = None,
         compiled_rows: int | None = None,
+        verbose: Any = None,
     ) -> Iterator[None]:
         """Context manager: Keras runs `steps` steps per execution in this thread.
 
@@ -195,10 +211,13 @@ class ExecutionsModel(SavingModel):
             calls: the steps to come, by mode ("train", "test").
             checked: x of the validation data that `fit` has checked. `evaluate` then does not check it in each epoch.
             compiled_rows: number of rows for which XLA compiles `predict`, or None.
+            verbose: whether to say what a user waits for, or None for what the call of `fit` around this call does.
         """
         outer = vars(self._running).copy()
         calls = {**outer.get("calls", {}), **(calls or {})}
-        vars(self._running).update(steps=steps, checked=checked, compiled_rows=compiled_rows, calls=calls)
+        verbose = outer.get("verbose") if verbose is None else verbose
+        new = {"steps": steps, "checked": checked, "compiled_rows": compiled_rows, "calls": calls, "verbose": verbose}
+        vars(self._running).update(new)
         try:
             yield
         finally:

@@ -85,6 +85,7 @@ class ImageRealNVP(Flow):
     """
 
     _dequantization: PixelDequantization
+    _has_foreign_parts = False
 
     def __init__(
         self,

@@ -24,10 +24,26 @@ def use_fused_adam(optimizer: keras.optimizers.Optimizer) -> None:
     """
     # Only the instance changes. Its class and its configuration stay the same, and so do saved files.
     if type(optimizer) in (keras.optimizers.Adam, keras.optimizers.AdamW):
-        optimizer.update_step = functools.partial(_update, optimizer)
+        optimizer.apply = functools.partial(_apply, optimizer)
 
 
-def _update(optimizer: keras.optimizers.Adam, gradient: Any, variable: Any, learning_rate: Any) -> None:
+def _apply(optimizer: keras.optimizers.Adam, gradients: Any, trainable_variables: Any = None) -> None:
+    """Keras's `apply`, where all variables of one dtype share the tensors that depend only on the step."""
+    shared: dict[tf.DType, dict[str, tf.Tensor]] = {}
+    optimizer.update_step = functools.partial(_update, optimizer, shared)
+    try:
+        type(optimizer).apply(optimizer, gradients, trainable_variables)
+    finally:
+        del optimizer.update_step  # Otherwise, it would keep the graph alive.
+
+
+def _update(
+    optimizer: keras.optimizers.Adam,
+    shared: dict[tf.DType, dict[str, tf.Tensor]],
+    gradient: Any,
+    variable: Any,
+    learning_rate: Any,
+) -> None:
     """One step of Adam. Source: Kingma & Ba, "Adam: a method for stochastic optimization", 2015, arXiv 1412.6980."""
     dtype = tf.as_dtype(variable.dtype)
     # The operation has no AMSGrad, and supports neither sparse gradients nor distributed variables.
@@ -35,24 +51,31 @@ def _update(optimizer: keras.optimizers.Adam, gradient: Any, variable: Any, lear
     if special or max(_error(beta, dtype) for beta in (optimizer.beta_1, optimizer.beta_2)) > MAX_ERROR:
         type(optimizer).update_step(optimizer, gradient, variable, learning_rate)
         return
-    step = tf.cast(optimizer.iterations, dtype) + 1
-
-    def power(beta: float) -> tf.Tensor:  # rounds beta to float32 first, as Keras does
-        return tf.pow(tf.cast(tf.constant(beta, tf.float32), dtype), step)
-
+    if dtype not in shared:
+        shared[dtype] = _scalars(optimizer, dtype) | {"lr": tf.cast(learning_rate, dtype)}
     first_moment, second_moment = adam_moments(optimizer, variable)
     tf.raw_ops.ResourceApplyAdam(
         var=variable.handle,
         m=first_moment.handle,
         v=second_moment.handle,
-        beta1_power=power(optimizer.beta_1),
-        beta2_power=power(optimizer.beta_2),
-        lr=tf.cast(learning_rate, dtype),
-        beta1=tf.constant(optimizer.beta_1, dtype),
-        beta2=tf.constant(optimizer.beta_2, dtype),
-        epsilon=tf.constant(optimizer.epsilon, dtype),
         grad=tf.cast(gradient, dtype),
+        **shared[dtype],
     )
+
+
+def _scalars(optimizer: keras.optimizers.Adam, dtype: tf.DType) -> dict[str, tf.Tensor]:
+    step = tf.cast(optimizer.iterations, dtype) + 1
+
+    def power(beta: float) -> tf.Tensor:  # rounds beta to float32 first, as Keras does
+        return tf.pow(tf.cast(tf.constant(beta, tf.float32), dtype), step)
+
+    return {
+        "beta1_power": power(optimizer.beta_1),
+        "beta2_power": power(optimizer.beta_2),
+        "beta1": tf.constant(optimizer.beta_1, dtype),
+        "beta2": tf.constant(optimizer.beta_2, dtype),
+        "epsilon": tf.constant(optimizer.epsilon, dtype),
+    }
 
 
 def _error(beta: float, dtype: tf.DType) -> float:

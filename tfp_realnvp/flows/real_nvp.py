@@ -123,6 +123,7 @@ class RealNVP(Flow):
         context_shape = None if context_shape is None else as_vector_shape(context_shape, "context_shape")
         check_size("num_couplings", num_couplings)
         check_sizes("hidden_units", hidden_units)
+        is_named = isinstance(activation, str)
         activation = as_activation(activation)  # of a layer, a copy: Keras tracks what `_options` holds
         check_option("conditioner", conditioner, tuple(_CONDITIONERS))
         check_fraction("dropout", dropout)
@@ -184,6 +185,7 @@ class RealNVP(Flow):
             "seed": seed,
         }
         self._base_distribution = base_distribution
+        self._has_foreign_parts = not (isinstance(base_distribution, str | None) and is_named)
 
     def _wants_adapt(self) -> bool:
         # A user's base distribution may fit the data without `adapt`, and so may a flow that has trained.

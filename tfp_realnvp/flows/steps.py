@@ -1,10 +1,12 @@
 """The steps of `fit` and `evaluate`, one after another or many as one XLA program, and the batches of `predict`."""
 
+import contextlib
 import functools
 import itertools
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
@@ -38,10 +40,20 @@ class Step:
         run_eagerly: whether to call it without tracing it.
         jit_compile: whether XLA compiles it.
         any_rows: False to trace the function again for each number of rows.
+        waiting: function that returns a context manager for the first call, which takes long.
     """
 
-    def __init__(self, function: Callable[[Any], Any], *, run_eagerly: bool, jit_compile: bool, any_rows: bool = True):
+    def __init__(
+        self,
+        function: Callable[[Any], Any],
+        *,
+        run_eagerly: bool,
+        jit_compile: bool,
+        any_rows: bool = True,
+        waiting: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
+    ):
         self.function = tf.autograph.experimental.do_not_convert(function)
+        self.waiting = waiting
         self._run_eagerly, self._jit_compile, self._any_rows = run_eagerly, jit_compile, any_rows
         self._traced: dict[str, Any] = {}  # by the specs of a batch
 
@@ -49,7 +61,8 @@ class Step:
         batch = tf.nest.map_structure(_as_tensor, batch)
         if self._run_eagerly or tf.config.functions_run_eagerly():
             return self.function(batch)
-        return self.traced(batch)(batch)
+        with contextlib.nullcontext() if self._traced else self.waiting():
+            return self.traced(batch)(batch)
 
     def traced(self, batch: Any) -> Any:
         """The function, traced for `batch`, for any number of rows if that is possible."""
@@ -110,10 +123,11 @@ class Steps:
         padded = batches + batches[:1] * (_program_size(batches[0]) - len(batches))
         stacks = tf.nest.map_structure(_stack, *padded)
         try:
-            if is_new:
-                self._programs[spec] = self._program(stacks, batches[0])
-            program = self._programs[spec]
-            return None if program is None else program(tf.constant(len(batches)), stacks)
+            with self._step.waiting() if is_new else contextlib.nullcontext():
+                if is_new:
+                    self._programs[spec] = self._program(stacks, batches[0])
+                program = self._programs[spec]
+                return None if program is None else program(tf.constant(len(batches)), stacks)
         except Exception as error:  # No variable has changed yet. If single steps fail too, the user gets their error.
             _log.debug("XLA cannot compile many steps as one program, so single steps run: %s", error)
             self._programs[spec] = None

@@ -184,7 +184,7 @@ class LikelihoodModel(ExecutionsModel):
         steps = self._steps(callbacks, **calls)
         stop = StopOnNonFiniteLoss(self._finite_steps)
         callbacks = with_callbacks([stop, CountEpochs(initial_epoch)], callbacks, self)
-        with self._executing(steps, calls, checked=validation_batches), self._dequantization.errors():
+        with self._executing(steps, calls, checked=validation_batches, verbose=verbose), self._dequantization.errors():
             history = super().fit(
                 inputs,
                 batch_size=batch_size,
@@ -217,13 +217,13 @@ class LikelihoodModel(ExecutionsModel):
         """
         check_no_context_argument(kwargs.pop("context", None))
         num_steps = kwargs.get("steps")
-        calls: dict[str, Call] = {}  # Validation in `fit` is checked and counted there.
+        calls: dict[str, Call] = {}  # `fit` has checked, counted and announced its validation.
         if x is None or x is not self._checked:
             check_counts(batch_size=batch_size, steps=num_steps)
             x, sample_weight = self._checked_data(x, y, sample_weight, "x", "steps", num_steps)
             x, calls["test"] = self._batches("test", (x, sample_weight), batch_size, num_steps)
         steps = self._steps(kwargs.get("callbacks"), **calls)
-        with self._executing(steps, calls), self._dequantization.errors():
+        with self._executing(steps, calls, verbose=verbose if calls else None), self._dequantization.errors():
             results = super().evaluate(x, None, batch_size, verbose, **kwargs)
         if isinstance(results, list | dict) and not results:
             raise ValueError(_EMPTY)
