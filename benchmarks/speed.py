@@ -4,8 +4,9 @@
     python benchmarks/speed.py --side distrax=PYTHON ...  # PYTHON: path of another Python that has the library
     python benchmarks/speed.py --growth                   # times for growing batch, depth, width and features
 
-Sizes: S has 6 features, width 64 and batch 256; M has 64, 256 and 1024; L has 784, 512 and 256. All three take half an
-hour with eight libraries.
+Sizes: S has 6 features, width 64 and batch 256; M has 64, 256 and 1024; L has 784, 512 and 256. "splines" is M with
+spline couplings, LU maps and ResNets, for the libraries that have them. S, M and L take half an hour with eight
+libraries.
 
 Each library runs in its own process, which waits while another library is measured. The table shows the median over
 rounds, its spread (slowest / fastest - 1), its ratio to the fastest other library, and its ratio to the time of the
@@ -29,6 +30,7 @@ from libraries import SIZES, Size
 
 OURS, TFB = "ours", "tfb_real_nvp"
 OTHERS = {name.lower(): name for name in ("distrax", "flowjax", "FrEIA", "nflows", "normflows", "zuko")}
+WITH_SPLINES = {OURS, "nflows", "zuko"}
 SECONDS = 1.0  # approximate duration of one measurement
 GROWTH = {
     "batch": (1, 16, 256, 4096, 65536),
@@ -111,7 +113,7 @@ def _calibrate(run) -> int:
 
 def measure(size: Size, sides: dict[str, str], rounds: int) -> dict[str, dict[str, list[float]]]:
     """Milliseconds by library and task, one value per round."""
-    processes = [Side(library, python) for library, python in sides.items()]
+    processes = [Side(side, python) for side, python in sides.items() if not size.splines or side in WITH_SPLINES]
     figures = {side.library: {} for side in processes}
     for side in processes:
         try:

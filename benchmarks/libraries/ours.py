@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 import tfp_realnvp as nvp
-from libraries import BATCHES, Size
+from libraries import BATCHES, BINS, BOUND, Size
 from libraries.tf_tasks import repeated
 
 # Arguments of `compile` besides the optimizer. By default, a training is compiled if it has at least 1000 steps.
@@ -21,7 +21,14 @@ SCORED = 100_000  # rows of a call of `predict`
 
 
 def flow(size: Size, **options) -> nvp.RealNVP:
-    flow = nvp.RealNVP(size.features, num_couplings=size.couplings, hidden_units=2 * (size.hidden,), seed=0)
+    splines = {"coupling": "spline", "permutation": "lu", "conditioner": "resnet", "num_bins": BINS, "bound": BOUND}
+    flow = nvp.RealNVP(
+        size.features,
+        num_couplings=size.couplings,
+        hidden_units=2 * (size.hidden,),
+        seed=0,
+        **(splines if size.splines else {}),
+    )
     flow.compile("adam", **options)
     return flow
 

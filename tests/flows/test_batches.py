@@ -115,11 +115,13 @@ def test_predict_chooses_the_number_of_rows_by_the_size_of_an_event():
     flow = small_flow()
 
     def rows(shape, *args):
-        return flow._prediction_batches(np.zeros(shape), *args)[0].batch_size
+        return flow._prediction_batches(np.zeros(shape, "int8"), *args)[0].batch_size
 
-    assert rows((10, 2), None, None) == executions.MAX_ROWS
-    assert rows((10, 28, 28, 1), None, None) == executions.MAX_NUMBERS // 784
-    assert rows((10, 10**6), None, None) == 32
+    assert rows((10, 2), None, None) == 10
+    assert rows((20_000, 2), None, None) == 6667  # 3 equal batches of at most 8192 rows
+    assert rows((100_000, 2), None, None) == 25_000  # compiled: 4 equal batches of at most 32,768 rows
+    assert rows((2000, 28, 28, 1), None, None) == 667  # at most 2**19 numbers
+    assert rows((48, 10**6), None, None) == 24  # at most 32 rows
     assert rows((10, 2), None, 3) == 4  # steps=3
     assert rows((10, 2), 7, None) == 7
 

@@ -20,7 +20,8 @@ MAX_STEPS_PER_EXECUTION = 32  # The callbacks after an execution need as much ti
 STEPS_THAT_PAY = 1000  # XLA compiles a program in the time that it saves in this number of steps, for most flows.
 ROWS_THAT_PAY = 1 << 16  # XLA compiles `predict` in about the time that it saves in a few calls of this number of rows.
 SECONDS_OF_SILENCE = 5.0
-MAX_ROWS, MAX_NUMBERS = 1 << 13, 1 << 19  # of a batch of `predict`: more rows are not faster
+# The largest batches of `predict`, without and with XLA: more rows are not faster.
+MAX_ROWS, MAX_COMPILED_ROWS, MAX_NUMBERS = 1 << 13, 1 << 15, 1 << 19
 
 
 class Call(NamedTuple):
@@ -167,10 +168,11 @@ class ExecutionsModel(SavingModel):
         if are_arrays(x):
             parts = tf.nest.flatten(x)
             rows, numbers = len(parts[0]), sum(math.prod(part.shape[1:]) for part in parts)
-            fast = max(32, min(MAX_ROWS, MAX_NUMBERS // max(1, numbers)))
-            batch_size = batch_size or (-(-rows // steps) if steps else fast)
-            if not self._has_strategy() and self._compiles(rows >= ROWS_THAT_PAY):
-                compiled_rows = min(batch_size, rows)
+            compiles = not self._has_strategy() and self._compiles(rows >= ROWS_THAT_PAY)
+            fast = max(32, min(MAX_COMPILED_ROWS if compiles else MAX_ROWS, MAX_NUMBERS // max(1, numbers)))
+            number = steps or max(1, math.ceil(rows / fast))
+            batch_size = batch_size or max(1, math.ceil(rows / number))
+            compiled_rows = min(batch_size, rows) if compiles else None
         batches = batches_of((x, None), batch_size, steps, in_pipeline=self._has_strategy())
         return batches, {"steps": self._asked_steps or 1, "compiled_rows": compiled_rows}
 

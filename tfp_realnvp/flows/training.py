@@ -232,7 +232,7 @@ class LikelihoodModel(ExecutionsModel):
     def predict(self, x: Any, batch_size: int | None = None, verbose: Any = "auto", **kwargs: Any) -> np.ndarray:
         """Log-densities `[N]` in nats, computed in batches. Arguments as in `keras.Model.predict`.
 
-        With batch_size=None, a batch of arrays has as many rows as is fast: up to 8192, fewer for large events.
+        With batch_size=None, a batch of arrays has as many rows as is fast: up to 32,768, fewer for large events.
 
         Raises:
             ValueError: if a shape is wrong; if the context is missing or unexpected; if a dataset is empty, or infinite
