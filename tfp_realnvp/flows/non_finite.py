@@ -31,7 +31,7 @@ class FiniteSteps:
 
     def add(self, loss: tf.Tensor) -> None:
         """Counts a step, unless the loss of an earlier step was not finite."""
-        # Under a strategy, older Keras starts a last step that finds no data. It fails at the loss, so it does not count.
+        # Under a strategy, older Keras starts a last step without data. It fails at the loss, so it does not count.
         with tf.control_dependencies([loss]):
             self._steps.assign_add(self._goes_on)
         self._goes_on.assign(self._goes_on * tf.cast(tf.math.is_finite(loss), tf.int64))
