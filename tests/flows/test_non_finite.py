@@ -7,8 +7,14 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as nvp
+from tfp_realnvp.flows import non_finite
 
 pytestmark = pytest.mark.default_steps
+
+
+@pytest.fixture(autouse=True)
+def copies_every_32_batches(monkeypatch):
+    monkeypatch.setattr(non_finite, "BATCHES_BETWEEN_COPIES", 32)
 
 
 class NaNShift(keras.layers.Layer):

@@ -12,7 +12,7 @@ from tfp_realnvp.keras_internals import raw_variable
 
 __all__ = ["FiniteSteps", "StopOnNonFiniteLoss"]
 
-BATCHES_BETWEEN_COPIES = 32  # A copy of all weights takes as long as one or two small steps.
+BATCHES_BETWEEN_COPIES = 64  # A copy of all weights takes as long as one or two small steps.
 
 
 class FiniteSteps:
@@ -44,7 +44,7 @@ class FiniteSteps:
 class StopOnNonFiniteLoss(keras.callbacks.Callback):
     """Stops `fit` at a loss that is NaN or infinite, and restores earlier weights and an earlier optimizer state.
 
-    The callback copies weights and optimizer every 32 batches and keeps the last two copies, because the last copy may
+    The callback copies weights and optimizer every 64 batches and keeps the last two copies, because the last copy may
     itself have caused the loss. The copies need twice the memory of weights and optimizer.
 
     Args:
@@ -89,7 +89,8 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         # No loss follows the last update, so we check the weights themselves.
-        if self.message is None and self._batches > self._epoch_start and not _are_finite(self._values()):
+        weights = (read() for read in self._readers[: len(self.model.weights)])
+        if self.message is None and self._batches > self._epoch_start and not _are_finite(weights):
             self._stop(self._batches - self._epoch_start - 1, "the weights are not finite after")
 
     def _values(self) -> list[tf.Tensor]:

@@ -153,7 +153,7 @@ class LikelihoodModel(ExecutionsModel):
         Returns:
             The history. "loss" is the mean negative log-likelihood in nats plus the regularisation losses; "val_loss"
             is without them. If the loss is not finite, training stops and restores earlier weights: by default, of at
-            most 64 batches ago. A RuntimeWarning names the epoch and the batch, and the "val_loss" of this epoch
+            most 128 batches ago. A RuntimeWarning names the epoch and the batch, and the "val_loss" of this epoch
             belongs to the restored weights. With 0 epochs, nothing is trained and the history is empty.
 
         Raises:
