@@ -183,7 +183,7 @@ def main() -> None:
     model, export = save(flow, options.out, name)
     # The flow was trained on the training rows, so their scores are lower than the scores of test rows.
     worst = ", ".join(map(str, sorted(parts["test"], key=lambda row: log_prob[row])[:5]))
-    print(f"\nMost unusual test rows (counted from 0): {worst}")
+    print(f"\nMost unusual test rows (numbers of all rows, from 0): {worst}")
     print("Compare the scores of test rows only with each other, and the scores of training rows only with each other.")
     print(
         f"\nAnomaly scores: {anomalies}\nPicture:        {picture}\nModel:          {model}\nExport:         {export}"

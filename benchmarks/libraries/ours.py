@@ -10,11 +10,11 @@ import tfp_realnvp as nvp
 from libraries import BATCHES, BINS, BOUND, Size
 from libraries.tf_tasks import repeated
 
-# Arguments of `compile` besides the optimizer. By default, a training is compiled if it has at least 1000 steps.
+# Arguments of `compile` besides the optimizer. By default, a training is compiled if it has at least 2000 steps.
 LONG = {"jit_compile": True}
 SETTINGS = {
     "train": LONG,
-    "train, fewer than 1000 steps": {"jit_compile": False},
+    "train, fewer than 2000 steps": {"jit_compile": False},
     "train, 1 step per execution": {"steps_per_execution": 1},
 }
 SCORED = 100_000  # rows of a call of `predict`

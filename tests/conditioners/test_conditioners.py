@@ -246,6 +246,15 @@ def test_batch_normalization_gives_the_numbers_of_keras(shape, policy):
         np.testing.assert_allclose(ours, expected, rtol=tolerance, atol=tolerance)
 
 
+def test_batch_normalization_keeps_its_digits_under_xla():
+    layer = batch_normalization(keras.dtype_policies.get("float32"))
+    layer.build((64, 2, 2, 3))
+    x = tf.constant(1e4 + np.random.default_rng(0).normal(size=(64, 2, 2, 3)), tf.float32)
+    compiled = tf.function(lambda x: layer(x, training=True), jit_compile=True)(x)
+    np.testing.assert_allclose(compiled, keras.layers.BatchNormalization()(x, training=True), atol=5e-3)
+    np.testing.assert_allclose(layer.moving_variance, 1 * 0.99 + 0.01 * np.var(x, axis=(0, 1, 2)), rtol=1e-3)
+
+
 def test_the_seed_fixes_the_weights_of_a_resnet():
     one, same, other = (nvp.ResNet(2, (8, 8), seed=seed) for seed in (1, 1, 2))
     for network in (one, same, other):

@@ -198,3 +198,8 @@ def test_continuous_pixels_out_of_range_are_refused(trained):
             ValueError, match=r"x must hold pixels from 0 to num_levels = 16, got 40.0 in 1 of its 2 images: 1"
         ):
             use(np.stack([x[0], np.full_like(x[0], 40.0)]))
+
+
+def test_autograph_can_convert_the_check_of_a_flow_of_vectors():
+    """Otherwise `tf.function(flow.log_prob)` prints a warning."""
+    tf.autograph.to_graph(nvp.RealNVP(2, num_couplings=1)._dequantization.check_continuous)

@@ -265,6 +265,24 @@ def test_error_names_a_variable_that_the_flow_cannot_see():
         flow.fit(X)
 
 
+@pytest.mark.parametrize("hides", ["in an activation", "in a subclass"])
+def test_error_names_a_variable_that_is_hidden_from_a_real_nvp(hides):
+    hidden = tf.Variable(1.0, name="slope")
+
+    class Scaled(nvp.RealNVP):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            self.conditioners[0].activation = lambda x: hidden * x
+
+    if hides == "in a subclass":
+        flow = Scaled(2, num_couplings=1, hidden_units=(4,))
+    else:
+        flow = nvp.RealNVP(2, num_couplings=1, hidden_units=(4,), activation=lambda x: hidden * x)
+    flow.compile("sgd")
+    with pytest.raises(ValueError, match=r"cannot see.*slope"):
+        flow.fit(X)
+
+
 def test_fit_refuses_a_flow_without_trainable_variables():
     flow = nvp.Flow(base(trainable=False))
     flow.compile("adam")

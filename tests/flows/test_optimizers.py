@@ -8,6 +8,7 @@ from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as nvp
 from helpers.flows import small_flow, weights
+from tfp_realnvp.flows.optimizers import use_fused_adam
 
 OPTIMIZERS = {
     "adam": lambda: keras.optimizers.Adam(0.01),
@@ -70,3 +71,17 @@ def test_fused_adam_matches_keras_adam_for_betas_that_float32_rounds(betas, tole
         variables_after_training(compiled=True), variables_after_training(compiled=False), strict=True
     ):
         np.testing.assert_allclose(one, other, rtol=tolerance)
+
+
+def test_apply_accepts_the_names_of_its_arguments_and_update_step_works_alone():
+    results = []
+    for fused in (False, True):
+        variable = keras.Variable([1.0, 2.0])
+        optimizer = keras.optimizers.Adam(0.1)
+        optimizer.build([variable])
+        if fused:
+            use_fused_adam(optimizer)
+        optimizer.apply(grads=[tf.constant([0.5, -0.5])], trainable_variables=[variable])
+        optimizer.update_step(tf.constant([1.0, 1.0]), variable, 0.1)
+        results.append(variable.numpy())
+    np.testing.assert_allclose(results[1], results[0], rtol=1e-4)

@@ -106,9 +106,7 @@ def test_flow_can_compute_the_data_of_its_own_fit(data, conditional_flow, condit
     history = in_a_thread(flow.fit, batches, verbose=0)
     assert np.isfinite(history.history["loss"]).all()
     assert set(seen) == {np.dtype(dtype)}
-    # Older Keras counts the end of a generator as a step.
-    if hasattr(flow, "unrolled_steps_per_execution") or kind == "PyDataset":
-        assert int(flow.optimizer.iterations) == 6
+    assert int(flow.optimizer.iterations) == 6
 
 
 def test_other_threads_can_predict_during_fit(data):

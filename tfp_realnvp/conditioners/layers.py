@@ -71,15 +71,18 @@ class BatchNormalization(keras.layers.BatchNormalization):
         if not (training and self.trainable) or self.synchronized or self.variable_dtype != "float32":
             return super().call(inputs, training=training, mask=mask)
         channels = inputs.shape[-1]
+        flat = tf.reshape(ops.cast(inputs, "float32"), [-1, 1, 1, channels])
+        # XLA computes a variance as a mean of squares minus a squared mean, which loses digits if the mean is large.
+        shift = tf.stop_gradient(tf.reduce_mean(ops.cast(inputs[:1], "float32"), axis=range(len(inputs.shape) - 1)))
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-            tf.reshape(ops.cast(inputs, "float32"), [-1, 1, 1, channels]),
+            flat - shift,
             tf.convert_to_tensor(self.gamma),
             tf.convert_to_tensor(self.beta),
             epsilon=self.epsilon,
         )
         size = tf.cast(tf.size(inputs) // channels, "float32")
         variance *= (size - 1) / size  # The operation returns the estimate without bias.
-        for average, new in ((self.moving_mean, mean), (self.moving_variance, variance)):
+        for average, new in ((self.moving_mean, mean + shift), (self.moving_variance, variance)):
             average.assign(average * self.momentum + new * (1 - self.momentum))
         return ops.cast(tf.reshape(outputs, tf.shape(inputs)), self.compute_dtype)
 

@@ -52,7 +52,7 @@ class WeightNormConv(keras.layers.Layer):
         self.scale = self.add_weight(
             shape=(self.filters,),
             initializer="zeros",
-            regularizer=self._penalty if self.scale_penalty else None,
+            regularizer=_L2(self.scale_penalty) if self.scale_penalty else None,
             name="scale",
         )
         if not self.starts_at_zero:
@@ -63,9 +63,6 @@ class WeightNormConv(keras.layers.Layer):
 
     def _inverse_norm(self) -> Any:
         return ops.rsqrt(ops.sum(ops.square(self.direction), axis=(0, 1, 2)))
-
-    def _penalty(self, scale: Any) -> tf.Tensor:
-        return 2 * self.scale_penalty * tf.nn.l2_loss(scale)  # one operation
 
     def call(self, inputs: Any) -> Any:
         kernel = self.direction * (self.scale * self._inverse_norm())
@@ -85,3 +82,10 @@ class WeightNormConv(keras.layers.Layer):
         names = ("filters", "kernel_size", "scale_penalty", "starts_at_zero", "use_bias", "seed")
         config: dict[str, Any] = super().get_config()
         return config | {name: getattr(self, name) for name in names}
+
+
+class _L2(keras.regularizers.L2):
+    """Keras's L2 penalty, by one operation in place of four."""
+
+    def __call__(self, scale: Any) -> tf.Tensor:
+        return 2 * float(self.l2) * tf.nn.l2_loss(tf.convert_to_tensor(scale))

@@ -85,7 +85,6 @@ class ImageRealNVP(Flow):
     """
 
     _dequantization: PixelDequantization
-    _has_foreign_parts = False
 
     def __init__(
         self,
@@ -130,6 +129,7 @@ class ImageRealNVP(Flow):
             "context_shape": context_shape,
             "seed": int(seed),
         }
+        self._has_foreign_parts = type(self) is not ImageRealNVP
         self._noise_seed = keras.random.SeedGenerator(seed)  # an attribute, so that Keras tracks its state
         margin = alpha * num_levels / (1 - 2 * alpha) + 1e-6 * num_levels  # beyond the pixels, plus rounding
         self._dequantization = PixelDequantization(num_levels, margin, dtype, self._noise_seed)

@@ -59,6 +59,7 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
         self.message: str | None = None
         self._finite_steps = finite_steps
         self._batches, self._epoch, self._epoch_start = 0, 0, 0
+        self._checked = 0  # number of batches when weights and optimizer were last found finite
         self._variables: list[tf.Variable] = []
         self._readers: list[Callable[[], tf.Tensor]] = []
         self._copies: list[tuple[int, list[tf.Tensor]]] = []  # (number of batches of this fit before the copy, values)
@@ -88,10 +89,18 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
             self._stop(batch, f"the loss is {float(loss)} in")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        # No loss follows the last update, so we check the weights themselves.
-        weights = (read() for read in self._readers[: len(self.model.weights)])
-        if self.message is None and self._batches > self._epoch_start and not _are_finite(weights):
+        # No loss follows the last update, so we check the weights, and now and then the optimizer too.
+        self._check_values(with_optimizer=self._batches - self._checked >= BATCHES_BETWEEN_COPIES)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self._check_values(with_optimizer=True)
+
+    def _check_values(self, with_optimizer: bool) -> None:
+        readers = self._readers if with_optimizer else self._readers[: len(self.model.weights)]
+        if self.message is None and self._batches > self._epoch_start and not _are_finite(read() for read in readers):
             self._stop(self._batches - self._epoch_start - 1, "the weights are not finite after")
+        if with_optimizer:
+            self._checked = self._batches
 
     def _values(self) -> list[tf.Tensor]:
         return [read() for read in self._readers]

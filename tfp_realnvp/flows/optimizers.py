@@ -1,6 +1,7 @@
 """Changes to Keras optimizers: a faster Adam, and gradient clipping that is the same on several replicas."""
 
 import functools
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,22 +25,25 @@ def use_fused_adam(optimizer: keras.optimizers.Optimizer) -> None:
     """
     # Only the instance changes. Its class and its configuration stay the same, and so do saved files.
     if type(optimizer) in (keras.optimizers.Adam, keras.optimizers.AdamW):
-        optimizer.apply = functools.partial(_apply, optimizer)
+        step = threading.local()  # Each replica has a thread.
+        optimizer.apply = functools.partial(_apply, optimizer, step)
+        optimizer.update_step = functools.partial(_update, optimizer, step)
 
 
-def _apply(optimizer: keras.optimizers.Adam, gradients: Any, trainable_variables: Any = None) -> None:
+def _apply(
+    optimizer: keras.optimizers.Adam, step: threading.local, grads: Any, trainable_variables: Any = None
+) -> None:
     """Keras's `apply`, where all variables of one dtype share the tensors that depend only on the step."""
-    shared: dict[tf.DType, dict[str, tf.Tensor]] = {}
-    optimizer.update_step = functools.partial(_update, optimizer, shared)
+    step.scalars = {}
     try:
-        type(optimizer).apply(optimizer, gradients, trainable_variables)
+        type(optimizer).apply(optimizer, grads, trainable_variables)
     finally:
-        del optimizer.update_step  # Otherwise, it would keep the graph alive.
+        del step.scalars  # They would keep the graph alive.
 
 
 def _update(
     optimizer: keras.optimizers.Adam,
-    shared: dict[tf.DType, dict[str, tf.Tensor]],
+    step: threading.local,
     gradient: Any,
     variable: Any,
     learning_rate: Any,
@@ -51,15 +55,16 @@ def _update(
     if special or max(_error(beta, dtype) for beta in (optimizer.beta_1, optimizer.beta_2)) > MAX_ERROR:
         type(optimizer).update_step(optimizer, gradient, variable, learning_rate)
         return
-    if dtype not in shared:
-        shared[dtype] = _scalars(optimizer, dtype) | {"lr": tf.cast(learning_rate, dtype)}
+    scalars = getattr(step, "scalars", {})
+    if dtype not in scalars:
+        scalars[dtype] = _scalars(optimizer, dtype) | {"lr": tf.cast(learning_rate, dtype)}
     first_moment, second_moment = adam_moments(optimizer, variable)
     tf.raw_ops.ResourceApplyAdam(
         var=variable.handle,
         m=first_moment.handle,
         v=second_moment.handle,
         grad=tf.cast(gradient, dtype),
-        **shared[dtype],
+        **scalars[dtype],
     )
 
 

@@ -185,7 +185,8 @@ class RealNVP(Flow):
             "seed": seed,
         }
         self._base_distribution = base_distribution
-        self._has_foreign_parts = not (isinstance(base_distribution, str | None) and is_named)
+        is_plain = isinstance(base_distribution, str | None) and is_named and type(self) is RealNVP
+        self._has_foreign_parts = not is_plain
 
     def _wants_adapt(self) -> bool:
         # A user's base distribution may fit the data without `adapt`, and so may a flow that has trained.

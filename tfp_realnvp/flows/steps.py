@@ -159,15 +159,23 @@ class Predictions:
 
     Args:
         function: function of a batch, such as `predict_step` of a Keras model.
-        run_eagerly, jit_compile: as in `Step`.
+        run_eagerly, jit_compile, waiting: as in `Step`.
         forced: as in `Steps`.
     """
 
-    def __init__(self, function: Callable[[Any], Any], *, run_eagerly: bool, jit_compile: bool, forced: bool):
+    def __init__(
+        self,
+        function: Callable[[Any], Any],
+        *,
+        run_eagerly: bool,
+        jit_compile: bool,
+        waiting: Callable[[], AbstractContextManager[object]],
+        forced: bool,
+    ):
         self._forced = forced
-        self._single = Step(function, run_eagerly=run_eagerly, jit_compile=jit_compile)
+        self._single = Step(function, run_eagerly=run_eagerly, jit_compile=jit_compile, waiting=waiting)
         # With a known number of rows, the function needs no checks at run time, which XLA would skip.
-        self._compiled = Step(function, run_eagerly=False, jit_compile=True, any_rows=False)
+        self._compiled = Step(function, run_eagerly=False, jit_compile=True, any_rows=False, waiting=waiting)
         self._suits: bool | None = None  # whether `_compiled` can be used, or None if this is not known yet
 
     def run(self, batches: Sequence[Any], compiled_rows: int | None) -> Any:
@@ -182,10 +190,11 @@ class Predictions:
         # XLA would compile the function again for a short last batch.
         batch = tf.nest.map_structure(lambda part: tf.constant(_padded(part, compiled_rows)), batch)
         try:
-            if self._suits is None:
-                traced = self._compiled.traced(batch)
-                self._suits = _is_faithful(traced) and (self._forced or not _is_slow(traced))
-            output = self._compiled(batch) if self._suits else None
+            with self._compiled.waiting() if self._suits is None else contextlib.nullcontext():
+                if self._suits is None:
+                    traced = self._compiled.traced(batch)
+                    self._suits = _is_faithful(traced) and (self._forced or not _is_slow(traced))
+                output = self._compiled(batch) if self._suits else None
         except Exception as error:  # If the single step fails too, the user gets its error.
             _log.debug("XLA cannot compile this step: %s", error)
             output, self._suits = None, False

@@ -70,7 +70,7 @@ class LikelihoodModel(ExecutionsModel):
                 or the largest smaller number that divides steps_per_epoch, validation_steps or steps, if given. They
                 use 1 if a callback looks at each batch. On several replicas, the number is always 1.
             jit_compile: whether XLA compiles. With True, an execution of several steps is one compiled program. "auto"
-                does so in trainings of at least 1000 steps and in `predict` of at least 65,536 rows, where the time to
+                does so in trainings of at least 2000 steps and in `predict` of at least 65,536 rows, where the time to
                 compile pays. On a GPU, "auto" also compiles single steps, as in Keras. Results differ by rounding only.
                 Where XLA cannot compile a program, would skip a check or, on a CPU, has convolutions, single steps run.
             **kwargs: `run_eagerly`, `auto_scale_loss`.
@@ -245,7 +245,7 @@ class LikelihoodModel(ExecutionsModel):
         check_rows(x, self.event_shape, self.context_shape, "x")
         check_ends(x, "x", "steps", steps)
         x, state = self._prediction_batches(x, batch_size, steps)
-        with self._executing(**state), self._dequantization.errors():
+        with self._executing(**state, verbose=verbose), self._dequantization.errors():
             try:
                 return np.asarray(super().predict(x, None, verbose, **kwargs))
             except UnboundLocalError as error:  # Keras raises it if there was no batch.
