@@ -1,5 +1,7 @@
 """Callbacks of `fit`, and the number of steps per execution."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -111,3 +113,12 @@ def test_epoch_callbacks_keep_several_steps_per_execution(data, tmp_path):
     flow.compile("adam")
     flow.fit(np.tile(data, (2, 1)), callbacks=[StepsRecorder()], verbose=0)
     assert seen == [2, 1, 4, 32]  # the number of batches, if it is below 32
+
+
+def test_the_progress_bar_ends_at_the_last_batch(data, capsys):
+    flow = small_flow()
+    flow.fit(data[:272], batch_size=4, verbose=1)  # 68 batches, in executions of 32, 32 and 4
+    flow.evaluate(data[:272], batch_size=4, verbose=1)
+    printed = capsys.readouterr().out
+    assert printed.count("68/68") >= 2
+    assert {int(number) for number in re.findall(r"(\d+).{0,9}/68", printed)} <= {1, 32, 64, 68}

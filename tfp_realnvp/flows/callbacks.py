@@ -1,4 +1,4 @@
-"""The callbacks of a call of `fit`: finds those that look at each batch, and adds the callbacks of this package."""
+"""The callbacks of a call: finds those that look at each batch, and adds the callbacks of this package."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -37,11 +37,37 @@ def needs_every_batch(callbacks: Any, modes: Sequence[str]) -> bool:
     return any(looks(callback, method) for callback in each_callback(callbacks) for method in methods)
 
 
-def with_callbacks(own: Sequence[keras.callbacks.Callback], callbacks: Any, model: keras.Model) -> Any:
-    """Returns our own callbacks followed by the user's callbacks, and repairs the files of `BackupAndRestore`."""
+class ProgressBar(keras.callbacks.ProgbarLogger):
+    """Keras's progress bar, which does not count beyond the last batch.
+
+    The last execution may have fewer steps than the others, but Keras counts the same number for each. Of 110 batches
+    in executions of 32, the bar would show 128/110.
+    """
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        super().on_train_batch_end(self._limited(batch), logs)
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        super().on_test_batch_end(self._limited(batch), logs)
+
+    def _limited(self, batch: int) -> int:
+        return batch if self.target is None else min(batch, self.target - 1)
+
+
+def with_callbacks(
+    own: Sequence[keras.callbacks.Callback], callbacks: Any, model: keras.Model, verbose: Any = False
+) -> Any:
+    """Returns our own callbacks, the user's callbacks and, if `verbose`, a progress bar.
+
+    It also repairs the files of `BackupAndRestore`.
+    """
     for callback in each_callback(callbacks):
         if isinstance(callback, keras.callbacks.BackupAndRestore):
             repair_backup(callback)
     if isinstance(callbacks, keras.callbacks.CallbackList):
+        if not own:
+            return callbacks
         return keras.callbacks.CallbackList([*own, *callbacks.callbacks], model=model, **(callbacks.params or {}))
-    return [*own, *tf.nest.flatten(callbacks or [])]
+    given = each_callback(callbacks)
+    has_bar = any(isinstance(callback, keras.callbacks.ProgbarLogger) for callback in given)
+    return [*own, *given, *([ProgressBar()] if verbose and not has_bar else [])]

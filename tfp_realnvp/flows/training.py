@@ -183,14 +183,13 @@ class LikelihoodModel(ExecutionsModel):
             validation_batches, calls["test"] = self._batches("test", validation, size, num_validation_steps, epochs)
         steps = self._steps(callbacks, **calls)
         stop = StopOnNonFiniteLoss(self._finite_steps)
-        callbacks = with_callbacks([stop, CountEpochs(initial_epoch)], callbacks, self)
         with self._executing(steps, calls, checked=validation_batches, verbose=verbose), self._dequantization.errors():
             history = super().fit(
                 inputs,
                 batch_size=batch_size,
                 epochs=epochs,
                 verbose=verbose,
-                callbacks=callbacks,
+                callbacks=with_callbacks([stop, CountEpochs(initial_epoch)], callbacks, self, verbose),
                 validation_data=validation_batches,
                 shuffle=shuffle and not isinstance(inputs, tf.data.Dataset),  # Keras would warn.
                 **kwargs,
@@ -222,9 +221,10 @@ class LikelihoodModel(ExecutionsModel):
             check_counts(batch_size=batch_size, steps=num_steps)
             x, sample_weight = self._checked_data(x, y, sample_weight, "x", "steps", num_steps)
             x, calls["test"] = self._batches("test", (x, sample_weight), batch_size, num_steps)
-        steps = self._steps(kwargs.get("callbacks"), **calls)
+        steps = self._steps(callbacks := kwargs.pop("callbacks", None), **calls)
+        callbacks = with_callbacks([], callbacks, self, verbose)
         with self._executing(steps, calls, verbose=verbose if calls else None), self._dequantization.errors():
-            results = super().evaluate(x, None, batch_size, verbose, **kwargs)
+            results = super().evaluate(x, None, batch_size, verbose, callbacks=callbacks, **kwargs)
         if isinstance(results, list | dict) and not results:
             raise ValueError(_EMPTY)
         return results
