@@ -28,7 +28,8 @@ def needs_every_batch(callbacks: Any, modes: Sequence[str]) -> bool:
 
     def looks(callback: keras.callbacks.Callback, method: str) -> bool:
         module = getattr(callback, method).__module__ or ""
-        if module == keras.callbacks.Callback.__module__:  # The method does nothing.
+        does_nothing = module == keras.callbacks.Callback.__module__
+        if does_nothing or isinstance(callback, ProgressBar):
             return False
         if module.startswith("keras."):
             return any(getattr(callback, name, "epoch") != "epoch" for name in ("save_freq", "update_freq"))
