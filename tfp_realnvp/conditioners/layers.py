@@ -67,8 +67,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
     """
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        # Means over all replicas, and float64, are beyond the operation.
-        if not (training and self.trainable) or self.synchronized or self.variable_dtype != "float32":
+        is_beyond_operation = self.synchronized or self.variable_dtype != "float32" or mask is not None
+        if not (training and self.trainable) or is_beyond_operation:
             return super().call(inputs, training=training, mask=mask)
         channels = inputs.shape[-1]
         flat = tf.reshape(ops.cast(inputs, "float32"), [-1, 1, 1, channels])
