@@ -66,17 +66,14 @@ class WeightNormConv(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         kernel = self.direction * (self.scale * self._inverse_norm())
-        if inputs.shape[0] or self.filters == inputs.shape[-1]:
-            outputs = self._convolved(inputs, kernel)
-        else:  # For 0 images, TensorFlow returns the wrong number of channels: add an image.
+        may_be_empty = not inputs.shape[0] and self.filters != inputs.shape[-1]
+        if may_be_empty:  # For 0 images, TensorFlow returns the wrong number of channels: add an image.
             rows = tf.shape(inputs)[0]
-            padded = tf.pad(inputs, [[tf.cast(rows == 0, tf.int32), 0], [0, 0], [0, 0], [0, 0]])
-            outputs = self._convolved(padded, kernel)[:rows]
+            inputs = tf.pad(inputs, [[tf.cast(rows == 0, tf.int32), 0], [0, 0], [0, 0], [0, 0]])
+        outputs = ops.conv(inputs, kernel, padding="same", data_format="channels_last")
+        if may_be_empty:
+            outputs = outputs[:rows]
         return outputs + self.bias if self.use_bias else outputs
-
-    @staticmethod
-    def _convolved(inputs: Any, kernel: Any) -> Any:
-        return ops.conv(inputs, kernel, padding="same", data_format="channels_last")
 
     def get_config(self) -> dict[str, Any]:
         names = ("filters", "kernel_size", "scale_penalty", "starts_at_zero", "use_bias", "seed")

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfp_realnvp.flows.resume import repair_backup
 
-__all__ = ["each_callback", "needs_every_batch", "with_callbacks"]
+__all__ = ["each_callback", "needs_every_batch", "with_callbacks", "with_progress_bar"]
 
 
 def each_callback(callbacks: Any) -> list[keras.callbacks.Callback]:
@@ -55,20 +55,20 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
         return batch if self.target is None else min(batch, self.target - 1)
 
 
-def with_callbacks(
-    own: Sequence[keras.callbacks.Callback], callbacks: Any, model: keras.Model, verbose: Any = False
-) -> Any:
-    """Returns our own callbacks, the user's callbacks and, if `verbose`, a progress bar.
+def with_progress_bar(callbacks: Any, verbose: Any) -> Any:
+    """Adds a progress bar if `verbose` asks for one. A `keras.callbacks.CallbackList` stays as it is, as in Keras."""
+    given = each_callback(callbacks)
+    has_bar = any(isinstance(callback, keras.callbacks.ProgbarLogger) for callback in given)
+    if isinstance(callbacks, keras.callbacks.CallbackList) or has_bar or not verbose:
+        return callbacks
+    return [*given, ProgressBar()]
 
-    It also repairs the files of `BackupAndRestore`.
-    """
+
+def with_callbacks(own: Sequence[keras.callbacks.Callback], callbacks: Any, model: keras.Model) -> Any:
+    """Returns our own callbacks followed by the user's callbacks, and repairs the files of `BackupAndRestore`."""
     for callback in each_callback(callbacks):
         if isinstance(callback, keras.callbacks.BackupAndRestore):
             repair_backup(callback)
     if isinstance(callbacks, keras.callbacks.CallbackList):
-        if not own:
-            return callbacks
         return keras.callbacks.CallbackList([*own, *callbacks.callbacks], model=model, **(callbacks.params or {}))
-    given = each_callback(callbacks)
-    has_bar = any(isinstance(callback, keras.callbacks.ProgbarLogger) for callback in given)
-    return [*own, *given, *([ProgressBar()] if verbose and not has_bar else [])]
+    return [*own, *tf.nest.flatten(callbacks or [])]

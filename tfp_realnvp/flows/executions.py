@@ -105,20 +105,12 @@ class ExecutionsModel(SavingModel):
         if self._has_strategy():
             super().make_predict_function(force)
         elif self.predict_function is None or force:
-            step = Predictions(
-                self.predict_step,
-                run_eagerly=self.run_eagerly,
-                jit_compile=self.jit_compile,
-                waiting=functools.partial(self._announcing, "predict"),
-                forced=self._asked_xla is True,
-            )
+            step = Predictions(self.predict_step, **self._step_options("predict"), forced=self._asked_xla is True)
             self.predict_function = lambda batches: step.run(batches, getattr(self._running, "compiled_rows", None))
 
     def _execution(self, mode: str, step: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
         """The function that Keras calls to run one execution on the next batches of an iterator."""
-        waiting = functools.partial(self._announcing, mode)
-        single = Step(step, run_eagerly=self.run_eagerly, jit_compile=self.jit_compile, waiting=waiting)
-        steps = Steps(single, forced=self._asked_xla is True)
+        steps = Steps(Step(step, **self._step_options(mode)), forced=self._asked_xla is True)
 
         def execute(iterator: Iterator[Any]) -> dict[str, Any]:
             call = getattr(self._running, "calls", {}).get(mode) or Call()
@@ -130,6 +122,11 @@ class ExecutionsModel(SavingModel):
             return logs
 
         return execute
+
+    def _step_options(self, mode: str) -> dict[str, Any]:
+        """How to call the step of a mode ("train", "test", "predict"): arguments of `Step` and `Predictions`."""
+        waiting = functools.partial(self._announcing, mode)
+        return {"run_eagerly": self.run_eagerly, "jit_compile": self.jit_compile, "waiting": waiting}
 
     @contextlib.contextmanager
     def _announcing(self, mode: str) -> Iterator[None]:

@@ -96,6 +96,8 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
         self._check_values(with_optimizer=True)
 
     def _check_values(self, with_optimizer: bool) -> None:
+        if self._checked == self._batches:  # An epoch of many batches has just checked all.
+            return
         readers = self._readers if with_optimizer else self._readers[: len(self.model.weights)]
         if self.message is None and self._batches > self._epoch_start and not _are_finite(read() for read in readers):
             self._stop(self._batches - self._epoch_start - 1, "the weights are not finite after")

@@ -136,8 +136,7 @@ class Steps:
     def _program(self, stacks: Any, batch: Any) -> Any:
         """The program for stacks `[size, N, ...]` of batches, or None if XLA would change its results."""
         step = self._step.traced(tf.nest.map_structure(_as_tensor, batch))
-        if not self._forced and _is_slow(step):
-            _log.debug("single steps run, since XLA is slow at convolutions on a processor")
+        if not self._forced and _is_slow(_operations(step)):
             return None
         logs = step.structured_outputs
 
@@ -151,7 +150,7 @@ class Steps:
 
         specs = tf.nest.map_structure(lambda stack: tf.TensorSpec(stack.shape, stack.dtype), stacks)
         traced = _traced(program, tf.TensorSpec([], tf.int32), specs, jit_compile=True)
-        return traced if _is_faithful(traced) else None
+        return traced if _is_faithful(_operations(traced)) else None
 
 
 class Predictions:
@@ -192,8 +191,8 @@ class Predictions:
         try:
             with self._compiled.waiting() if self._suits is None else contextlib.nullcontext():
                 if self._suits is None:
-                    traced = self._compiled.traced(batch)
-                    self._suits = _is_faithful(traced) and (self._forced or not _is_slow(traced))
+                    operations = _operations(self._compiled.traced(batch))
+                    self._suits = _is_faithful(operations) and (self._forced or not _is_slow(operations))
                 output = self._compiled(batch) if self._suits else None
         except Exception as error:  # If the single step fails too, the user gets its error.
             _log.debug("XLA cannot compile this step: %s", error)
@@ -201,17 +200,20 @@ class Predictions:
         return tf.nest.map_structure(lambda each: each[:rows], self._single(batch) if output is None else output)
 
 
-def _is_faithful(traced: Any) -> bool:
-    """Whether a traced function gives the same results with XLA as without."""
-    unlike = _operations(traced) & (_CHECKS | _RANDOM)
+def _is_faithful(operations: set[str]) -> bool:
+    """Whether a function with these operations gives the same results with XLA as without."""
+    unlike = operations & (_CHECKS | _RANDOM)
     if unlike:
         _log.debug("single steps run, since XLA would drop checks or draw other random numbers: %s", sorted(unlike))
     return not unlike
 
 
-def _is_slow(traced: Any) -> bool:
-    """Whether a traced function is slow with XLA."""
-    return bool(_operations(traced) & _CONVOLUTIONS) and not tf.config.list_physical_devices("GPU")
+def _is_slow(operations: set[str]) -> bool:
+    """Whether a function with these operations is slow with XLA."""
+    slow = bool(operations & _CONVOLUTIONS) and not tf.config.list_physical_devices("GPU")
+    if slow:
+        _log.debug("single steps run, since XLA is slow at convolutions on a processor")
+    return slow
 
 
 def _operations(traced: Any) -> set[str]:

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfp_realnvp.flows.arguments import check_counts, check_fit_options
 from tfp_realnvp.flows.batches import split_rows
-from tfp_realnvp.flows.callbacks import with_callbacks
+from tfp_realnvp.flows.callbacks import with_callbacks, with_progress_bar
 from tfp_realnvp.flows.dequantization import Dequantization
 from tfp_realnvp.flows.executions import Call, ExecutionsModel
 from tfp_realnvp.flows.inputs import check_ends, check_no_context_argument, check_rows, check_weights
@@ -174,7 +174,6 @@ class LikelihoodModel(ExecutionsModel):
         elif validation_split:
             data, validation = split_rows(x, weights, validation_split)
         self._prepare_fit(data[0])
-
         initial_epoch = kwargs.get("initial_epoch", 0)
         inputs, train = self._batches("train", data, batch_size, num_steps, epochs - initial_epoch, shuffle)
         validation_batches, calls = None, {"train": train}
@@ -183,13 +182,14 @@ class LikelihoodModel(ExecutionsModel):
             validation_batches, calls["test"] = self._batches("test", validation, size, num_validation_steps, epochs)
         steps = self._steps(callbacks, **calls)
         stop = StopOnNonFiniteLoss(self._finite_steps)
+        own = [stop, CountEpochs(initial_epoch)]
         with self._executing(steps, calls, checked=validation_batches, verbose=verbose), self._dequantization.errors():
             history = super().fit(
                 inputs,
                 batch_size=batch_size,
                 epochs=epochs,
                 verbose=verbose,
-                callbacks=with_callbacks([stop, CountEpochs(initial_epoch)], callbacks, self, verbose),
+                callbacks=with_callbacks(own, with_progress_bar(callbacks, verbose), self),
                 validation_data=validation_batches,
                 shuffle=shuffle and not isinstance(inputs, tf.data.Dataset),  # Keras would warn.
                 **kwargs,
@@ -221,10 +221,10 @@ class LikelihoodModel(ExecutionsModel):
             check_counts(batch_size=batch_size, steps=num_steps)
             x, sample_weight = self._checked_data(x, y, sample_weight, "x", "steps", num_steps)
             x, calls["test"] = self._batches("test", (x, sample_weight), batch_size, num_steps)
-        steps = self._steps(callbacks := kwargs.pop("callbacks", None), **calls)
-        callbacks = with_callbacks([], callbacks, self, verbose)
+        steps = self._steps(kwargs.get("callbacks"), **calls)
+        kwargs["callbacks"] = with_progress_bar(kwargs.get("callbacks"), verbose)
         with self._executing(steps, calls, verbose=verbose if calls else None), self._dequantization.errors():
-            results = super().evaluate(x, None, batch_size, verbose, callbacks=callbacks, **kwargs)
+            results = super().evaluate(x, None, batch_size, verbose, **kwargs)
         if isinstance(results, list | dict) and not results:
             raise ValueError(_EMPTY)
         return results
