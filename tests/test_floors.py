@@ -21,9 +21,11 @@ FLOORS = """
     distributions
 
     flows.frames flows.inputs flows.batches flows.arguments flows.files flows.resume flows.callbacks
-    flows.optimizers flows.non_finite flows.moments flows.standardizer flows.ranges flows.dequantization
+    flows.optimizers flows.snapshots flows.non_finite flows.auto flows.moments flows.standardizer flows.ranges
+    flows.dequantization
     flows.compiled flows.summary flows.serialization
-    flows.saving flows.steps flows.executions flows.training flows.flow flows.real_nvp flows.image_real_nvp flows
+    flows.saving flows.steps flows.executions flows.training flows.flow flows.real_nvp
+    flows.image_real_nvp flows
 """
 
 PACKAGE = Path(tfp_realnvp.__file__).parent

@@ -133,6 +133,16 @@ def _as_integers(argument: str, value: Any, expected: str) -> np.ndarray:
     return array.astype(np.int64) if array.dtype.kind != "u" else array
 
 
+def check_compile_options(steps_per_execution: int | None, jit_compile: Any, options: dict[str, Any]) -> None:
+    """Raises a ValueError if an argument of `compile` is wrong. `options` are the other keyword arguments."""
+    for name, value in options.items():
+        if value is not None and value != [] and name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+            raise ValueError(f"{name} must be None, got {value!r}: the loss is the negative log-likelihood")
+    check_counts(steps_per_execution=steps_per_execution)
+    if jit_compile not in (True, False, "auto"):
+        raise ValueError(f'jit_compile must be True, False or "auto", got {jit_compile!r}')
+
+
 def check_fit_options(batch_size: Any, epochs: Any, validation_split: Any, options: dict[str, Any]) -> None:
     """Raises a ValueError if an argument of `fit` is out of range. `options` are the other keyword arguments."""
     counts = ("steps_per_epoch", "validation_steps", "validation_batch_size")

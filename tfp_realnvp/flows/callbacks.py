@@ -8,12 +8,16 @@ import tensorflow as tf
 
 from tfp_realnvp.flows.resume import repair_backup
 
-__all__ = ["each_callback", "needs_every_batch", "with_callbacks", "with_progress_bar"]
+__all__ = ["backups", "each_callback", "needs_every_batch", "with_callbacks", "with_progress_bar"]
 
 
 def each_callback(callbacks: Any) -> list[keras.callbacks.Callback]:
     """Flattens the argument `callbacks`: None, one callback, a nested list, or a `keras.callbacks.CallbackList`."""
     return list(tf.nest.flatten(getattr(callbacks, "callbacks", callbacks) or []))
+
+
+def backups(callbacks: Any) -> list[keras.callbacks.BackupAndRestore]:
+    return [found for found in each_callback(callbacks) if isinstance(found, keras.callbacks.BackupAndRestore)]
 
 
 def needs_every_batch(callbacks: Any, modes: Sequence[str]) -> bool:
@@ -66,9 +70,8 @@ def with_progress_bar(callbacks: Any, verbose: Any) -> Any:
 
 def with_callbacks(own: Sequence[keras.callbacks.Callback], callbacks: Any, model: keras.Model) -> Any:
     """Returns our own callbacks followed by the user's callbacks, and repairs the files of `BackupAndRestore`."""
-    for callback in each_callback(callbacks):
-        if isinstance(callback, keras.callbacks.BackupAndRestore):
-            repair_backup(callback)
+    for backup in backups(callbacks):
+        repair_backup(backup)
     if isinstance(callbacks, keras.callbacks.CallbackList):
         return keras.callbacks.CallbackList([*own, *callbacks.callbacks], model=model, **(callbacks.params or {}))
     return [*own, *tf.nest.flatten(callbacks or [])]

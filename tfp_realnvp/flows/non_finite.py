@@ -1,14 +1,12 @@
 """Stops training when the loss is not finite, and restores earlier weights."""
 
-import functools
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp.keras_internals import raw_variable
+from tfp_realnvp.flows.snapshots import Snapshots, are_finite
 
 __all__ = ["FiniteSteps", "StopOnNonFiniteLoss"]
 
@@ -60,14 +58,12 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
         self._finite_steps = finite_steps
         self._batches, self._epoch, self._epoch_start = 0, 0, 0
         self._checked = 0  # number of batches when weights and optimizer were last found finite
-        self._variables: list[tf.Variable] = []
-        self._readers: list[Callable[[], tf.Tensor]] = []
+        self._weights, self._all = Snapshots([]), Snapshots([])
         self._copies: list[tuple[int, list[tf.Tensor]]] = []  # (number of batches of this fit before the copy, values)
 
     def on_train_begin(self, logs: Any = None) -> None:
-        held = *self.model.weights, *self.model.optimizer.variables
-        self._variables = [raw_variable(variable) for variable in held]
-        self._readers = [_reader(variable) for variable in self._variables]
+        self._weights = Snapshots(self.model.weights)
+        self._all = Snapshots([*self.model.weights, *self.model.optimizer.variables])
         self._finite_steps.reset()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -80,7 +76,7 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
         # Keras also calls this before an execution that finds no more data.
         done = self._epoch_start + (self._finite_steps.count() or batch)
         if not self._copies or done - self._copies[-1][0] >= BATCHES_BETWEEN_COPIES:
-            self._copies = [*self._copies[-1:], (done, self._values())]
+            self._copies = [*self._copies[-1:], (done, self._all.take())]
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self._batches = self._epoch_start + batch + 1
@@ -98,24 +94,20 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
     def _check_values(self, with_optimizer: bool) -> None:
         if self._checked == self._batches:  # An epoch of many batches has just checked all.
             return
-        readers = self._readers if with_optimizer else self._readers[: len(self.model.weights)]
-        if self.message is None and self._batches > self._epoch_start and not _are_finite(read() for read in readers):
+        values = self._all if with_optimizer else self._weights
+        if self.message is None and self._batches > self._epoch_start and not are_finite(values.take()):
             self._stop(self._batches - self._epoch_start - 1, "the weights are not finite after")
         if with_optimizer:
             self._checked = self._batches
-
-    def _values(self) -> list[tf.Tensor]:
-        return [read() for read in self._readers]
 
     def _stop(self, last_batch: int, what: str) -> None:
         # The last counted step is the first step whose loss was not finite, if there was one.
         batch = (self._finite_steps.count() or last_batch + 1) - 1
         # A copy is good if a batch had a finite loss with its weights. No copy is good if the first batch fails.
         earlier = [copy for copy in self._copies if copy[0] < self._epoch_start + batch]
-        good = [copy for copy in earlier if _are_finite(copy[1])]
+        good = [copy for copy in earlier if are_finite(copy[1])]
         done, values = (good or self._copies)[-1 if good else 0]
-        for variable, value in zip(self._variables, values, strict=True):
-            variable.assign(value)
+        self._all.restore(values)
         self.model.stop_training = True
         lost = self._epoch_start + batch - done
         self.message = (
@@ -124,15 +116,3 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
             "lost. Try a smaller learning rate, clipnorm in the optimizer, or adapt() for data that are not "
             "standardised. Check the data for extreme rows, and for rows where the distribution has no density"
         )
-
-
-def _reader(variable: tf.Variable) -> Callable[[], tf.Tensor]:
-    """A function that reads the variable. Its own method needs ten times as long, or several steps for all weights."""
-    reader: Callable[[], tf.Tensor] = variable.read_value
-    if not isinstance(variable, tf.distribute.DistributedValues):
-        reader = functools.partial(tf.raw_ops.ReadVariableOp, resource=variable.handle, dtype=variable.dtype)
-    return reader
-
-
-def _are_finite(values: Iterable[tf.Tensor]) -> bool:
-    return all(np.all(np.isfinite(value.numpy())) for value in values if value.dtype.is_floating)

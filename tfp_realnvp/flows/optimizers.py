@@ -11,9 +11,24 @@ import tensorflow as tf
 from tfp_realnvp.keras_internals import adam_moments, replace_clipping
 from tfp_realnvp.replicas import sum_of_replicas
 
-__all__ = ["clip_across_replicas", "use_fused_adam"]
+__all__ = ["as_optimizer", "prepare_optimizer", "use_fused_adam"]
 
 MAX_ERROR = 2e-5  # 1.3e-5 for Keras's default beta_2 = 0.999 in float32, but 1.3e-3 for 0.99999
+
+
+def as_optimizer(optimizer: Any) -> keras.optimizers.Optimizer | None:
+    """The Keras optimizer that the user has named or given. Raises a ValueError if there is none."""
+    try:
+        return keras.optimizers.get(optimizer)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"optimizer must be a Keras optimizer or the name of one, got {optimizer!r}") from error
+
+
+def prepare_optimizer(optimizer: keras.optimizers.Optimizer, num_replicas: int) -> None:
+    """Makes the changes of this file to the optimizer of a model."""
+    use_fused_adam(getattr(optimizer, "inner_optimizer", optimizer))
+    if num_replicas > 1:
+        _clip_across_replicas(optimizer)
 
 
 def use_fused_adam(optimizer: keras.optimizers.Optimizer) -> None:
@@ -88,7 +103,7 @@ def _error(beta: float, dtype: tf.DType) -> float:
     return abs((1 - float(dtype.as_numpy_dtype(beta))) / (1 - beta) - 1)
 
 
-def clip_across_replicas(optimizer: keras.optimizers.Optimizer) -> None:
+def _clip_across_replicas(optimizer: keras.optimizers.Optimizer) -> None:
     """Makes `optimizer` clip the sum of the gradients of all replicas, so that the result is the same as on one device.
 
     Keras would clip the gradients of each replica separately. With a `LossScaleOptimizer`, all replicas skip a step if

@@ -1,7 +1,9 @@
-"""Continues training after a process was killed: counts epochs in files, and repairs incomplete backups."""
+"""Continues training after a process was killed: counts epochs in files, repairs and completes backups."""
 
 import json
+import math
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import h5py
@@ -10,9 +12,10 @@ import numpy as np
 
 from tfp_realnvp.flows.files import atomic_file
 
-__all__ = ["CountEpochs", "repair_backup"]
+__all__ = ["BestFile", "CountEpochs", "repair_backup"]
 
 BACKUP_FILES = "latest.weights.h5", "training_metadata.json"  # of keras.callbacks.BackupAndRestore
+BEST_FILE = "best.npz"  # ours, in the same folder, which Keras deletes at the end of training
 
 
 class CountEpochs(keras.callbacks.Callback):
@@ -57,3 +60,38 @@ def repair_backup(backup: keras.callbacks.BackupAndRestore) -> None:
     if not is_right:
         with atomic_file(metadata) as path, open(path, "w", encoding="utf-8") as file:
             json.dump({"epoch": epoch, "batch": 0}, file)
+
+
+class BestFile:
+    """The file of the best weights in the folder of `BackupAndRestore`. Does nothing without this callback.
+
+    Args:
+        backups: the callbacks of this class that the user has given.
+    """
+
+    def __init__(self, backups: Sequence[keras.callbacks.BackupAndRestore]):
+        folder = next((os.fspath(backup.backup_dir) for backup in backups), "://")
+        self._folder = None if "://" in folder else folder
+
+    def read(self) -> tuple[float, list[np.ndarray]]:
+        """The least validation loss and its weights, if they are of an epoch that the backup includes.
+
+        Otherwise infinity and no weights: an epoch after the backup is trained again.
+        """
+        if self._folder is None:
+            return math.inf, []
+        try:
+            with open(os.path.join(self._folder, BACKUP_FILES[1]), encoding="utf-8") as file:
+                epochs_done = json.load(file)["epoch"]
+            with np.load(os.path.join(self._folder, BEST_FILE)) as arrays:
+                if int(arrays["epoch"]) >= epochs_done:
+                    return math.inf, []
+                return float(arrays["loss"]), [arrays[f"arr_{index}"] for index in range(len(arrays) - 2)]
+        except FileNotFoundError:
+            return math.inf, []
+
+    def write(self, epoch: int, loss: float, weights: Sequence[Any]) -> None:
+        if self._folder is not None:
+            os.makedirs(self._folder, exist_ok=True)
+            with atomic_file(os.path.join(self._folder, BEST_FILE)) as path:
+                np.savez(path, *weights, loss=loss, epoch=epoch)

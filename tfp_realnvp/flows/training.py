@@ -7,7 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp.flows.arguments import check_counts, check_fit_options
+from tfp_realnvp.flows.arguments import check_compile_options, check_counts, check_fit_options
+from tfp_realnvp.flows.auto import auto_callbacks, auto_optimizer
 from tfp_realnvp.flows.batches import split_rows
 from tfp_realnvp.flows.callbacks import with_callbacks, with_progress_bar
 from tfp_realnvp.flows.dequantization import Dequantization
@@ -15,7 +16,7 @@ from tfp_realnvp.flows.executions import Call, ExecutionsModel
 from tfp_realnvp.flows.inputs import check_ends, check_no_context_argument, check_rows, check_weights
 from tfp_realnvp.flows.moments import warn_unless_standardized
 from tfp_realnvp.flows.non_finite import FiniteSteps, StopOnNonFiniteLoss
-from tfp_realnvp.flows.optimizers import clip_across_replicas, use_fused_adam
+from tfp_realnvp.flows.optimizers import as_optimizer, prepare_optimizer
 from tfp_realnvp.flows.resume import CountEpochs
 from tfp_realnvp.replicas import replica_loss
 
@@ -39,6 +40,7 @@ class LikelihoodModel(ExecutionsModel):
     def __init__(self, event_shape: tuple[int, ...], context_shape: tuple[int, ...] | None, **kwargs: Any):
         super().__init__(**kwargs)
         self._event_shape, self._context_shape = event_shape, context_shape
+        self._is_auto = False  # the argument optimizer of `compile`
         self._finite_steps = FiniteSteps()
         self._dequantization: Dequantization = Dequantization()
 
@@ -54,7 +56,7 @@ class LikelihoodModel(ExecutionsModel):
 
     def compile(
         self,
-        optimizer: Any = "rmsprop",
+        optimizer: Any = "auto",
         loss: None = None,
         *,
         steps_per_execution: int | None = None,
@@ -64,7 +66,9 @@ class LikelihoodModel(ExecutionsModel):
         """Sets the optimizer. Arguments as in `keras.Model.compile`, without losses and metrics.
 
         Args:
-            optimizer: name or instance of a Keras optimizer. Adam and AdamW update each variable by one operation.
+            optimizer: name or instance of a Keras optimizer, or "auto", which is Adam with gradients clipped to a norm
+                of 5 and a rate that falls from 0.003 to zero over the epochs of each `fit`. With "auto" and validation
+                data, `fit` ends with the weights of the least "val_loss".
             loss: must be None, since the loss is the negative log-likelihood.
             steps_per_execution: number of steps between two calls of callbacks. With None, `fit` and `evaluate` use 32,
                 or the largest smaller number that divides steps_per_epoch, validation_steps or steps, if given. They
@@ -79,21 +83,16 @@ class LikelihoodModel(ExecutionsModel):
             ValueError: if a loss or metrics are given, if steps_per_execution is not an integer of at least 1, or if
                 another argument has an unknown value.
         """
-        for name, value in {"loss": loss, **kwargs}.items():
-            if value is not None and value != [] and name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
-                raise ValueError(f"{name} must be None, got {value!r}: the loss is the negative log-likelihood")
-        check_counts(steps_per_execution=steps_per_execution)
-        if jit_compile not in (True, False, "auto"):
-            raise ValueError(f'jit_compile must be True, False or "auto", got {jit_compile!r}')
-        try:
-            optimizer = keras.optimizers.get(optimizer)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"optimizer must be a Keras optimizer or the name of one, got {optimizer!r}") from error
+        check_compile_options(steps_per_execution, jit_compile, {"loss": loss, **kwargs})
+        self._is_auto = isinstance(optimizer, str) and optimizer == "auto"
+        optimizer = auto_optimizer() if self._is_auto else as_optimizer(optimizer)
         super().compile(optimizer, loss, steps_per_execution=steps_per_execution, jit_compile=jit_compile, **kwargs)
         if self.optimizer is not None:
-            use_fused_adam(getattr(self.optimizer, "inner_optimizer", self.optimizer))
-            if self.distribute_strategy.num_replicas_in_sync > 1:
-                clip_across_replicas(self.optimizer)
+            prepare_optimizer(self.optimizer, self.distribute_strategy.num_replicas_in_sync)
+
+    def get_compile_config(self) -> dict[str, Any] | None:
+        config = super().get_compile_config()
+        return config and config | ({"optimizer": "auto"} if self._is_auto else {})
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
@@ -182,7 +181,8 @@ class LikelihoodModel(ExecutionsModel):
             validation_batches, calls["test"] = self._batches("test", validation, size, num_validation_steps, epochs)
         steps = self._steps(callbacks, **calls)
         stop = StopOnNonFiniteLoss(self._finite_steps)
-        own = [stop, CountEpochs(initial_epoch)]
+        auto = auto_callbacks(callbacks, epochs, train.known) if self._is_auto else []
+        own = [stop, CountEpochs(initial_epoch), *auto]
         with self._executing(steps, calls, checked=validation_batches, verbose=verbose), self._dequantization.errors():
             history = super().fit(
                 inputs,
