@@ -24,7 +24,7 @@ FLOORS = """
     flows.optimizers flows.snapshots flows.non_finite flows.auto flows.moments flows.standardizer flows.ranges
     flows.dequantization
     flows.compiled flows.summary flows.serialization
-    flows.saving flows.steps flows.executions flows.training flows.flow flows.real_nvp
+    flows.saving flows.steps flows.executions flows.training flows.flow flows.ensemble flows.real_nvp
     flows.image_real_nvp flows
 """
 

@@ -12,7 +12,7 @@ from tfp_realnvp.bijectors import (
     Squeeze,
 )
 from tfp_realnvp.conditioners import MLP, ConvResNet, ResNet
-from tfp_realnvp.flows import Flow, ImageRealNVP, RealNVP
+from tfp_realnvp.flows import Ensemble, Flow, ImageRealNVP, RealNVP
 
 __version__ = "0.2.0.dev0"
 
@@ -22,6 +22,7 @@ __all__ = [
     "AffineCoupling",
     "BatchNorm",
     "ConvResNet",
+    "Ensemble",
     "FactorOut",
     "Flow",
     "ImageRealNVP",

@@ -27,7 +27,7 @@ class CompiledDensity:
     Args:
         distribution: function from a context, or None, to the distribution.
         event_shape: shape of one event.
-        latent_shape: shape of one latent.
+        latent_shape: shape of one latent; None if the distribution has no bijector, so no `forward` and `inverse`.
         context_shape: shape of one context, or None.
         dtype: dtype of events and contexts.
         as_sample: function applied to samples from `sample`, but not from `sample_and_log_prob`.
@@ -37,7 +37,7 @@ class CompiledDensity:
         self,
         distribution: Callable[[Any], tfd.TransformedDistribution],
         event_shape: tuple[int, ...],
-        latent_shape: tuple[int, ...],
+        latent_shape: tuple[int, ...] | None,
         context_shape: tuple[int, ...] | None,
         dtype: str,
         as_sample: Callable[[tf.Tensor], tf.Tensor],
@@ -55,7 +55,7 @@ class CompiledDensity:
             return x, log_prob
 
         def forward(z: tf.Tensor, context: Any = None) -> ValueAndLogDet:
-            x, log_det = distribution(context).bijector._forward_and_log_det(z, len(latent_shape))
+            x, log_det = distribution(context).bijector._forward_and_log_det(z, z.shape.rank - 1)
             return x, tf.broadcast_to(log_det, tf.shape(z)[:1])
 
         def inverse(x: tf.Tensor, context: Any = None) -> ValueAndLogDet:
@@ -83,8 +83,10 @@ class CompiledDensity:
         self.log_prob_of_samples = compiled(log_prob, x=tf.TensorSpec([None, None, *event_shape], dtype))
         self.sample = compiled(sample, **number_and_seed)
         self.sample_and_log_prob = compiled(sample_and_log_prob, **number_and_seed)
-        self.forward = compiled(forward, z=tf.TensorSpec([None, *latent_shape], dtype))
-        self.inverse = compiled(inverse, x=rows)
+        self.forward = self.inverse = None
+        if latent_shape is not None:
+            self.forward = compiled(forward, z=tf.TensorSpec([None, *latent_shape], dtype))
+            self.inverse = compiled(inverse, x=rows)
 
     def log_prob_of_any(self, x: tf.Tensor, context: tf.Tensor | None) -> tf.Tensor:
         """Log-densities `[...]` of events `[..., *event_shape]` given contexts `[..., K]`. Batch shapes broadcast."""
@@ -171,9 +173,10 @@ class CompiledDensity:
         signatures = {
             "serving_default": signature(self.log_prob, "log_prob"),
             "sample": signature(self.sample, "x"),
-            "forward": signature(self.forward, "x", "log_det"),
-            "inverse": signature(self.inverse, "z", "log_det"),
         }
+        if self.forward is not None:
+            signatures["forward"] = signature(self.forward, "x", "log_det")
+            signatures["inverse"] = signature(self.inverse, "z", "log_det")
         tf.saved_model.save(module, directory, signatures=signatures)
         return tuple(signatures)
 

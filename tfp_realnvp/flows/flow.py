@@ -82,6 +82,7 @@ class Flow(LikelihoodModel):
 
     # Whether the distribution has parts made by the user, which may hide variables. A check would trace the density.
     _has_foreign_parts = True
+    _has_bijector = True  # False in an `Ensemble`
 
     def __init__(
         self,
@@ -92,19 +93,17 @@ class Flow(LikelihoodModel):
         **kwargs: Any,
     ):
         check_distribution(distribution)
-        # Under a mixed precision policy, data keep the dtype of the variables, and networks cast their inputs.
-        policy = floating_policy(dtype or distribution.dtype.name)
-        event_shape = tuple(distribution.event_shape)
+        policy = floating_policy(dtype or distribution.dtype.name)  # If it is mixed, only networks compute in 16 bits.
         context_shape = None if context_shape is None else as_vector_shape(context_shape, "context_shape")
-        super().__init__(event_shape, context_shape, dtype=policy, autocast=False, **kwargs)
+        super().__init__(tuple(distribution.event_shape), context_shape, dtype=policy, autocast=False, **kwargs)
         if self.variable_dtype != distribution.dtype.name:
             raise ValueError(f"dtype must have {distribution.dtype.name} variables like the distribution, got {dtype}")
         self._given_distribution = distribution
-
         self._standardizer = Standardizer(self._event_shape, self._context_shape, self.variable_dtype)
         base, bijectors = base_and_bijectors(distribution)
         bijectors = [self._standardizer.bijector(), *bijectors]
-        check_context_shape(distribution, bijectors, self._context_shape)
+        if self._has_bijector:
+            check_context_shape(distribution, bijectors, self._context_shape)
         chain = OnePassChain(bijectors, self._event_shape, inference=True, name="flow")
         self._distribution = OnePassTransformedDistribution(base, chain)
         self._training_distribution = with_inference(self._distribution, False)
@@ -113,7 +112,7 @@ class Flow(LikelihoodModel):
         self._compiled = CompiledDensity(
             self.distribution,
             self._event_shape,
-            tuple(chain.inverse_event_shape(self._event_shape)),
+            tuple(chain.inverse_event_shape(self._event_shape)) if self._has_bijector else None,
             self._context_shape,
             self.variable_dtype,
             lambda x: self._dequantization.as_sample(x),
@@ -266,6 +265,10 @@ class Flow(LikelihoodModel):
         """
         check_no_context_argument(context)
         self._standardizer.adapt(data, self.log_prob)
+        self._after_adapt(data)
+
+    def _after_adapt(self, data: Any) -> None:
+        """Sets what a subclass measures on the data of `adapt`."""
 
     def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
         x, context = split_inputs(inputs, self._context_shape, "inputs")

@@ -169,6 +169,8 @@ class SavingModel(BuiltModel):
             forward: z -> {"x", "log_det": [N]}
             inverse: x -> {"z", "log_det": [N]}
 
+        An `Ensemble` has neither forward nor inverse.
+
         If an input has another shape, TensorFlow raises an error that names the input and both shapes.
 
         Args:
