@@ -10,9 +10,10 @@
 training rows, the number of parameters, the seconds, and all options. With `--work`, the same command continues a run
 that was stopped or killed. `density_data.py` describes the data sets.
 
-Configurations: `defaults` is `RealNVP(D)` with early stopping. `affine` and `spline` have LU maps, residual networks
-and a learning rate that falls to zero. `few_rows` is `spline` with narrow networks, dropout, noise and a Student-t
-base.
+Configurations: `for_data` is `RealNVP.for_data`, `compile()` and `fit`, with nothing else. `plain` is the same with
+`RealNVP(D)`. `defaults` is `RealNVP(D)` with a constant rate and early stopping. `affine` and `spline` have LU maps,
+residual networks and a learning rate that falls to zero. `few_rows` is `spline` with narrow networks, dropout, noise
+and a Student-t base.
 """
 
 import argparse
@@ -49,7 +50,11 @@ def run(arguments: argparse.Namespace) -> None:
             print(f"{name}: {len(data.train)} training rows, {len(data.held_out)} held-out rows", flush=True)
             line = {"config": arguments.config, "set": arguments.set}
             line |= {"data": data.name, "fold": data.fold, "seed": seed}
-            line |= density_training.train(data, options, training, seed, arguments.minutes, folder)
+            if training.schedule == "auto":
+                for_data = arguments.config == "for_data"
+                line |= density_training.fit_alone(data, options, training, seed, arguments.minutes, folder, for_data)
+            else:
+                line |= density_training.train(data, options, training, seed, arguments.minutes, folder)
             line |= {"options": options, "training": dataclasses.asdict(training), "minutes": arguments.minutes}
             print(f"held out {line['held_out']:.4f} +- {line['standard_error']:.4f} nats", flush=True)
             if line["ended_by"] == "interruption":

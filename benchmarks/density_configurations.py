@@ -12,7 +12,8 @@ class Training:
     batch_size: int = 128
     epochs: int = 200
     patience: int | None = 20  # stop after this many epochs without a better validation loss; None: never
-    schedule: str = "constant"  # or "cosine": falls to zero at the limit of epochs or time that comes first
+    # "cosine" falls to zero at the limit of epochs or time that comes first. "auto" is `compile()` and `fit` alone.
+    schedule: str = "constant"
     clipnorm: float | None = None  # maximal global norm of the gradients
     weight_decay: float = 0.0
     fresh_noise: bool = True  # whether pixels get new dequantisation noise in each epoch
@@ -24,8 +25,11 @@ EXPRESSIVE = {"permutation": "lu", "conditioner": "resnet"}
 # Without early stopping, which would end training before the learning rate is low.
 FALLING_RATE = Training(schedule="cosine", clipnorm=5.0, patience=None)
 FEW_ROWS = {"hidden_units": (64, 64), "dropout": 0.5, "base_distribution": "student_t"}
+AUTO = Training(schedule="auto", batch_size=256, epochs=100)
 CONFIGURATIONS = {
     "defaults": ({}, Training()),
+    "plain": ({}, AUTO),
+    "for_data": ({}, AUTO),
     "affine": (EXPRESSIVE, FALLING_RATE),
     "spline": (EXPRESSIVE | {"coupling": "spline"}, FALLING_RATE),
     "few_rows": (
@@ -51,8 +55,8 @@ def get_configuration(name: str, changes: list[str]) -> tuple[dict, Training]:
             training = dataclasses.replace(training, **{key: value})
         else:
             options = options | {key: value}
-    if training.schedule not in ("constant", "cosine"):
-        raise ValueError(f"schedule must be 'constant' or 'cosine', got {training.schedule!r}")
+    if training.schedule not in ("constant", "cosine", "auto"):
+        raise ValueError(f"schedule must be 'constant', 'cosine' or 'auto', got {training.schedule!r}")
     for name in ("batch_size", "epochs"):
         if not isinstance(getattr(training, name), int) or getattr(training, name) < 1:
             raise ValueError(f"{name} must be an integer of at least 1, got {getattr(training, name)!r}")

@@ -122,6 +122,57 @@ def batches(data: Data, batch_size: int, seed: int, first: int) -> Iterator[np.n
         first += number - first % number
 
 
+class TimeLimit(keras.callbacks.Callback):
+    """Stops after an epoch at the end of the time."""
+
+    def __init__(self, seconds: float):
+        super().__init__()
+        self.end = time.monotonic() + seconds
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = time.monotonic() > self.end
+
+
+def fit_alone(
+    data: Data, options: dict, training: Training, seed: int, minutes: float, folder: Path | None, for_data: bool
+) -> dict:
+    """`compile()` and `fit` with their defaults. Returns the entries for its line of results."""
+    keras.utils.set_random_seed(seed)
+    start = time.monotonic()
+    if for_data:
+        flow = nvp.RealNVP.for_data(data.train, seed=seed, **options)
+    else:
+        flow = nvp.RealNVP(data.train.shape[1], seed=seed, **options)
+        flow.adapt(data.train)
+    flow.compile()
+    callbacks = [TimeLimit(60 * minutes)]
+    if folder is not None:
+        callbacks.append(keras.callbacks.BackupAndRestore(folder / "backup"))
+    sizes = {"batch_size": training.batch_size, "epochs": training.epochs}
+    history = flow.fit(data.train, validation_data=data.validation, **sizes, callbacks=callbacks, verbose=2)
+    seconds = time.monotonic() - start
+    losses, epochs = history.history["val_loss"], len(history.epoch)
+    is_late = epochs < training.epochs
+    return results(flow, data) | {
+        "validation": -min(losses),
+        "steps": int(flow.optimizer.iterations),
+        "epochs": epochs,
+        "best_epoch": int(np.argmin(losses)) + 1,
+        "seconds": round(seconds, 1),
+        "ended_by": "time" if is_late else "epochs",
+    }
+
+
+def results(flow: nvp.RealNVP, data: Data) -> dict:
+    """The entries of a line of results that do not depend on the training."""
+    return scores(flow, data) | {
+        "parameters": sum(math.prod(variable.shape) for variable in flow.trainable_variables),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "tfp_realnvp": importlib.metadata.version("tfp_realnvp"),
+    }
+
+
 def train(data: Data, options: dict, training: Training, seed: int, minutes: float, folder: Path | None) -> dict:
     """Trains a flow or continues its training. Returns the entries for its line of results."""
     unknown = options.keys() - inspect.signature(nvp.RealNVP).parameters.keys()
@@ -157,18 +208,13 @@ def train(data: Data, options: dict, training: Training, seed: int, minutes: flo
     state = progress.state
     if progress.best_weights:
         flow.set_weights(progress.best_weights)
-    result = scores(flow, data)
-    return result | {
+    return results(flow, data) | {
         "validation": -state["best"],
-        "parameters": sum(math.prod(variable.shape) for variable in flow.trainable_variables),
         "steps": state["step"],
         "epochs": state["step"] / progress.batches,
         "best_epoch": state["best_step"] / progress.batches,
         "seconds": round(state["seconds"], 1),
         "ended_by": state["ended_by"] or "interruption",
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "tfp_realnvp": importlib.metadata.version("tfp_realnvp"),
     }
 
 

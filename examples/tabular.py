@@ -2,8 +2,8 @@
 
     python examples/tabular.py measurements.csv --out demo
 
-Splits the rows into training, validation and test rows, trains a Real NVP with early stopping, and compares its test
-negative log-likelihood with a Gaussian and a Gaussian mixture. Then it plots data and samples, and writes an anomaly
+Splits the rows into training, validation and test rows, trains a Real NVP, and compares its test negative
+log-likelihood with a Gaussian and a Gaussian mixture. Then it plots data and samples, and writes an anomaly
 score for each row. Without a file, it uses scikit-learn's table of 30 measurements of 569 breast tumours.
 """
 
@@ -16,11 +16,10 @@ import numpy as np
 from matplotlib import pyplot as plt
 from sklearn.mixture import GaussianMixture
 
-from common import DATA, MODEL, ProgressBar, keras, nvp, print_scores, save, tf, tfd
+from common import DATA, MODEL, ProgressBar, keras, nvp, print_scores, save
 from table import TableError, read_table
 
 PARTS = {"train": 0.6, "validation": 0.2, "test": 0.2}
-PATIENCE = 30  # Training stops after this many epochs without a better validation loss.
 MAX_PLOTTED = 6  # maximal number of columns in the picture
 
 
@@ -29,50 +28,6 @@ def split(number: int, seed: int) -> dict[str, np.ndarray]:
     indices = np.random.default_rng(seed).permutation(number)
     ends = np.cumsum([round(number * fraction) for fraction in PARTS.values()])
     return dict(zip(PARTS, np.split(indices, ends[:-1]), strict=True))
-
-
-def build_flow(train: np.ndarray, seed: int) -> nvp.RealNVP:
-    """A standardised Real NVP. Its base distribution is a Gaussian with the mean and covariance of the training rows.
-
-    Couplings start as the identity, so training starts at the full-covariance Gaussian, which is hard to beat on a
-    small table. The networks only learn how the data differ from this Gaussian. If there are few rows, the networks are
-    narrow. The flow uses float64, because columns may be far from zero, such as dates, or nearly linearly dependent.
-    """
-    rows, features = train.shape
-    mean = tf.Variable(tf.zeros(features, tf.float64), trainable=False)
-    scale = tf.Variable(tf.eye(features, dtype=tf.float64), trainable=False)
-    flow = nvp.RealNVP(
-        features,
-        num_couplings=8,
-        hidden_units=[int(np.clip(rows // 20, 16, 128))],
-        permutation="random",
-        base_distribution=tfd.MultivariateNormalTriL(mean, scale),
-        seed=seed,
-        dtype="float64",
-    )
-    flow.adapt(train)
-    latent = flow.bijector().inverse(train).numpy()
-    # Adding 1e-4 keeps the covariance positive definite if a column is a copy of another.
-    covariance = np.atleast_2d(np.cov(latent, rowvar=False)) + 1e-4 * np.eye(features)
-    mean.assign(latent.mean(axis=0))
-    scale.assign(np.linalg.cholesky(covariance))
-    return flow
-
-
-def train_flow(flow: nvp.RealNVP, train: np.ndarray, validation: np.ndarray, epochs: int) -> None:
-    """Trains with early stopping and restores the weights that had the lowest validation loss."""
-    batch_size = int(np.clip(len(train) // 10, 16, 512))
-    flow.compile(keras.optimizers.AdamW(2e-3, weight_decay=1.0))
-    best = keras.callbacks.EarlyStopping(patience=PATIENCE, restore_best_weights=True)
-    slower = keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=PATIENCE // 3)
-    flow.fit(
-        train,
-        validation_data=validation,
-        batch_size=batch_size,
-        epochs=epochs,
-        verbose=0,
-        callbacks=[best, slower, ProgressBar()],
-    )
 
 
 def gaussian_baselines(train: np.ndarray, validation: np.ndarray, test: np.ndarray, seed: int) -> dict[str, np.ndarray]:
@@ -152,7 +107,7 @@ def write_scores(log_prob: np.ndarray, parts: dict[str, np.ndarray], path: Path)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", nargs="?", type=Path, help="CSV or NPY file (default: a table of breast tumours)")
-    parser.add_argument("--epochs", type=int, default=400, help="maximal number of epochs (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=100, help="number of epochs (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder to write to (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of split, weights and samples (default: %(default)s)")
     options = parser.parse_args()
@@ -163,12 +118,15 @@ def main() -> None:
         rows, names = read_table(options.file)
         parts = split(len(rows), options.seed)
         train, validation, test = (rows[indices] for indices in parts.values())
-        flow = build_flow(train, options.seed)
-    except (TableError, ValueError) as error:  # `adapt` raises a ValueError for unsuitable data.
+        # The flow uses float64, because columns may be far from zero, such as dates, or nearly linearly dependent.
+        flow = nvp.RealNVP.for_data(train, seed=options.seed, dtype="float64", verbose=False)
+    except (TableError, ValueError) as error:  # `for_data` raises a ValueError for unsuitable data.
         sys.exit(f"{source}: {error}")
     print(f"{source}: {len(rows)} rows of {len(names)} columns ({', '.join(names[:3])}{', ...' if names[3:] else ''})")
     print(f"{len(train)} training rows, {len(validation)} validation rows, {len(test)} test rows")
-    train_flow(flow, train, validation, options.epochs)
+    flow.compile()
+    sizes = {"batch_size": int(np.clip(len(train) // 10, 16, 512)), "epochs": options.epochs}
+    flow.fit(train, validation_data=validation, **sizes, verbose=0, callbacks=[ProgressBar()])
 
     scores = gaussian_baselines(train, validation, test, options.seed)
     log_prob = flow.log_prob(rows).numpy()

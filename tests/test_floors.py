@@ -24,6 +24,7 @@ FLOORS = """
     flows.optimizers flows.snapshots flows.non_finite flows.auto flows.moments flows.standardizer flows.ranges
     flows.dequantization
     flows.compiled flows.summary flows.serialization
+    flows.noise flows.recipe flows.stack
     flows.saving flows.steps flows.executions flows.training flows.flow flows.ensemble flows.real_nvp
     flows.image_real_nvp flows
 """

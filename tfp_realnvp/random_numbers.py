@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-__all__ = ["Dropout", "uniform"]
+__all__ = ["Dropout", "normal", "uniform"]
 
 
 _PHILOX = 1  # the number of this algorithm in TensorFlow
@@ -26,6 +26,12 @@ def uniform(shape: Any, dtype: Any, generator: keras.random.SeedGenerator) -> tf
         shape=shape, key=tf.cast([key], tf.uint64), counter=tf.zeros([2], tf.uint64), alg=_PHILOX, dtype=tf.uint32
     )
     return tf.cast(tf.bitwise.right_shift(bits, 8), dtype) * 2.0**-24
+
+
+def normal(shape: Any, dtype: Any, generator: keras.random.SeedGenerator) -> tf.Tensor:
+    """Numbers from N(0, 1) of the given shape, the same with XLA up to rounding."""
+    # The quantile of 0 is -inf. The largest number, 1 - 2**-24, has a finite quantile.
+    return tf.math.ndtri(tf.maximum(uniform(shape, dtype, generator), 2.0**-25))
 
 
 class Dropout(keras.layers.Dropout):

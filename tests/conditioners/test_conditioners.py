@@ -178,10 +178,12 @@ def assert_outputs(network, inputs, shift, log_scale):
         np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-9)
 
 
-def test_mlp_matches_the_formula():
-    inputs = KEPT.numpy().astype("float64"), CONTEXT.numpy().astype("float64")
-    network = randomized(nvp.MLP(3, (5, 4), log_scale_bound=2.0, seed=0, dtype="float64"), *inputs)
-    hidden = np.concatenate(inputs, axis=1)
+@pytest.mark.parametrize(("name", "transform"), [("asinh", np.arcsinh), (None, lambda kept: kept)])
+def test_mlp_matches_the_formula(name, transform):
+    kept, context = inputs = KEPT.numpy().astype("float64"), CONTEXT.numpy().astype("float64")
+    options = {"log_scale_bound": 2.0, "input_transform": name, "seed": 0, "dtype": "float64"}
+    network = randomized(nvp.MLP(3, (5, 4), **options), *inputs)
+    hidden = np.concatenate([transform(kept), context], axis=1)
     for layer in network.hidden_layers:
         hidden = rectified(dense(layer, hidden))
     shift, log_scale = np.split(dense(network.output_layer, hidden), 2, axis=1)
@@ -193,7 +195,7 @@ def test_resnet_matches_the_formula(normalization):
     kept, context = inputs = KEPT.numpy().astype("float64"), CONTEXT.numpy().astype("float64")
     network = nvp.ResNet(3, (4, 4), normalization=normalization, seed=0, dtype="float64")
     randomized(network, *inputs)
-    hidden = dense(network.input_layer, np.concatenate([kept, context], axis=1))
+    hidden = dense(network.input_layer, np.concatenate([np.arcsinh(kept), context], axis=1))
     for block in network.blocks:
         change = hidden
         for index, layer in enumerate(block.dense_layers):
@@ -304,7 +306,7 @@ def test_dropout_drops_a_fraction_of_the_units_and_scales_the_others(network):
     skipped = 0.0
     if network is nvp.ResNet:
         one.blocks[0].dense_layers[1].kernel.assign(np.eye(size))
-        skipped = one.input_layer(KEPT)[..., np.newaxis]
+        skipped = one.input_layer(tf.asinh(KEPT))[..., np.newaxis]
     ratio = ((one(KEPT, training=True) - skipped) / (one(KEPT) - skipped)).numpy()
     dropped = np.abs(ratio) < 1e-3
     np.testing.assert_allclose(ratio[~dropped], 1 / 0.75, rtol=1e-3)

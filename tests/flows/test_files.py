@@ -13,6 +13,7 @@ from tensorflow_probability import distributions as tfd
 import tfp_realnvp as nvp
 from helpers.processes import run
 from helpers.users import UserNet, everything
+from registry import perturbed
 from tfp_realnvp.flows.serialization import from_config, to_config
 
 LOAD_MODELS = """
@@ -398,3 +399,17 @@ def test_names_in_weight_files_are_fixed(tmp_path):
     flow.save_weights(tmp_path / "flow.weights.h5")
     with h5py.File(tmp_path / "flow.weights.h5") as file:
         assert list(file["conditioners"]) == ["mlp", "mlp_1"]
+
+
+def test_networks_of_older_files_get_their_inputs_unchanged():
+    flow = perturbed(nvp.RealNVP(3, num_couplings=2, hidden_units=(4,), input_transform=None, seed=0))
+    config = flow.get_config()
+    del config["input_transform"], config["noise"]
+    loaded = nvp.RealNVP.from_config(config)
+    loaded.set_weights(flow.get_weights())
+    x = 3 * np.random.default_rng(0).normal(size=(10, 3))
+    np.testing.assert_array_equal(loaded.log_prob(x), flow.log_prob(x))
+    for network in (nvp.MLP(2, input_transform=None), nvp.ResNet(2, input_transform=None)):
+        config = network.get_config()
+        del config["input_transform"]
+        assert type(network).from_config(config).input_transform is None

@@ -288,3 +288,12 @@ def test_invalid_values_and_sample_shapes_are_refused(flow, conditional_flow):
         conditional_flow.log_prob(np.zeros((4, 2)), np.zeros((5, 2)))
     with pytest.raises(ValueError, match="inputs: x and context must have the same number of rows, got 4 and 5"):
         conditional_flow({"x": np.zeros((4, 2)), "context": np.zeros((5, 2))})
+
+
+@pytest.mark.parametrize(("num_couplings", "bound"), [(2, 3.0), (4, 2.0), (8, 1.0), (16, 0.5)])
+def test_deep_flows_scale_a_feature_no_more_than_shallow_flows(num_couplings, bound):
+    flow = perturbed(nvp.RealNVP(3, num_couplings=num_couplings, hidden_units=(4,), seed=0), stddev=10.0)
+    assert flow.get_config()["log_scale_bound"] == bound
+    x = 100 * np.random.default_rng(0).normal(size=(50, 3)).astype("float32")
+    log_det = flow.bijector().inverse_log_det_jacobian(x, event_ndims=1)
+    assert 3 < np.max(np.abs(log_det)) <= 3 * bound * num_couplings / 2 + 1e-3

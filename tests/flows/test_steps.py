@@ -76,6 +76,7 @@ CASES = {
     "weights": (real_nvp, adam(), X, {"sample_weight": WEIGHTS}),
     "context": (lambda: real_nvp(context_shape=2), adam(), {"x": X, "context": CONTEXT}, {}),
     "dropout": (lambda: real_nvp(dropout=0.3), adam(), X, {}),
+    "noise": (lambda: real_nvp(noise=0.3), adam(), X, {}),
     "batch normalisation": (lambda: real_nvp(normalization="batchnorm"), adam(), X, {}),
     "activation normalisation": (lambda: real_nvp(normalization="actnorm"), adam(), X, {}),
     "splines": (

@@ -63,5 +63,11 @@ class Recorder(keras.callbacks.Callback):
 
 
 def smaller(make: Callable, **small) -> Callable:
-    """Wraps `make` so that the options `small` replace the options of the caller."""
-    return lambda *arguments, **options: make(*arguments, **options | small)
+    """Wraps `make` so that the options `small` replace the options of the caller; `make.for_data` too, if it exists."""
+
+    def wrapped(*arguments, **options):
+        return make(*arguments, **options | small)
+
+    if hasattr(make, "for_data"):
+        wrapped.for_data = smaller(make.for_data, **small)
+    return wrapped

@@ -28,8 +28,8 @@ def log_normal(z):
     return np.sum(-0.5 * np.square(z) - 0.5 * np.log(2 * np.pi), axis=-1)
 
 
-def shift_and_log_scale(mlp, *inputs):
-    hidden = np.concatenate(inputs, axis=-1)
+def shift_and_log_scale(mlp, kept, *context):
+    hidden = np.concatenate([np.arcsinh(kept), *context], axis=-1)
     for layer in mlp.hidden_layers:
         hidden = np.maximum(hidden @ layer.kernel.numpy() + layer.bias.numpy(), 0.0)
     outputs = hidden @ mlp.output_layer.kernel.numpy() + mlp.output_layer.bias.numpy()

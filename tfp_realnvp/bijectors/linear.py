@@ -76,6 +76,22 @@ class LULinear(OnePassBijector):
                 name=name,
             )
 
+    def values(self) -> list[np.ndarray]:
+        """The values of L and U, d and b."""
+        return [np.array(variable) for variable in (self._lower_upper, self._log_diagonal, self._shift)]
+
+    def whiten(self, covariance: np.ndarray) -> None:
+        """Sets L, U and b so that events of this covariance `[D, D]` and mean 0 become uncorrelated in `inverse`.
+
+        With the Cholesky factor G of P covariance P^T, L U = G^-1 and b = 0.
+        """
+        order = np.asarray(self._order)
+        inverse = np.linalg.inv(np.linalg.cholesky(np.asarray(covariance, np.float64)[np.ix_(order, order)]))
+        diagonal = np.diag(inverse)
+        self._lower_upper.assign(np.tril(inverse / diagonal, -1))
+        self._log_diagonal.assign(np.log(diagonal))
+        self._shift.assign(np.zeros(self._size))
+
     def _is_increasing(self) -> bool:
         check_one_feature(self._size, self.name)
         return True

@@ -1,12 +1,12 @@
 """The base class of conditioners for vectors, whose layers are dense."""
 
 import abc
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import ops
 
-from tfp_realnvp.checks import check_positive
+from tfp_realnvp.checks import check_option, check_positive
 from tfp_realnvp.conditioners.base import Conditioner, Shape
 from tfp_realnvp.conditioners.layers import freeze_parts_of_frozen
 
@@ -25,11 +25,15 @@ class DenseConditioner(Conditioner, abc.ABC):
         *,
         num_parameters: int | None = None,
         log_scale_bound: float = 3.0,
+        input_transform: Literal["asinh"] | None = "asinh",
         seed: int | None = None,
         **kwargs: Any,
     ):
         super().__init__(output_size, num_parameters=num_parameters, seed=seed, **kwargs)
         check_positive("log_scale_bound", log_scale_bound)
+        if input_transform is not None:
+            check_option("input_transform", input_transform, ("asinh",), "; None is allowed too")
+        self.input_transform = input_transform
         self.log_scale_bound = float(log_scale_bound)
         self._sizes: tuple[int, int] | None = None  # sizes of kept and context, once built
         self.output_layer = self.dense(self._num_outputs, kernel_initializer="zeros")
@@ -76,6 +80,10 @@ class DenseConditioner(Conditioner, abc.ABC):
 
     def call(self, kept: Any, context: Any = None, training: bool | None = None) -> Any:
         self._check_shapes(kept.shape, None if context is None else context.shape)
+        if self.input_transform is not None:
+            # Rows beyond the training rows get parameters like theirs. With kept itself, the network would extrapolate,
+            # and each coupling could move such a row further: of a held-out row at 10, the latent was at 2000.
+            kept = ops.arcsinh(kept)
         inputs = kept if context is None else ops.concatenate([kept, context], axis=-1)
         return self._as_outputs(self.output_layer(self._call_hidden(inputs, context, training)))
 
@@ -83,7 +91,14 @@ class DenseConditioner(Conditioner, abc.ABC):
         return self.log_scale_bound * ops.tanh(log_scale / self.log_scale_bound)
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"log_scale_bound": self.log_scale_bound}
+        return super().get_config() | {
+            "log_scale_bound": self.log_scale_bound,
+            "input_transform": self.input_transform,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "DenseConditioner":
+        return cls(**{"input_transform": None} | config)  # Files of version 0.1 have no transform.
 
 
 def _differ(size: int | None, other: int | None) -> bool:

@@ -1,7 +1,7 @@
 """The multilayer perceptron."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
@@ -22,7 +22,8 @@ class MLP(DenseConditioner):
 
     or, for splines, parameters = W h + b, without a bound. W and b start at zero, so that a coupling starts as the
     identity. The hidden layers have Glorot initialisation. `|log_scale| < B` keeps each coupling invertible in floating
-    point. A context is concatenated to the kept features.
+    point. The first layer gets asinh(kept), which is close to kept near 0 and grows like a logarithm, so that a row far
+    beyond the training rows gets similar outputs. A context is concatenated unchanged.
 
     Source: Dinh, Sohl-Dickstein & Bengio, "Density estimation using Real NVP", 2017, arXiv 1605.08803.
 
@@ -34,6 +35,7 @@ class MLP(DenseConditioner):
         activation: name of a Keras activation, or a callable, for the hidden layers.
         dropout: fraction of the units that each hidden layer drops in training, at least 0 and below 1.
         log_scale_bound: B, the bound of the absolute value of `log_scale`; above 0, finite.
+        input_transform: "asinh", or None to give the kept features to the first layer unchanged.
         seed: integer that fixes the initial weights and the dropout, or None.
         **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
 
@@ -63,11 +65,17 @@ class MLP(DenseConditioner):
         activation: str | Callable[..., Any] = "relu",
         dropout: float = 0.0,
         log_scale_bound: float = 3.0,
+        input_transform: Literal["asinh"] | None = "asinh",
         seed: int | None = None,
         **kwargs: Any,
     ):
         super().__init__(
-            output_size, num_parameters=num_parameters, log_scale_bound=log_scale_bound, seed=seed, **kwargs
+            output_size,
+            num_parameters=num_parameters,
+            log_scale_bound=log_scale_bound,
+            input_transform=input_transform,
+            seed=seed,
+            **kwargs,
         )
         check_sizes("hidden_units", hidden_units)
         self.hidden_units = tuple(int(units) for units in hidden_units)

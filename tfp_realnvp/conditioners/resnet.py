@@ -26,7 +26,7 @@ class ResNet(DenseConditioner):
 
     With activation a, optional normalisation n, and context c,
 
-        h_0 = W [kept, c],        h_{i+1} = h_i + sigmoid(V_i c) * W_i2 dropout(a(n(W_i1 a(n(h_i)))))
+        h_0 = W [asinh(kept), c],        h_{i+1} = h_i + sigmoid(V_i c) * W_i2 dropout(a(n(W_i1 a(n(h_i)))))
 
     where biases are left out. Without a context there is no sigmoid factor. The output layer is the same as in `MLP`.
     Each W_i2 and the output layer start at zero, so that every block and every coupling starts as the identity.
@@ -40,7 +40,7 @@ class ResNet(DenseConditioner):
         normalization: None, "batch" for `keras.layers.BatchNormalization` or "layer" for
             `keras.layers.LayerNormalization` before each activation.
         gate_context: whether a context gates each block. A context is concatenated to the kept features in any case.
-        num_parameters, activation, dropout, log_scale_bound, seed, **kwargs: as in `MLP`.
+        num_parameters, activation, dropout, log_scale_bound, input_transform, seed, **kwargs: as in `MLP`.
 
     Call arguments and returns are the same as in `MLP`.
 
@@ -62,11 +62,17 @@ class ResNet(DenseConditioner):
         normalization: Literal["batch", "layer"] | None = None,
         gate_context: bool = True,
         log_scale_bound: float = 3.0,
+        input_transform: Literal["asinh"] | None = "asinh",
         seed: int | None = None,
         **kwargs: Any,
     ):
         super().__init__(
-            output_size, num_parameters=num_parameters, log_scale_bound=log_scale_bound, seed=seed, **kwargs
+            output_size,
+            num_parameters=num_parameters,
+            log_scale_bound=log_scale_bound,
+            input_transform=input_transform,
+            seed=seed,
+            **kwargs,
         )
         check_sizes("hidden_units", hidden_units)
         if len(set(hidden_units)) != 1:

@@ -45,10 +45,7 @@ class Dequantization:
 
     def noisy_batch(self, data: Any) -> tuple[Any, Any, Any]:
         """Returns (x, y, sample_weight) of a batch of `fit` or `evaluate`, with continuous events in x."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        if not isinstance(x, Mapping):
-            return self.noisy(x), y, sample_weight
-        return ({**x, "x": self.noisy(x["x"])} if "x" in x else x), y, sample_weight
+        return with_events(data, self.noisy)
 
     def check_continuous(self, data: Any, events: tf.Tensor | None = None) -> None:
         """Raises a ValueError if `data` of `log_prob`, `predict` or a call are not continuous events.
@@ -60,6 +57,14 @@ class Dequantization:
     def as_sample(self, x: tf.Tensor) -> tf.Tensor:
         """Converts a sample of the distribution to the result of `sample`."""
         return x
+
+
+def with_events(data: Any, function: Callable[[Any], Any]) -> tuple[Any, Any, Any]:
+    """Returns (x, y, sample_weight) of a batch, with `function` applied to the events in x."""
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    if not isinstance(x, Mapping):
+        return function(x), y, sample_weight
+    return ({**x, "x": function(x["x"])} if "x" in x else x), y, sample_weight
 
 
 class PixelDequantization(Dequantization):

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfp_realnvp.flows.frames import in_features
 from tfp_realnvp.flows.inputs import check_ends, check_rows, chunks, is_array, split_inputs
 
-__all__ = ["context_moments", "standardization_moments", "warn_unless_standardized"]
+__all__ = ["context_moments", "shrunk_correlation", "standardization_moments", "warn_unless_standardized"]
 
 _SAMPLE = 1000  # number of rows used to check whether data are standardised
 
@@ -41,6 +41,29 @@ def context_moments(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(mean, standard deviation) of the context only. Raises the errors of `standardization_moments`."""
     return _of_context(_moments(data, event_shape, context_shape, dtype)[1], dtype, data)
+
+
+def shrunk_correlation(data: Any, context_shape: Shape | None, mean: np.ndarray, stddev: np.ndarray) -> np.ndarray:
+    """An estimate `[D, D]` of the correlation matrix of x, which is positive definite even if there are few rows.
+
+    With the correlation matrix C of N rows and m = mean(C^2), it is (1 - s) C + s I, where
+    s = min(1, (m + 1) / ((N + 1) (m - 1 / D))).
+
+    Source: Chen, Wiesel, Eldar & Hero, "Shrinkage algorithms for MMSE covariance estimation", 2010, arXiv 0907.4698.
+    """
+    count, products = 0, np.zeros((mean.size, mean.size))
+    for name, batch in _batches(data):
+        x, _ = split_inputs(batch, context_shape, name)
+        for _, chunk in chunks(x):
+            z = (chunk.astype(np.float64) - mean) / stddev
+            count, products = count + len(z), products + z.T @ z
+    if count == 0:
+        raise ValueError("data must give its rows each time that it is read, but the dataset is empty the second time")
+    correlation = products / count
+    size = float(np.mean(correlation**2))
+    distance = (count + 1) * (size - 1 / len(mean))
+    shrinkage = min(1.0, float((size + 1) / distance)) if distance > 0 else 1.0
+    return np.asarray((1 - shrinkage) * correlation + shrinkage * np.eye(len(mean)))
 
 
 def warn_unless_standardized(data: Any, model_name: str) -> None:

@@ -1,6 +1,6 @@
 """`RealNVP`: couplings and permutations for vectors."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import keras
@@ -10,19 +10,12 @@ import tensorflow_probability as tfp
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
-from tfp_realnvp import masks
-from tfp_realnvp.bijectors import (
-    ActNorm,
-    AffineCoupling,
-    BatchNorm,
-    Coupling,
-    LULinear,
-    SplineCoupling,
-)
+from tfp_realnvp.bijectors import AffineCoupling, Coupling, LULinear, SplineCoupling
 from tfp_realnvp.bijectors.softplus import Softplus
 from tfp_realnvp.bijectors.spline import check_spline
 from tfp_realnvp.checks import (
     check_fraction,
+    check_non_negative,
     check_option,
     check_positive,
     check_size,
@@ -31,14 +24,17 @@ from tfp_realnvp.checks import (
 )
 from tfp_realnvp.conditioners import MLP, Constant, ResNet, activation_config, as_activation
 from tfp_realnvp.flows.arguments import as_vector_shape, drawn_seed
+from tfp_realnvp.flows.dequantization import with_events
 from tfp_realnvp.flows.flow import Flow
+from tfp_realnvp.flows.moments import shrunk_correlation
+from tfp_realnvp.flows.noise import TrainingNoise
+from tfp_realnvp.flows.recipe import choose_options, sample_rows
 from tfp_realnvp.flows.serialization import to_config
+from tfp_realnvp.flows.stack import NORMALIZATIONS, PERMUTATIONS, coupling_stack
 
 __all__ = ["RealNVP"]
 
 _CONDITIONERS = {"mlp": MLP, "resnet": ResNet}
-_PERMUTATIONS = ("reverse", "random", "lu")
-_NORMALIZATIONS = {"actnorm": ActNorm, "batchnorm": BatchNorm}
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
@@ -68,19 +64,25 @@ class RealNVP(Flow):
         dropout: fraction of the units that the networks drop in training, at least 0 and below 1. Densities, samples,
             `evaluate` and exports use all units.
         coupling: "affine" for `AffineCoupling`, or "spline" for `SplineCoupling`.
-        log_scale_bound: an affine coupling scales by at most exp(log_scale_bound).
+        log_scale_bound: an affine coupling scales by at most exp(log_scale_bound). None for 8 / num_couplings, but at
+            most 3: each feature is then scaled by at most e^4 in all, so that rows beyond the training rows stay close.
+        input_transform: "asinh", or None; see `MLP`.
         num_bins: number of bins of each spline.
         bound: a spline is the identity outside [-bound, bound]. Call `adapt` so that most data lie inside.
         permutation: "reverse" reverses the order of the features between couplings. "random" permutes the features at
             random, so that the second coupling of each pair moves what the first coupling kept. "lu" replaces these
-            permutations by learned linear maps, `LULinear`, and adds one at each end. Permutations are saved with the
-            weights.
+            permutations by learned linear maps, `LULinear`, and adds one at each end. Before training, `adapt` sets the
+            first map so that the density is a Gaussian with the covariance of the data, slightly shrunk if there are
+            few rows. Permutations are saved with the weights.
         normalization: "actnorm" or "batchnorm" adds an `ActNorm` or a `BatchNorm` after each coupling, in the order
             from data to latent; None adds nothing.
         base_distribution: None for N(0, I). "student_t", for data with outliers, for independent standard Student-t
             distributions with trainable degrees of freedom, which start at 10. Or a `tfd.Distribution` with event shape
             `[D]`, batch shape `[]` and the dtype of the flow, whose trainable variables are trained too.
-        seed: integer that fixes initial weights and permutations. None draws a seed from `numpy.random`.
+        noise: standard deviation of Gaussian noise that training adds to x, in standard deviations of the data along
+            each of their principal axes; at least 0. `adapt` measures the axes. Noise is against overfitting: 0.1 is
+            right for a thousand rows.
+        seed: integer that fixes initial weights, permutations and noise. None draws a seed from `numpy.random`.
         dtype: Keras dtype policy, usually "float32" or "float64". None for Keras's default.
         **kwargs: `name` and `trainable` of `keras.Model`.
 
@@ -109,12 +111,14 @@ class RealNVP(Flow):
         conditioner: Literal["mlp", "resnet"] = "mlp",
         dropout: float = 0.0,
         coupling: Literal["affine", "spline"] = "affine",
-        log_scale_bound: float = 3.0,
+        log_scale_bound: float | None = None,
+        input_transform: Literal["asinh"] | None = "asinh",
         num_bins: int = 8,
         bound: float = 3.0,
         permutation: Literal["reverse", "random", "lu"] = "reverse",
         normalization: Literal["actnorm", "batchnorm"] | None = None,
         base_distribution: tfd.Distribution | Literal["student_t"] | None = None,
+        noise: float = 0.0,
         seed: int | None = None,
         dtype: Any = None,
         **kwargs: Any,
@@ -128,11 +132,13 @@ class RealNVP(Flow):
         check_option("conditioner", conditioner, tuple(_CONDITIONERS))
         check_fraction("dropout", dropout)
         check_option("coupling", coupling, ("affine", "spline"))
+        log_scale_bound = min(3.0, 8 / num_couplings) if log_scale_bound is None else log_scale_bound
         check_positive("log_scale_bound", log_scale_bound)
         check_spline(num_bins, bound)
-        check_option("permutation", permutation, _PERMUTATIONS)
+        check_option("permutation", permutation, PERMUTATIONS)
         if normalization is not None:
-            check_option("normalization", normalization, tuple(_NORMALIZATIONS), "; None is allowed too")
+            check_option("normalization", normalization, tuple(NORMALIZATIONS), "; None is allowed too")
+        check_non_negative("noise", noise)
         policy, seed = floating_policy(dtype), drawn_seed(seed)
 
         base = base_distribution
@@ -150,6 +156,7 @@ class RealNVP(Flow):
         if not is_constant:
             make_network = _CONDITIONERS[conditioner]
             options |= {"hidden_units": hidden_units, "activation": activation, "dropout": dropout}
+            options |= {"input_transform": input_transform}
 
         def make_coupling(mask: np.ndarray, seed: int) -> Coupling:
             network = make_network(int((~mask).sum()), seed=seed, log_scale_bound=log_scale_bound, **options)
@@ -164,7 +171,9 @@ class RealNVP(Flow):
                 tfb.Scale(log_scale=tf.Variable([0.0], dtype=dtype, name="log_scale")),
             ]
         else:
-            bijectors = list(_bijectors(size, num_couplings, make_coupling, permutation, normalization, seed, dtype))
+            bijectors = list(
+                coupling_stack(size, num_couplings, make_coupling, permutation, normalization, seed, dtype)
+            )
         super().__init__(
             tfd.TransformedDistribution(base, tfb.Chain(bijectors)), context_shape=context_shape, dtype=policy, **kwargs
         )
@@ -178,15 +187,75 @@ class RealNVP(Flow):
             "dropout": float(dropout),
             "coupling": coupling,
             "log_scale_bound": float(log_scale_bound),
+            "input_transform": input_transform,
             "num_bins": int(num_bins),
             "bound": float(bound),
             "permutation": permutation,
             "normalization": normalization,
+            "noise": float(noise),
             "seed": seed,
         }
         self._base_distribution = base_distribution
+        self._first_lu = next((part for part in bijectors if isinstance(part, LULinear)), None)
+        self._untrained = [] if self._first_lu is None else self._first_lu.values()
+        self._noise = TrainingNoise(size, float(noise), seed, policy) if noise else None
         is_plain = isinstance(base_distribution, str | None) and is_named and type(self) is RealNVP
         self._has_foreign_parts = not is_plain
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "RealNVP":
+        return super().from_config({"input_transform": None} | config)  # Files of version 0.1 have no transform.
+
+    @classmethod
+    def for_data(
+        cls, x: Any, context: Any = None, *, seed: int | None = None, verbose: bool = True, **options: Any
+    ) -> "RealNVP":
+        """A flow for these data, adapted to them and ready for `compile()` and `fit`.
+
+        Rules choose the options from the numbers of rows and features and from repeated values. `flows/recipe.py` has
+        the rules, with the measurements behind them. `get_config()` shows what they chose.
+
+        Args:
+            x: training rows `[N, D]`, an array or a DataFrame.
+            context: None, or training contexts `[N, K]` for a conditional density.
+            seed: as in the constructor.
+            verbose: whether to print the chosen options, in one line.
+            **options: options of the constructor, in place of those that the rules choose.
+
+        Raises:
+            ValueError: as in `adapt` and in the constructor.
+
+        >>> x = np.random.default_rng(0).normal(size=(500, 3))
+        >>> flow = RealNVP.for_data(x, seed=0, hidden_units=(16, 16), verbose=False)
+        >>> flow.get_config()["permutation"], flow.get_config()["hidden_units"]
+        ('lu', [16, 16])
+        """
+        if "event_shape" in options:
+            raise ValueError(f"event_shape is the number of columns of x, got {options['event_shape']!r} too")
+        sample = sample_rows(x, "x")
+        if context is not None:
+            options = {"context_shape": sample_rows(context, "context").shape[1]} | options
+        chosen = choose_options(sample, len(x), is_conditional=context is not None) | options
+        flow = cls(sample.shape[1], seed=seed, **chosen)
+        flow.adapt(x if context is None else {"x": x, "context": context})
+        if verbose:
+            print(f"{len(x)} rows of {sample.shape[1]} features:", flow)
+        return flow
+
+    def _after_adapt(self, data: Any) -> None:
+        lu = self._first_lu
+        if lu is None and self._noise is None:
+            return
+        mean, stddev = self._standardizer.moments()
+        correlation = shrunk_correlation(data, self.context_shape, mean, stddev)
+        if lu is not None and all(map(np.array_equal, lu.values(), self._untrained)):
+            lu.whiten(correlation)
+            self._untrained = lu.values()
+        if self._noise is not None:
+            self._noise.adapt(stddev[:, np.newaxis] * np.linalg.cholesky(correlation))
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        return super().train_step(data if self._noise is None else with_events(data, self._noise))
 
     def _wants_adapt(self) -> bool:
         # A user's base distribution may fit the data without `adapt`, and so may a flow that has trained.
@@ -196,49 +265,6 @@ class RealNVP(Flow):
     def _constructor_config(self) -> dict[str, Any]:
         options = self._options | {"activation": activation_config(self._options["activation"])}
         return options | {"base_distribution": to_config(self._base_distribution, "base_distribution")}
-
-
-def _bijectors(
-    size: int,
-    num_couplings: int,
-    make_coupling: Callable[[np.ndarray, int], Coupling],
-    permutation: str,
-    normalization: str | None,
-    seed: int,
-    dtype: str,
-) -> Iterator[tfb.Bijector]:
-    """Couplings, permutations between them, and normalisations after them, in the order from data to latent."""
-    # NumPy never changes the numbers of this legacy generator, so a saved seed gives the same permutations forever.
-    random = np.random.RandomState(seed)
-    for index in range(num_couplings):
-        coupling_seed = int(random.randint(2**31))
-        if permutation == "lu":
-            order = _random_permutation(size, random, swap=index % 2 == 1)
-            # The inverse permutation, since `LULinear` applies it in `inverse`, but `tfb.Permute` in `forward`.
-            yield LULinear(size, np.argsort(order), dtype=dtype)
-        elif index and size > 1:
-            if permutation == "reverse":
-                yield tfb.Permute(np.arange(size)[::-1])
-            else:
-                # A variable, so that the permutations are saved with the weights.
-                order = _random_permutation(size, random, swap=index % 2 == 1).astype(np.int32)
-                yield tfb.Permute(tf.Variable(order, trainable=False, name="permutation"))
-        # The first coupling of a pair keeps ceil(D/2) features, the second the other floor(D/2). If both kept
-        # ceil(D/2), then with reversals and an odd D the middle feature would never move. For D = 1 it always moves.
-        mask = masks.half(size) if index % 2 == 0 else masks.half(size, flip=True)[::-1]
-        yield make_coupling(mask if size > 1 else np.array([False]), coupling_seed)
-        if normalization is not None:
-            yield _NORMALIZATIONS[normalization](size, dtype=dtype)
-    if permutation == "lu":
-        yield LULinear(size, dtype=dtype)
-
-
-def _random_permutation(size: int, random: np.random.RandomState, swap: bool) -> np.ndarray:
-    """A random permutation. With `swap`, it also moves the first floor(D/2) features to the end."""
-    if not swap:
-        return random.permutation(size)
-    first = size // 2
-    return np.concatenate([first + random.permutation(size - first), random.permutation(first)])
 
 
 def _student_t(size: int, dtype: str) -> tfd.Distribution:

@@ -37,6 +37,11 @@ class Standardizer:
         shift, scale = self.of_context
         return (context - shift) / scale
 
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """The shift and scale of events: after `adapt`, their mean and standard deviation."""
+        shift, scale = (np.asarray(variable, np.float64) for variable in self._of_x)
+        return shift, scale
+
     def is_adapted(self) -> bool:
         """Whether `adapt` was called, on this flow or on the flow whose weights were loaded."""
         with tf.init_scope():  # `repr` may run in a graph.
