@@ -54,12 +54,20 @@ def test_features_without_correlations_get_more_dropout():
     assert choose_options(random.normal(size=(5000, 10)), 5000)["dropout"] == 0.7
 
 
+def test_contexts_count_as_features():
+    x = correlated(1500, 2)
+    assert choose_options(x, 1500)["coupling"] == "spline"
+    options = choose_options(x, 1500, context_size=3)
+    assert (options["coupling"], options["hidden_units"]) == ("affine", (64, 64))
+    assert choose_options(x, 20_000, context_size=3)["coupling"] == "spline"
+
+
 def test_other_dependences_count_as_correlations():
     angle = random.uniform(0, 2 * np.pi, (5000, 3))
     rings = np.concatenate([np.cos(angle), np.sin(angle)], axis=1) + 0.05 * random.normal(size=(5000, 6))
     assert choose_options(rings, 5000)["dropout"] == 0.2
     x = random.normal(size=(5000, 10))
-    assert choose_options(x, 5000, is_conditional=True)["dropout"] == 0.2
+    assert choose_options(x, 5000, context_size=1)["dropout"] == 0.2
     assert choose_options(x[:900, :1], 900)["dropout"] == 0.2
 
 
@@ -76,7 +84,9 @@ def test_for_data_makes_an_adapted_flow(capsys):
     assert flow.variable_dtype == "float64"
     latents = flow.bijector().inverse(x).numpy()
     np.testing.assert_allclose(np.cov(latents, rowvar=False), np.eye(3), atol=0.1)
-    assert capsys.readouterr().out.startswith("300 rows of 3 features: RealNVP(event_shape=(3,)")
+    line = capsys.readouterr().out
+    assert "for 300 rows of 3 features, for_data takes base_distribution='student_t', dropout=0.2, " in line
+    assert "num_couplings=2" in line
     nvp.RealNVP.for_data(x, verbose=False, num_couplings=1, hidden_units=(4,))
     assert capsys.readouterr().out == ""
 
@@ -112,5 +122,5 @@ def test_unsuitable_data_give_errors(arguments, message):
 
 
 def test_event_shape_is_not_an_option():
-    with pytest.raises(ValueError, match="event_shape is the number of columns of x, got 3 too"):
+    with pytest.raises(ValueError, match="event_shape is the number of columns of the data, got 3 too"):
         nvp.RealNVP.for_data(correlated(9, 2), event_shape=3)

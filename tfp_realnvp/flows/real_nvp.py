@@ -217,7 +217,8 @@ class RealNVP(Flow):
 
         Args:
             x: training rows `[N, D]`, an array or a DataFrame.
-            context: None, or training contexts `[N, K]` for a conditional density.
+            context: None, or training contexts `[N, K]`, for a conditional density. `fit` then takes the dictionary
+                `{"x": x, "context": context}`.
             seed: as in the constructor.
             verbose: whether to print the chosen options, in one line.
             **options: options of the constructor, in place of those that the rules choose.
@@ -230,16 +231,16 @@ class RealNVP(Flow):
         >>> flow.get_config()["permutation"], flow.get_config()["hidden_units"]
         ('lu', [16, 16])
         """
-        if "event_shape" in options:
-            raise ValueError(f"event_shape is the number of columns of x, got {options['event_shape']!r} too")
-        sample = sample_rows(x, "x")
-        if context is not None:
-            options = {"context_shape": sample_rows(context, "context").shape[1]} | options
-        chosen = choose_options(sample, len(x), is_conditional=context is not None) | options
-        flow = cls(sample.shape[1], seed=seed, **chosen)
+        for name in {"event_shape", "context_shape"} & options.keys():
+            raise ValueError(f"{name} is the number of columns of the data, got {options[name]!r} too")
+        sample, of_context = sample_rows(x, "x"), None if context is None else sample_rows(context, "context")
+        context_size = 0 if of_context is None else of_context.shape[1]
+        chosen = choose_options(sample, len(x), context_size) | options
+        flow = cls(sample.shape[1], context_shape=context_size or None, seed=seed, **chosen)
         flow.adapt(x if context is None else {"x": x, "context": context})
         if verbose:
-            print(f"{len(x)} rows of {sample.shape[1]} features:", flow)
+            told = ", ".join(f"{name}={value!r}" for name, value in chosen.items())
+            print(f"{flow.name}: for {len(x)} rows of {sample.shape[1]} features, for_data takes {told}")
         return flow
 
     def _after_adapt(self, data: Any) -> None:

@@ -21,14 +21,14 @@ def sample_rows(array: Any, argument: str) -> np.ndarray:
     return np.asarray(array[:: -(-len(array) // SAMPLE)], np.float64)
 
 
-def choose_options(x: np.ndarray, num_rows: int, is_conditional: bool = False) -> dict[str, Any]:
-    """Options of `RealNVP` for `num_rows` training rows, of which `x [N, D]` are some.
+def choose_options(x: np.ndarray, num_rows: int, context_size: int = 0) -> dict[str, Any]:
+    """Options of `RealNVP` for `num_rows` training rows, of which `x [N, D]` are some, and contexts of this size.
 
     The numbers in the comments are mean log-likelihoods of held-out rows in nats, or gaps to the log-likelihood of the
     exact density, after `compile()` and `fit(epochs=100, batch_size=256)`. `benchmarks/density_data.py` describes most
     of the data. "Thin surface" is a synthetic table of 16,000 rows near a surface of 3 dimensions in 7.
     """
-    rows_per_feature = num_rows / x.shape[1]
+    rows_per_feature = num_rows / (x.shape[1] + context_size)
     numbers = [np.unique(column, return_counts=True)[1] for column in x.T]  # of rows with the same value
     has_peak = [number.max() > max(len(x) / 10, 4) and len(number) > len(x) / 3 for number in numbers]
     is_discrete = [len(number) < len(x) / 3 for number in numbers]
@@ -44,17 +44,19 @@ def choose_options(x: np.ndarray, num_rows: int, is_conditional: bool = False) -
     options["permutation"] = "lu"
     # Breast cancer (30 features, 461 rows): affine 1.6, splines -1.3. MINIBOONE (43 features, 2,600 rows): -17.6 and
     # -19.3. Parkinsons: -1.1 and -0.1. Rounded values suit splines: diabetes (10 features, 358 rows) -8.7 and -6.8.
-    # With many features, a step with splines takes four times as long.
-    has_rows_for_splines = rows_per_feature >= 100 and x.shape[1] <= MAX_SPLINES
+    # With many features, a step with splines takes four times as long. A Gaussian p(x | context) (2 features, 3 context
+    # features, 1,400 rows): affine -2.89, splines -3.03, and all widths and dropouts of splines below -2.98.
+    is_large = rows_per_feature >= (1000 if context_size else 100)
+    has_rows_for_splines = is_large and x.shape[1] <= MAX_SPLINES
     options["coupling"] = "spline" if has_rows_for_splines or np.mean(is_discrete) > 0.5 else "affine"
     # Parkinsons: 64 units -0.13, 128 units 0.13. MINIBOONE: -17.6 and -18.4.
-    options["hidden_units"] = (128, 128) if rows_per_feature >= 100 else (64, 64)
+    options["hidden_units"] = (128, 128) if is_large else (64, 64)
     if rows_per_feature < 1000:
         # Red wine (11 features, 1,296 rows): -10.1 without noise, -9.4 with 0.1. Two moons posterior: a gap of 0.225
         # with 0.02, so many rows get no noise. Iris (4 features, 122 rows): -3.43 with 0.1, -3.24 with 0.2.
         options["noise"] = 0.05 if rows_per_feature >= 200 else 0.1 if num_rows >= 200 else 0.2
         centred = x - x.mean(axis=0)
-        if not is_conditional and x.shape[1] > 4 and max(_information(centred), _information(centred**2)) < 0.02:
+        if context_size == 0 and x.shape[1] > 4 and max(_information(centred), _information(centred**2)) < 0.02:
             # Networks find dependences where there are none. Truncated Gaussian (10 independent features, 7,200 rows):
             # gaps of 0.215 with dropout 0.2, 0.146 with 0.5, 0.094 with 0.7.
             options["dropout"] = 0.7
