@@ -47,7 +47,7 @@ def train(make, strategy):
         clipping = {"global_clipnorm": 0.5} if make is images else {"clipnorm": 0.1}  # below the gradients' norms
         optimizer = (keras.optimizers.Adam if make is assembled else keras.optimizers.SGD)(0.01, **clipping)
         if make is scaled:  # The initial scale makes the gradients overflow in float16.
-            optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=2.0**12)
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=2.0**8)
         flow.compile(optimizer, steps_per_execution=2 if make is assembled else 1)
     first = tf.nest.map_structure(lambda array: array[:15], data)
     history = flow.fit(
