@@ -152,14 +152,13 @@ def fit_alone(
     history = flow.fit(data.train, validation_data=data.validation, **sizes, callbacks=callbacks, verbose=2)
     seconds = time.monotonic() - start
     losses, epochs = history.history["val_loss"], len(history.epoch)
-    is_late = epochs < training.epochs
     return results(flow, data) | {
         "validation": -min(losses),
         "steps": int(flow.optimizer.iterations),
         "epochs": epochs,
         "best_epoch": int(np.argmin(losses)) + 1,
         "seconds": round(seconds, 1),
-        "ended_by": "time" if is_late else "epochs",
+        "ended_by": "time" if epochs < training.epochs else "epochs",
     }
 
 

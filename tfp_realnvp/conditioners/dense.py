@@ -81,8 +81,8 @@ class DenseConditioner(Conditioner, abc.ABC):
     def call(self, kept: Any, context: Any = None, training: bool | None = None) -> Any:
         self._check_shapes(kept.shape, None if context is None else context.shape)
         if self.input_transform is not None:
-            # Rows beyond the training rows get parameters like theirs. With kept itself, the network would extrapolate,
-            # and each coupling could move such a row further: of a held-out row at 10, the latent was at 2000.
+            # A row beyond the training rows gets parameters like theirs. With kept itself, the network would
+            # extrapolate, and each coupling could move the row further: a held-out row at 17 had a latent at 900.
             kept = ops.arcsinh(kept)
         inputs = kept if context is None else ops.concatenate([kept, context], axis=-1)
         return self._as_outputs(self.output_layer(self._call_hidden(inputs, context, training)))

@@ -17,7 +17,7 @@ MAX_ERROR = 2e-5  # 1.3e-5 for Keras's default beta_2 = 0.999 in float32, but 1.
 
 
 def as_optimizer(optimizer: Any) -> keras.optimizers.Optimizer | None:
-    """The Keras optimizer that the user has named or given. Raises a ValueError if there is none."""
+    """The Keras optimizer of this name, or the optimizer itself. Raises a ValueError for a name that Keras lacks."""
     try:
         return keras.optimizers.get(optimizer)
     except (KeyError, TypeError, ValueError) as error:

@@ -156,7 +156,7 @@ class RealNVP(Flow):
         if not is_constant:
             make_network = _CONDITIONERS[conditioner]
             options |= {"hidden_units": hidden_units, "activation": activation, "dropout": dropout}
-            options |= {"input_transform": input_transform}
+            options["input_transform"] = input_transform
 
         def make_coupling(mask: np.ndarray, seed: int) -> Coupling:
             network = make_network(int((~mask).sum()), seed=seed, log_scale_bound=log_scale_bound, **options)

@@ -52,8 +52,9 @@ def choose_options(x: np.ndarray, num_rows: int, context_size: int = 0) -> dict[
     # Parkinsons: 64 units -0.13, 128 units 0.13. MINIBOONE: -17.6 and -18.4.
     options["hidden_units"] = (128, 128) if is_large else (64, 64)
     if rows_per_feature < 1000:
-        # Red wine (11 features, 1,296 rows): -10.1 without noise, -9.4 with 0.1. Two moons posterior: a gap of 0.225
-        # with 0.02, so many rows get no noise. Iris (4 features, 122 rows): -3.43 with 0.1, -3.24 with 0.2.
+        # Red wine (11 features, 1,296 rows): -10.1 without noise, -9.4 with 0.1. Iris (4 features, 122 rows): -3.43
+        # with 0.1, -3.24 with 0.2. With many rows, noise hurts. Two moons posterior: a gap of 0.028 without noise, and
+        # 0.225 with 0.02.
         options["noise"] = 0.05 if rows_per_feature >= 200 else 0.1 if num_rows >= 200 else 0.2
         centred = x - x.mean(axis=0)
         if context_size == 0 and x.shape[1] > 4 and max(_information(centred), _information(centred**2)) < 0.02:

@@ -70,8 +70,8 @@ class BestFile:
     """
 
     def __init__(self, backups: Sequence[keras.callbacks.BackupAndRestore]):
-        folder = next((os.fspath(backup.backup_dir) for backup in backups), "://")
-        self._folder = None if "://" in folder else folder
+        folders = [os.fspath(backup.backup_dir) for backup in backups]
+        self._folder = next((folder for folder in folders if "://" not in folder), None)  # a local folder
 
     def read(self) -> tuple[float, list[np.ndarray]]:
         """The least validation loss and its weights, if they are of an epoch that the backup includes.
