@@ -5,9 +5,9 @@
     python examples/images.py --resume                             # continue training, with the same arguments
 
 A random tenth of the images, at least 192, is held out. The model is saved after each epoch. Training stops after
---epochs or --minutes. The order of the images depends only on the seed and the epoch, so a training that was stopped
-and resumed gives the same model as an uninterrupted one. Without --resume, training starts from the beginning, and an
-existing model in --out is renamed to images_before.keras.
+--epochs or --minutes. The learning rate falls to zero over --epochs. The order of the images depends only on the seed
+and the epoch, so a training that was stopped and resumed gives the same model as an uninterrupted one. Without
+--resume, training starts from the beginning, and an existing model in --out is renamed to images_before.keras.
 """
 
 import argparse
@@ -188,7 +188,7 @@ def run(options: argparse.Namespace) -> None:
             num_levels=num_levels,
             seed=options.seed,
         )
-        flow.compile(keras.optimizers.Adam(1e-3, global_clipnorm=100.0))
+        flow.compile()
     weights = sum(math.prod(variable.shape) for variable in flow.trainable_variables)
     print(f"{len(train)} training images {list(images.shape[1:])}, {len(test)} held out; {weights:,} weights")
     time_is_over = bool(history) and history[-1]["seconds"] > 60 * options.minutes

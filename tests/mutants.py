@@ -128,6 +128,8 @@ FAULTS = [
     ("bijectors/linear.py", "np.tril(inverse / diagonal, -1)", "np.tril(inverse, -1)", "flows/test_noise.py"),
     ("conditioners/dense.py", "kept = ops.arcsinh(kept)", "kept = ops.tanh(kept)", "conditioners/test_conditioners.py"),
     ("flows/auto.py", "1 + math.cos(", "1 - math.cos(", "flows/test_auto.py"),
+    ("flows/auto.py", 'variable.name == "kernel"', 'variable.name != "kernel"', "flows/test_auto.py"),
+    ("flows/auto.py", "max(INTERVAL, self.model.steps_per_execution)", "INTERVAL", "flows/test_auto.py"),
     ("flows/auto.py", "loss < self._least", "loss > self._least", "flows/test_auto.py"),
     ("flows/resume.py", ">= epochs_done", "< 0", "flows/test_auto.py"),
     ("flows/snapshots.py", "variable.assign(value)", "pass", "flows/test_auto.py"),

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import tfp_realnvp as nvp
+from tfp_realnvp.flows import auto
 
 pytestmark = pytest.mark.default_steps
 
@@ -92,6 +93,34 @@ def test_a_callback_list_needs_no_parameters():
 def test_callbacks_that_set_the_rate_are_refused(callback):
     with pytest.raises(ValueError, match=f"callbacks must not contain {type(callback).__name__}, because"):
         small_flow().fit(X, callbacks=[callback], verbose=0)
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+@pytest.mark.parametrize("steps_per_execution", [1, 3, None])
+def test_kernels_decay_by_one_factor_in_each_fit(monkeypatch, epochs, steps_per_execution):
+    monkeypatch.setattr(auto, "RATE", 1e-9)  # Adam hardly changes the weights.
+    monkeypatch.setattr(auto, "MAX_WEIGHT_DECAY", 1e12)
+    monkeypatch.setattr(auto, "INTERVAL", 2)
+    flow = small_flow()
+    flow.compile(steps_per_execution=steps_per_execution)
+    before = [(variable.name, variable.numpy()) for variable in flow.trainable_variables]
+    assert {name for name, _ in before} == {"kernel", "bias"}
+    factor = {"bias": 1.0, "kernel": math.exp(-1.0)}
+    flow.fit(X, batch_size=8, epochs=epochs, verbose=0)
+    for variable, (name, value) in zip(flow.trainable_variables, before, strict=True):
+        np.testing.assert_allclose(variable, factor[name] * value, atol=1e-6)
+
+
+def test_kernels_decay_slowly_in_short_fits_and_not_in_those_of_unknown_length(monkeypatch):
+    flow = small_flow()
+    kernel = next(variable for variable in flow.trainable_variables if variable.name == "kernel")
+    decay = auto.KernelDecay(epochs=4, num_batches=5)
+    decay.set_model(flow)
+    assert math.exp(-decay._total) == pytest.approx(1 - 20 * 0.5 * RATE * 10.0, rel=0.1)
+    before = kernel.numpy()
+    monkeypatch.setattr(auto, "RATE", 1e-9)
+    flow.fit(of_unknown_length(), epochs=3, verbose=0)
+    np.testing.assert_allclose(kernel, before, atol=1e-6)
 
 
 @pytest.mark.parametrize("validation", ["data", "split", "every second epoch"])

@@ -36,7 +36,8 @@ def test_few_rows_get_noise_and_dropout():
 def test_few_rows_of_many_features_get_affine_couplings():
     options = choose_options(correlated(500, 30), 500)
     assert (options["coupling"], options["hidden_units"], options["noise"]) == ("affine", (64, 64), 0.1)
-    assert choose_options(correlated(100, 4), 100)["noise"] == 0.2
+    options = choose_options(correlated(100, 4), 100)
+    assert (options["dropout"], options["noise"]) == (0.5, 0.2)
     assert choose_options(random.normal(size=(20_000, 60)), 300_000)["coupling"] == "affine"
 
 
@@ -44,10 +45,18 @@ def test_rounded_values_get_splines():
     assert choose_options(np.round(correlated(500, 30)), 500)["coupling"] == "spline"
 
 
+def test_noise_does_not_hide_a_feature_of_few_values():
+    x = correlated(500, 10)
+    x[:, 3] = x[:, 3] > 0.0
+    assert choose_options(x, 500)["noise"] == 0.0
+
+
 def test_values_that_many_rows_share_get_splines_without_lu_maps():
     options = choose_options(np.clip(correlated(500, 10), -1.0, 1.0), 500)
     assert (options["coupling"], options["permutation"], options["num_bins"]) == ("spline", "random", 16)
     assert "noise" not in options
+    assert options["num_couplings"] == 12
+    assert choose_options(np.clip(correlated(5000, 10), -1.0, 1.0), 5000)["num_couplings"] == 8
 
 
 def test_features_without_correlations_get_more_dropout():

@@ -31,16 +31,21 @@ def choose_options(x: np.ndarray, num_rows: int, context_size: int = 0) -> dict[
     rows_per_feature = num_rows / (x.shape[1] + context_size)
     numbers = [np.unique(column, return_counts=True)[1] for column in x.T]  # of rows with the same value
     has_peak = [number.max() > max(len(x) / 10, 4) and len(number) > len(x) / 3 for number in numbers]
-    is_discrete = [len(number) < len(x) / 3 for number in numbers]
+    is_rounded = [len(number) < len(x) / 3 for number in numbers]
+    has_few_values = any(len(number) <= min(5, len(x) / 10) for number in numbers)
 
     # Thin surface: N(0, I) 5.5, the worst row -1085. Student-t 6.1, the worst row -549.
     # Parkinsons (15 features, 4,300 rows), dropout 0.1 to 0.5 with noise: -0.5 to 0.1. Two moons posterior (2 features,
-    # 7,200 rows): a gap of 0.027 without dropout, 0.033 with 0.2.
-    options: dict[str, Any] = {"base_distribution": "student_t", "dropout": 0.2 if rows_per_feature < 1000 else 0.0}
+    # 7,200 rows): a gap of 0.027 without dropout, 0.033 with 0.2. Wine (13 features, 144 rows): -15.3 with 0.2, -14.9
+    # with 0.5. Breast cancer (30 features, 461 rows): 3.4 and 3.1.
+    dropout = 0.0 if rows_per_feature >= 1000 else 0.2 if num_rows >= 200 else 0.5
+    options: dict[str, Any] = {"base_distribution": "student_t", "dropout": dropout}
     if np.mean(has_peak) > 0.5:
         # Many rows share a value, such as a bound. Splines put a peak there, unless an LU map mixes the features.
-        # Ionosphere (32 features, 256 rows): 0.9. With LU maps -23, with dropout 0.5 -6.6, with 32 bins -9.1.
-        return options | {"coupling": "spline", "num_bins": 16, "permutation": "random", "hidden_units": (64, 64)}
+        # Ionosphere (32 features, 256 rows), 12 couplings of 128 units: 5.0. 8 couplings 2.6, 64 units 4.0, both 1.7;
+        # these with LU maps -17, with 32 bins -9.1.
+        peaks = {"coupling": "spline", "num_bins": 16, "permutation": "random", "hidden_units": (128, 128)}
+        return options | peaks | {"num_couplings": 12 if rows_per_feature < 100 else 8}
     options["permutation"] = "lu"
     # Breast cancer (30 features, 461 rows): affine 1.6, splines -1.3. MINIBOONE (43 features, 2,600 rows): -17.6 and
     # -19.3. Parkinsons: -1.1 and -0.1. Rounded values suit splines: diabetes (10 features, 358 rows) -8.7 and -6.8.
@@ -48,14 +53,16 @@ def choose_options(x: np.ndarray, num_rows: int, context_size: int = 0) -> dict[
     # features, 1,400 rows): affine -2.89, splines -3.03, and all widths and dropouts of splines below -2.98.
     is_large = rows_per_feature >= (1000 if context_size else 100)
     has_rows_for_splines = is_large and x.shape[1] <= MAX_SPLINES
-    options["coupling"] = "spline" if has_rows_for_splines or np.mean(is_discrete) > 0.5 else "affine"
+    options["coupling"] = "spline" if has_rows_for_splines or np.mean(is_rounded) > 0.5 else "affine"
     # Parkinsons: 64 units -0.13, 128 units 0.13. MINIBOONE: -17.6 and -18.4.
     options["hidden_units"] = (128, 128) if is_large else (64, 64)
     if rows_per_feature < 1000:
         # Red wine (11 features, 1,296 rows): -10.1 without noise, -9.4 with 0.1. Iris (4 features, 122 rows): -3.43
         # with 0.1, -3.24 with 0.2. With many rows, noise hurts. Two moons posterior: a gap of 0.028 without noise, and
-        # 0.225 with 0.02.
-        options["noise"] = 0.05 if rows_per_feature >= 200 else 0.1 if num_rows >= 200 else 0.2
+        # 0.225 with 0.02. It also hides the peaks of a feature of few values. Diabetes, with the feature sex: -6.5 with
+        # 0.1, -2.8 without.
+        noise = 0.05 if rows_per_feature >= 200 else 0.1 if num_rows >= 200 else 0.2
+        options["noise"] = 0.0 if has_few_values else noise
         centred = x - x.mean(axis=0)
         if context_size == 0 and x.shape[1] > 4 and max(_information(centred), _information(centred**2)) < 0.02:
             # Networks find dependences where there are none. Truncated Gaussian (10 independent features, 7,200 rows):

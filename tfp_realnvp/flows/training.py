@@ -66,9 +66,9 @@ class LikelihoodModel(ExecutionsModel):
         """Sets the optimizer. Arguments as in `keras.Model.compile`, without losses and metrics.
 
         Args:
-            optimizer: name or instance of a Keras optimizer, or "auto", which is Adam with gradients clipped to a norm
-                of 5 and a rate that falls from 0.003 to zero over the epochs of each `fit`. With "auto" and validation
-                data, `fit` ends with the weights of the least "val_loss".
+            optimizer: name or instance of a Keras optimizer, or "auto": Adam with gradients clipped to a norm of 5, a
+                rate that falls from 0.003 to zero over the epochs of each `fit`, and weight decay of the kernels. With
+                "auto" and validation data, `fit` ends with the weights of the least "val_loss".
             loss: must be None, since the loss is the negative log-likelihood.
             steps_per_execution: number of steps between two calls of callbacks. With None, `fit` and `evaluate` use 32,
                 or the largest smaller number that divides steps_per_epoch, validation_steps or steps, if given. They
