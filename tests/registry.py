@@ -143,6 +143,11 @@ REGISTRY = {
     "squeeze_by_three": squeeze(nvp.Squeeze(3, order="checkerboard"), (6, 3, 1), (2, 1, 9)),
     "factor_out": Case(multiscale(), (16,), (), (4, 4, 1), xla=False),
     "factor_out_context": Case(multiscale((6, 2)), (16,), (6,), (4, 4, 1)),
+    "bounds": Case(
+        lambda dtype: nvp.Bounds([-6.0, -np.inf, -9.0, -np.inf], [np.inf, 6.0, 5.0, np.inf], dtype=dtype),
+        (4,),
+        trainable=False,
+    ),
     "pixels": Case(with_size(nvp.Pixels, 256), (2, 2, 1), trainable=False),
     "batch_norm_images": Case(
         with_size(nvp.BatchNorm, 2, event_ndims=3), (2, 3, 2), constant_log_det=True, trainable=False

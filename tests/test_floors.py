@@ -13,15 +13,16 @@ FLOORS = """
     conditioners.layers conditioners.base conditioners.dense conditioners.constant conditioners.mlp conditioners.resnet
     conditioners.weight_norm conditioners.conv_resnet conditioners
 
-    bijectors.rebuild bijectors.context bijectors.conditioning bijectors.base bijectors.permutation bijectors.chain
-    bijectors.split bijectors.coupling bijectors.affine bijectors.spline
+    bijectors.rebuild bijectors.context bijectors.conditioning bijectors.base bijectors.bounds bijectors.permutation
+    bijectors.chain bijectors.split bijectors.coupling bijectors.affine bijectors.spline
     bijectors.linear bijectors.normalization bijectors.standardization bijectors.softplus
     bijectors.squeeze bijectors.factor_out bijectors.pixels bijectors
 
     distributions
 
     flows.frames flows.inputs flows.batches flows.arguments flows.files flows.resume flows.callbacks
-    flows.optimizers flows.snapshots flows.non_finite flows.auto flows.moments flows.standardizer flows.ranges
+    flows.optimizers flows.snapshots flows.non_finite flows.auto
+    flows.support flows.moments flows.standardizer flows.ranges
     flows.dequantization
     flows.compiled flows.summary flows.serialization
     flows.noise flows.recipe flows.stack

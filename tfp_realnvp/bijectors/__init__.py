@@ -2,6 +2,7 @@
 
 from tfp_realnvp.bijectors.affine import AffineCoupling
 from tfp_realnvp.bijectors.base import OnePassBijector
+from tfp_realnvp.bijectors.bounds import Bounds
 from tfp_realnvp.bijectors.chain import OnePassChain
 from tfp_realnvp.bijectors.coupling import Coupling
 from tfp_realnvp.bijectors.factor_out import FactorOut
@@ -16,6 +17,7 @@ __all__ = [
     "ActNorm",
     "AffineCoupling",
     "BatchNorm",
+    "Bounds",
     "Coupling",
     "FactorOut",
     "LULinear",

@@ -20,6 +20,7 @@ __all__ = [
     "all_finite",
     "check_one_feature",
     "log_det_dtype",
+    "minus_infinity_where",
     "nan_unless",
     "sum_of_parts",
     "with_dimensions",
@@ -126,6 +127,13 @@ def nan_unless(valid: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
     # `tf.debugging.enable_check_numerics` would report a constant NaN even if all events are valid, so it is computed.
     one = tf.ones([], values.dtype)
     return tf.where(valid, values, tf.sqrt(tf.where(valid, one, -one)))
+
+
+def minus_infinity_where(condition: tf.Tensor, log_det: tf.Tensor) -> tf.Tensor:
+    """-inf where the condition holds, and `log_det` elsewhere. The shapes broadcast."""
+    # `tf.debugging.enable_check_numerics` would report a constant -inf, so it is computed where it is needed.
+    zero, one = tf.zeros([], log_det.dtype), tf.ones([], log_det.dtype)
+    return tf.where(condition, tf.math.log(tf.where(condition, zero, one)), log_det)
 
 
 def sum_of_parts(log_det: tf.Tensor, value: tf.Tensor, event_ndims: int, min_event_ndims: int) -> tf.Tensor:

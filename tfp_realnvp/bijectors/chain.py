@@ -13,10 +13,12 @@ from tfp_realnvp.bijectors.base import (
     ValueAndLogDet,
     all_finite,
     log_det_dtype,
+    minus_infinity_where,
     nan_unless,
     sum_of_parts,
     with_dimensions,
 )
+from tfp_realnvp.bijectors.bounds import Bounds
 from tfp_realnvp.bijectors.permutation import (
     is_permutation_of_features,
     permutation_and_inverse,
@@ -45,8 +47,8 @@ class OnePassChain(NeverCached, OnePass, tfb.Chain):
 
         y = b_1(b_2(... b_n(x))),        log|det dy/dx| = sum of the log|det| of each b_i at its own input.
 
-    An event with a NaN or infinity gives NaN. An event outside the range of a TFP bijector without variables, such as
-    -1 for `tfb.Exp()`, has the inverse NaN and the log-determinant -inf.
+    An event with a NaN or infinity gives NaN. An event outside `Bounds`, or outside the range of a TFP bijector without
+    variables, such as -1 for `tfb.Exp()`, has the inverse NaN and the log-determinant -inf.
 
     Args:
         bijectors: list of bijectors; the last one is applied first.
@@ -157,8 +159,8 @@ def forward_and_log_det(bijector: tfb.Bijector, x: tf.Tensor, event_ndims: int, 
 def inverse_and_log_det(bijector: tfb.Bijector, y: tf.Tensor, event_ndims: int, **kwargs: Any) -> ValueAndLogDet:
     """(x, log|det dx/dy|) of any bijector at `y`. The last `event_ndims` dimensions of `y` are the event.
 
-    If an event lies outside the range of a TFP bijector without variables, its log-determinant is -inf. Its x is then
-    an arbitrary finite value, so that gradients stay finite; see `is_outside`.
+    If an event lies outside `Bounds`, or outside the range of a TFP bijector without variables, its log-determinant is
+    -inf. Its x is then an arbitrary finite value, so that gradients stay finite; see `is_outside`.
     """
     return _transform(bijector, y, event_ndims, backward=True, to_latent=True, kwargs=kwargs)
 
@@ -175,12 +177,12 @@ def is_multipart(bijector: tfb.Bijector) -> bool:
 
 
 def may_have_bounds(bijector: tfb.Bijector) -> bool:
-    """Whether an event may lie outside the range of a TFP bijector without variables in `bijector`.
+    """Whether an event may lie outside `Bounds`, or outside the range of a TFP bijector without variables.
 
     True for every TFP bijector that is not affine, even if its range is all numbers.
     """
     if isinstance(bijector, OnePassBijector):
-        return False
+        return isinstance(bijector, Bounds)
     if is_stock(bijector, tfb.Invert):
         return may_have_bounds(bijector.bijector)
     if is_stock(bijector, tfb.Blockwise) or isinstance(bijector, OnePassChain) or _is_plain_chain(bijector):
@@ -224,6 +226,8 @@ def _transform(
             return bijector.walk(event, event_ndims, backward=backward, to_latent=to_latent, **kwargs)
         if isinstance(bijector, OnePassBijector):
             run = bijector._inverse_and_log_det if backward else bijector._forward_and_log_det
+            if backward and not to_latent and isinstance(bijector, Bounds):
+                run = bijector._inverse_alone  # NaN outside the bounds
             min_event_ndims = bijector.inverse_min_event_ndims if backward else bijector.forward_min_event_ndims
             value, log_det = run(event, **kwargs)
             return value, sum_of_parts(log_det, event, event_ndims, min_event_ndims)
@@ -272,5 +276,4 @@ def _through_tfp_methods(
         outside = all_finite(event, event_ndims) & ~computed & all_finite(inside, event_ndims)
         # An event inside the range replaces each event outside, so that no gradient is NaN here or further on.
         value, log_det = run(tf.where(with_dimensions(outside, event_ndims), inside, event))
-        minus_infinity = tf.math.log(tf.where(outside, tf.zeros([], log_det.dtype), tf.ones([], log_det.dtype)))
-        return value, tf.where(outside, minus_infinity, log_det)
+        return value, minus_infinity_where(outside, log_det)

@@ -99,9 +99,9 @@ class Flow(LikelihoodModel):
         if self.variable_dtype != distribution.dtype.name:
             raise ValueError(f"dtype must have {distribution.dtype.name} variables like the distribution, got {dtype}")
         self._given_distribution = distribution
-        self._standardizer = Standardizer(self._event_shape, self._context_shape, self.variable_dtype)
         base, bijectors = base_and_bijectors(distribution)
-        bijectors = [self._standardizer.bijector(), *bijectors]
+        self._standardizer = Standardizer(bijectors, self._event_shape, self._context_shape, self.variable_dtype)
+        bijectors = self._standardizer.inserted(bijectors)
         if self._has_bijector:
             check_context_shape(distribution, bijectors, self._context_shape)
         chain = OnePassChain(bijectors, self._event_shape, inference=True, name="flow")
@@ -251,8 +251,8 @@ class Flow(LikelihoodModel):
         """Standardises the data inside the model: sets its shift and scale to the mean and standard deviation.
 
         Log-densities still refer to the data as given, since the log-determinant includes the scale. A context is
-        standardised too. Do not call `adapt` if the distribution ends in bounds, such as `tfb.Sigmoid`: it would move
-        the bounds. Call `adapt(bounds.inverse(data))` of the flow inside the bounds instead.
+        standardised too. If the distribution ends in `Bounds`, data are standardised within these. Do not call `adapt`
+        if it ends in other bounds, such as `tfb.Sigmoid`, since it would move them.
 
         Args:
             data: `x [N, *event_shape]`, `{"x": x, "context": context [N, K]}`, or a `tf.data.Dataset` of such batches.
@@ -260,8 +260,8 @@ class Flow(LikelihoodModel):
 
         Raises:
             ValueError: if a dataset is infinite; if a shape is wrong; if a row is not finite in the dtype of the model;
-                if a feature of x is constant, or a feature varies too little or too much for the dtype; if the
-                distribution has bounds, so that rows near the mean would lose their density.
+                if a feature of x is constant, or a feature varies too little or too much for the dtype; if rows lie on
+                `Bounds` or outside; if the distribution has other bounds, which `adapt` would move.
         """
         check_no_context_argument(context)
         self._standardizer.adapt(data, self.log_prob)

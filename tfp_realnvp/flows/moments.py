@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfp_realnvp.bijectors import Bounds
 from tfp_realnvp.flows.frames import in_features
 from tfp_realnvp.flows.inputs import check_ends, check_rows, chunks, is_array, split_inputs
+from tfp_realnvp.flows.support import check_support, unbounded
 
 __all__ = ["context_moments", "shrunk_correlation", "standardization_moments", "warn_unless_standardized"]
 
@@ -18,14 +20,15 @@ Shape = tuple[int, ...]
 
 
 def standardization_moments(
-    data: Any, event_shape: Shape, context_shape: Shape | None, dtype: str
+    data: Any, event_shape: Shape, context_shape: Shape | None, dtype: str, bounds: Bounds | None = None
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray] | None]:
-    """The pair (mean, standard deviation) of x, and the same pair of the context or None.
+    """The pair (mean, standard deviation) of x within its bounds, and the same pair of the context or None.
 
     A constant feature of the context gets standard deviation 1. Raises a ValueError if a dataset is infinite, a shape
-    is wrong, a row is not finite, a feature of x is constant, or a feature cannot be standardised in `dtype`.
+    is wrong, a row is not finite or not within its bounds, a feature of x is constant, or a feature cannot be
+    standardised in `dtype`.
     """
-    of_x, of_context = _moments(data, event_shape, context_shape, dtype)
+    of_x, of_context = _moments(data, event_shape, context_shape, dtype, bounds)
     x, name = (data["x"], 'data["x"]') if isinstance(data, Mapping) else (data, "data")
     if np.any(of_x.constant):
         raise ValueError(
@@ -43,7 +46,9 @@ def context_moments(
     return _of_context(_moments(data, event_shape, context_shape, dtype)[1], dtype, data)
 
 
-def shrunk_correlation(data: Any, context_shape: Shape | None, mean: np.ndarray, stddev: np.ndarray) -> np.ndarray:
+def shrunk_correlation(
+    data: Any, context_shape: Shape | None, mean: np.ndarray, stddev: np.ndarray, bounds: Bounds | None = None
+) -> np.ndarray:
     """An estimate `[D, D]` of the correlation matrix of x, which is positive definite even if there are few rows.
 
     With the correlation matrix C of N rows and m = mean(C^2), it is (1 - s) C + s I, where
@@ -55,7 +60,7 @@ def shrunk_correlation(data: Any, context_shape: Shape | None, mean: np.ndarray,
     for name, batch in _batches(data):
         x, _ = split_inputs(batch, context_shape, name)
         for _, chunk in chunks(x):
-            z = (chunk.astype(np.float64) - mean) / stddev
+            z = (unbounded(chunk, bounds).astype(np.float64) - mean) / stddev
             count, products = count + len(z), products + z.T @ z
     if count == 0:
         raise ValueError("data must give its rows each time that it is read, but the dataset is empty the second time")
@@ -66,27 +71,31 @@ def shrunk_correlation(data: Any, context_shape: Shape | None, mean: np.ndarray,
     return np.asarray((1 - shrinkage) * correlation + shrinkage * np.eye(len(mean)))
 
 
-def warn_unless_standardized(data: Any, model_name: str) -> None:
-    """Warns if features of arrays are far from mean 0 and standard deviation 1.
+def warn_unless_standardized(data: Any, model_name: str, bounds: Bounds | None) -> None:
+    """Warns if features of arrays, within their bounds, are far from mean 0 and standard deviation 1.
 
     A feature is far if, in a sample of rows, its mean is beyond 5 or -5, or its standard deviation above 10 or below
     0.1. The warning points to the line that calls `fit`.
     """
     parts = {f'x["{key}"]': part for key, part in data.items()} if isinstance(data, Mapping) else {"x": data}
-    far = {name: _far_from_standard(part) for name, part in parts.items() if is_array(part)}
+    far = {
+        name: _far_from_standard(part, None if name == 'x["context"]' else bounds)
+        for name, part in parts.items()
+        if is_array(part)
+    }
     found = [f"{name}{in_features(parts[name], which)}" for name, which in far.items() if np.any(which)]
     if found:
         warnings.warn(
             f"{model_name}: {' and '.join(found)} {'are' if len(found) > 1 else 'is'} far from mean 0 and standard "
             "deviation 1: call adapt with the training data before fit",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
-def _far_from_standard(array: Any) -> np.ndarray:
+def _far_from_standard(array: Any, bounds: Bounds | None) -> np.ndarray:
     """Which features are far from standardised. Constant features, and features of zeros and ones, do not count."""
-    rows = np.asarray(array[:: -(-len(array) // _SAMPLE)], np.float64)
+    rows = unbounded(np.asarray(array[:: -(-len(array) // _SAMPLE)], np.float64), bounds).astype(np.float64)
     with np.errstate(over="ignore"):
         mean, stddev = rows.mean(axis=0), rows.std(axis=0)
     is_far = (np.abs(mean) > 5) | (stddev > 10) | (stddev < 0.1)
@@ -107,9 +116,9 @@ class Moments:
         self.least: Any = np.inf
         self.greatest: Any = -np.inf
 
-    def update(self, rows: Any) -> None:
+    def update(self, rows: Any, bounds: Bounds | None = None) -> None:
         for _, chunk in chunks(rows):
-            chunk = chunk.astype(np.float64)
+            chunk = unbounded(chunk, bounds).astype(np.float64)
             weight = len(chunk) / (self.count + len(chunk))
             with np.errstate(over="ignore", invalid="ignore"):
                 mean = chunk.mean(axis=0)
@@ -130,7 +139,9 @@ class Moments:
         return np.asarray(is_rounding | (self.least == self.greatest))
 
 
-def _moments(data: Any, event_shape: Shape, context_shape: Shape | None, dtype: str) -> tuple[Moments, Moments]:
+def _moments(
+    data: Any, event_shape: Shape, context_shape: Shape | None, dtype: str, bounds: Bounds | None = None
+) -> tuple[Moments, Moments]:
     """The moments of x and of the context. Without a context, the second moments are empty."""
     check_ends(data, "data")
     check_rows(data, event_shape, context_shape, "data")
@@ -138,7 +149,8 @@ def _moments(data: Any, event_shape: Shape, context_shape: Shape | None, dtype: 
     for name, batch in _batches(data):
         check_rows(batch, event_shape, context_shape, name, dtype)
         x, context = split_inputs(batch, context_shape, name)
-        of_x.update(x)
+        check_support(x, bounds, name if batch is x else f'{name}["x"]')
+        of_x.update(x, bounds)
         if context is not None:
             of_context.update(context)
     if of_x.count == 0:

@@ -26,11 +26,12 @@ from tfp_realnvp.conditioners import MLP, Constant, ResNet, activation_config, a
 from tfp_realnvp.flows.arguments import as_vector_shape, drawn_seed
 from tfp_realnvp.flows.dequantization import with_events
 from tfp_realnvp.flows.flow import Flow
-from tfp_realnvp.flows.moments import shrunk_correlation
+from tfp_realnvp.flows.moments import shrunk_correlation, warn_unless_standardized
 from tfp_realnvp.flows.noise import TrainingNoise
 from tfp_realnvp.flows.recipe import choose_options, sample_rows
 from tfp_realnvp.flows.serialization import to_config
 from tfp_realnvp.flows.stack import NORMALIZATIONS, PERMUTATIONS, coupling_stack
+from tfp_realnvp.flows.support import as_bounds, check_support, support_config, unbounded
 
 __all__ = ["RealNVP"]
 
@@ -82,6 +83,9 @@ class RealNVP(Flow):
         noise: standard deviation of Gaussian noise that training adds to x, in standard deviations of the data along
             each of their principal axes; at least 0. `adapt` measures the axes. Noise is against overfitting: 0.1 is
             right for a thousand rows.
+        support: for each feature, its bounds (lower, upper) with None for an open side, or None for a feature without
+            bounds; for example `[(0.0, None), (0.0, 1.0), None]`. The density is 0 on bounds and outside, and samples
+            lie inside; see `Bounds`. `adapt` standardises data within their bounds.
         seed: integer that fixes initial weights, permutations and noise. None draws a seed from `numpy.random`.
         dtype: Keras dtype policy, usually "float32" or "float64". None for Keras's default.
         **kwargs: `name` and `trainable` of `keras.Model`.
@@ -119,6 +123,7 @@ class RealNVP(Flow):
         normalization: Literal["actnorm", "batchnorm"] | None = None,
         base_distribution: tfd.Distribution | Literal["student_t"] | None = None,
         noise: float = 0.0,
+        support: Sequence[Any] | None = None,
         seed: int | None = None,
         dtype: Any = None,
         **kwargs: Any,
@@ -140,6 +145,7 @@ class RealNVP(Flow):
             check_option("normalization", normalization, tuple(NORMALIZATIONS), "; None is allowed too")
         check_non_negative("noise", noise)
         policy, seed = floating_policy(dtype), drawn_seed(seed)
+        bounds = as_bounds(support, size, policy.variable_dtype)
 
         base = base_distribution
         if base is None:
@@ -174,6 +180,7 @@ class RealNVP(Flow):
             bijectors = list(
                 coupling_stack(size, num_couplings, make_coupling, permutation, normalization, seed, dtype)
             )
+        bijectors = bijectors if bounds is None else [bounds, *bijectors]
         super().__init__(
             tfd.TransformedDistribution(base, tfb.Chain(bijectors)), context_shape=context_shape, dtype=policy, **kwargs
         )
@@ -193,12 +200,13 @@ class RealNVP(Flow):
             "permutation": permutation,
             "normalization": normalization,
             "noise": float(noise),
+            "support": support_config(bounds),
             "seed": seed,
         }
         self._base_distribution = base_distribution
         self._first_lu = next((part for part in bijectors if isinstance(part, LULinear)), None)
         self._untrained = [] if self._first_lu is None else self._first_lu.values()
-        self._noise = TrainingNoise(size, float(noise), seed, policy) if noise else None
+        self._noise = TrainingNoise(size, float(noise), seed, policy, bounds) if noise else None
         is_plain = isinstance(base_distribution, str | None) and is_named and type(self) is RealNVP
         self._has_foreign_parts = not is_plain
 
@@ -235,7 +243,10 @@ class RealNVP(Flow):
             raise ValueError(f"{name} is the number of columns of the data, got {options[name]!r} too")
         sample, of_context = sample_rows(x, "x"), None if context is None else sample_rows(context, "context")
         context_size = 0 if of_context is None else of_context.shape[1]
-        chosen = choose_options(sample, len(x), context_size) | options
+        dtype = floating_policy(options.get("dtype")).variable_dtype
+        bounds = as_bounds(options.get("support"), sample.shape[1], dtype)
+        check_support(x, bounds, "x")
+        chosen = choose_options(unbounded(sample, bounds), len(x), context_size) | options
         flow = cls(sample.shape[1], context_shape=context_size or None, seed=seed, **chosen)
         flow.adapt(x if context is None else {"x": x, "context": context})
         if verbose:
@@ -248,7 +259,7 @@ class RealNVP(Flow):
         if lu is None and self._noise is None:
             return
         mean, stddev = self._standardizer.moments()
-        correlation = shrunk_correlation(data, self.context_shape, mean, stddev)
+        correlation = shrunk_correlation(data, self.context_shape, mean, stddev, self._standardizer.bounds)
         if lu is not None and all(map(np.array_equal, lu.values(), self._untrained)):
             lu.whiten(correlation)
             self._untrained = lu.values()
@@ -258,10 +269,11 @@ class RealNVP(Flow):
     def train_step(self, data: Any) -> dict[str, Any]:
         return super().train_step(data if self._noise is None else with_events(data, self._noise))
 
-    def _wants_adapt(self) -> bool:
+    def _warn_unless_standardized(self, x: Any) -> None:
         # A user's base distribution may fit the data without `adapt`, and so may a flow that has trained.
         has_own_base = isinstance(self._base_distribution, tfd.Distribution)
-        return not (has_own_base or self.num_epochs_done or self._standardizer.is_adapted())
+        if not (has_own_base or self.num_epochs_done or self._standardizer.is_adapted()):
+            warn_unless_standardized(x, self.name, self._standardizer.bounds)
 
     def _constructor_config(self) -> dict[str, Any]:
         options = self._options | {"activation": activation_config(self._options["activation"])}

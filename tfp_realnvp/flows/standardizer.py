@@ -1,12 +1,13 @@
 """The shifts and scales that `adapt` sets."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow_probability import bijectors as tfb
 
-from tfp_realnvp.bijectors import Standardization
+from tfp_realnvp.bijectors import Bounds, Standardization
 from tfp_realnvp.flows.moments import context_moments, standardization_moments
 
 __all__ = ["Standardizer"]
@@ -18,19 +19,23 @@ class Standardizer:
     """The shift and scale of the events of a flow, and of its context. Both are the identity until `adapt` is called.
 
     Args:
+        bijectors: the bijectors of the flow, from data to latent. If the first is `Bounds`, events are standardised
+            within these.
         event_shape: shape of one event.
         context_shape: shape of one context, or None.
         dtype: dtype of events and contexts.
     """
 
-    def __init__(self, event_shape: Shape, context_shape: Shape | None, dtype: str):
+    def __init__(self, bijectors: Sequence[tfb.Bijector], event_shape: Shape, context_shape: Shape | None, dtype: str):
         self._event_shape, self._context_shape, self._dtype = event_shape, context_shape, dtype
+        self.bounds = bijectors[0] if bijectors and isinstance(bijectors[0], Bounds) else None
         self._of_x = _identity(event_shape, dtype)
         self.of_context = [] if context_shape is None else _identity(context_shape, dtype)
 
-    def bijector(self) -> Standardization:
-        """The map from standardised events to data."""
-        return Standardization(*self._of_x)
+    def inserted(self, bijectors: Sequence[tfb.Bijector]) -> list[tfb.Bijector]:
+        """The bijectors, with the map from standardised events to data, or to the unbounded numbers of bounded data."""
+        first = 0 if self.bounds is None else 1
+        return [*bijectors[:first], Standardization(*self._of_x), *bijectors[first:]]
 
     def standardized(self, context: tf.Tensor) -> tf.Tensor:
         """Standardises a context `[..., K]` for the networks."""
@@ -38,7 +43,7 @@ class Standardizer:
         return (context - shift) / scale
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """The shift and scale of events: after `adapt`, their mean and standard deviation."""
+        """The shift and scale of unbounded events: after `adapt`, their mean and standard deviation."""
         shift, scale = (np.asarray(variable, np.float64) for variable in self._of_x)
         return shift, scale
 
@@ -56,9 +61,12 @@ class Standardizer:
         `log_prob` is the method of the flow. If the flow would lose its density at the mean, or one standard deviation
         from the mean, the distribution has bounds: then nothing changes and a ValueError is raised.
         """
-        of_x, of_context = standardization_moments(data, self._event_shape, self._context_shape, self._dtype)
+        of_x, of_context = standardization_moments(
+            data, self._event_shape, self._context_shape, self._dtype, self.bounds
+        )
         mean, stddev = of_x
         points = mean + np.array([-1.0, 0.0, 1.0]).reshape([3] + [1] * mean.ndim) * stddev
+        points = points if self.bounds is None else self.bounds.forward(tf.cast(points, self._dtype)).numpy()
         context = None if of_context is None else np.broadcast_to(of_context[0], (3, *of_context[0].shape))
         variables = [*self._of_x, *self.of_context]
         former = [variable.numpy() for variable in variables]
@@ -67,8 +75,8 @@ class Standardizer:
         if np.any(had_density & ~np.isfinite(log_prob(points, context))):
             _assign(variables, former)
             raise ValueError(
-                "data: the distribution has bounds, and adapt would move them away from the data. Call "
-                "adapt(bounds.inverse(data)) of the flow inside the bounds instead; see 'Bounded data' in the README"
+                "data: the distribution has bounds, and adapt would move them away from the data. Use nvp.Bounds, "
+                "within which adapt standardises, or call adapt(bounds.inverse(data)) of the flow inside the bounds"
             )
 
     def adapt_context(self, data: Any) -> None:

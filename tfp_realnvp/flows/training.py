@@ -14,7 +14,6 @@ from tfp_realnvp.flows.callbacks import with_callbacks, with_progress_bar
 from tfp_realnvp.flows.dequantization import Dequantization
 from tfp_realnvp.flows.executions import Call, ExecutionsModel
 from tfp_realnvp.flows.inputs import check_ends, check_no_context_argument, check_rows, check_weights
-from tfp_realnvp.flows.moments import warn_unless_standardized
 from tfp_realnvp.flows.non_finite import FiniteSteps, StopOnNonFiniteLoss
 from tfp_realnvp.flows.optimizers import as_optimizer, prepare_optimizer
 from tfp_realnvp.flows.resume import CountEpochs
@@ -282,16 +281,14 @@ class LikelihoodModel(ExecutionsModel):
         self._check_variables()
         if self.compiled and self.optimizer is None:
             raise ValueError("optimizer must be given to compile() before fit(), got None")
-        if self._wants_adapt():
-            warn_unless_standardized(x, self.name)
+        self._warn_unless_standardized(x)
         if self.compiled and not self.optimizer.built:
             with self.distribute_strategy.scope():
                 self._build_layers()
                 self.optimizer.build(self.trainable_variables)
 
-    def _wants_adapt(self) -> bool:
-        """Whether `fit` warns of data that are not standardised."""
-        return False
+    def _warn_unless_standardized(self, x: Any) -> None:
+        """Warns if the model expects other data in `fit`."""
 
     def _build_layers(self) -> None:
         if not all(layer.built for layer in self.layers):

@@ -1,0 +1,75 @@
+"""The support of a density: bounds of its features, checks of rows, and the map to unbounded numbers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfp_realnvp.bijectors import Bounds
+from tfp_realnvp.flows.frames import column_names, in_features, listed
+from tfp_realnvp.flows.inputs import chunks, wrong_rows
+
+__all__ = ["as_bounds", "check_support", "support_config", "unbounded"]
+
+
+def as_bounds(support: Any, size: int, dtype: str) -> Bounds | None:
+    """The bounds of the argument `support` for `size` features. Raises a ValueError if it is wrong."""
+    if support is None:
+        return None
+    if isinstance(support, str | Mapping) or not isinstance(support, Sequence | np.ndarray) or len(support) != size:
+        raise ValueError(f"support must be None or have one entry for each of {size} features, got {support!r:.200}")
+    pairs = [_pair(entry, index) for index, entry in enumerate(support)]
+    if all(pair == (-np.inf, np.inf) for pair in pairs):
+        return None
+    lower, upper = zip(*pairs, strict=True)
+    try:
+        return Bounds(lower, upper, dtype=dtype)
+    except ValueError as error:
+        raise ValueError(f"support: {error}") from error
+
+
+def _pair(entry: Any, index: int) -> tuple[float, float]:
+    try:
+        lower, upper = (None, None) if entry is None else entry
+        return -np.inf if lower is None else float(lower), np.inf if upper is None else float(upper)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"support[{index}] must be None or a pair (lower, upper), got {entry!r:.100}") from error
+
+
+def support_config(bounds: Bounds | None) -> list[list[float | None] | None] | None:
+    """The argument `support` for these bounds, in a form for JSON."""
+    if bounds is None:
+        return None
+    pairs = np.stack([bounds.lower, bounds.upper], axis=1).tolist()
+    return [[bound if np.isfinite(bound) else None for bound in pair] for pair in pairs]
+
+
+def unbounded(x: np.ndarray, bounds: Bounds | None) -> np.ndarray:
+    """Events `[N, D]` as the numbers that `bounds` maps to them."""
+    return x if bounds is None else np.asarray(bounds.inverse(tf.cast(x, bounds.dtype)))
+
+
+def check_support(x: Any, bounds: Bounds | None, name: str) -> None:
+    """Raises a ValueError if rows of an array lie on the bounds or outside, with the bounds to move."""
+    if bounds is None:
+        return
+    dtype = bounds.dtype.as_numpy_dtype
+    bad, _, features = wrong_rows(x, lambda rows: ~bounds.outside(rows.astype(dtype)))
+    if not bad:
+        return
+    least, greatest = (reduce([reduce(chunk, axis=0) for _, chunk in chunks(x)], axis=0) for reduce in (np.min, np.max))
+    names = column_names(x) or [f"feature {index}" for index in range(len(features))]
+    hints = [
+        f"{names[index]!s}: move the {side} bound {bound[index]} beyond {extreme[index]}"
+        for index in np.flatnonzero(features)
+        for side, bound, extreme, is_wrong in (
+            ("lower", bounds.lower, least, least[index] <= bounds.lower[index]),
+            ("upper", bounds.upper, greatest, greatest[index] >= bounds.upper[index]),
+        )
+        if is_wrong
+    ]
+    raise ValueError(
+        f"{name} must lie within its support, without the bounds; {len(bad)} of its {len(x)} rows do not: {listed(bad)}"
+        f"{',' + in_features(x, features)}. Drop these rows, or {'; '.join(hints[:5])}"
+    )
