@@ -45,6 +45,9 @@ setup(
         "gpu": ["tensorflow[and-cuda]"],
         "examples": ["matplotlib", "scikit-learn"],
         "bench": ["distrax", "dm-haiku", "optax", "flowjax", "FrEIA", "nflows", "normflows", "zuko"],
-        "test": ["pytest", "pytest-xdist", "hypothesis", "mypy", "ruff", "scikit-learn", "matplotlib", "pandas"],
+        "test": [
+            *("pytest", "pytest-xdist", "hypothesis", "mypy", "ruff"),
+            *("scikit-learn", "matplotlib", "pandas", "polars"),
+        ],
     },
 )

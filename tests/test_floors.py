@@ -20,7 +20,7 @@ FLOORS = """
 
     distributions
 
-    flows.frames flows.inputs flows.batches flows.arguments flows.files flows.resume flows.callbacks
+    flows.frames flows.columns flows.inputs flows.batches flows.arguments flows.files flows.resume flows.callbacks
     flows.optimizers flows.snapshots flows.non_finite flows.auto
     flows.support flows.moments flows.standardizer flows.ranges
     flows.dequantization

@@ -1,5 +1,6 @@
 """Data frames and other array-like data: their densities, and errors that name columns."""
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -52,10 +53,10 @@ def frame(**columns) -> pd.DataFrame:
     [
         (frame(radius="large"), r"convert or drop the columns 'radius' \((str|object)\)$"),
         (frame(mass=X[:, 0] > 0), r"convert or drop the columns 'mass' \(bool\)$"),
-        (frame().astype({"mass": "Float64"}), r"convert or drop the columns 'mass' \(Float64\)$"),
+        (frame(mass="large").astype({"mass": "category"}), r"convert or drop the columns 'mass' \(category\)$"),
         (frame(name=1.0), r"got \[20, 3\] with the columns 'mass', 'radius', 'name'$"),
     ],
-    ids=["strings", "booleans", "pandas dtype", "extra column"],
+    ids=["strings", "booleans", "categories", "extra column"],
 )
 def test_errors_name_the_columns_of_a_data_frame(data, message):
     for call in (flow().fit, flow().evaluate, flow().predict, flow().adapt, flow().log_prob):
@@ -79,3 +80,102 @@ def test_adapt_names_the_columns_of_a_data_frame():
         flow().adapt(frame(radius=1e-60 * X[:, 1]))
     with pytest.raises(ValueError, match=r'data\["context"\] varies too little for float32 in the columns \'mass\': '):
         conditional().adapt(with_context(frame(mass=1e-60 * X[:, 0])))
+
+
+def learned_flow(**options):
+    model = nvp.RealNVP(2, num_couplings=2, hidden_units=(4,), seed=0, **options)
+    model.compile("adam")
+    return model
+
+
+def test_adapt_learns_the_names_of_columns():
+    model = learned_flow()
+    assert model.feature_names is None
+    model.adapt(X)
+    assert model.feature_names is None
+    model.adapt(frame())
+    assert (model.feature_names, model.context_names) == (["mass", "radius"], None)
+
+
+def test_the_first_fit_learns_the_names_of_columns():
+    model = learned_flow(context_shape=2)
+    context = frame().rename(columns={"mass": "u", "radius": "v"})
+    model.fit({"x": frame(), "context": context}, verbose=0)
+    assert (model.feature_names, model.context_names) == (["mass", "radius"], ["u", "v"])
+    with pytest.raises(ValueError, match=r"^context must have .*\(context_names\); column 0 must be 'u', got 'v'$"):
+        model.log_prob(frame(), context[["v", "u"]])
+    with pytest.raises(ValueError, match=r"^context must have .*; missing: 'u'; unknown: 'w'$"):
+        model.sample(3, context=context.rename(columns={"u": "w"}))
+
+
+@pytest.mark.parametrize(
+    ("data", "difference"),
+    [
+        (frame()[["radius", "mass"]], "column 0 must be 'mass', got 'radius'"),
+        (frame().rename(columns={"mass": "Mass"}), "missing: 'mass'; unknown: 'Mass'"),
+        (frame()[["mass"]], "missing: 'radius'"),
+        (frame(name=1.0), "unknown: 'name'"),
+    ],
+)
+def test_other_columns_than_those_learned_are_errors(data, difference):
+    model = learned_flow()
+    model.adapt(frame())
+    for call, argument in (
+        (model.adapt, "data"),
+        (model.fit, "x"),
+        (model.evaluate, "x"),
+        (model.predict, "x"),
+        (model.log_prob, "x"),
+        (lambda data: model.fit(frame(), validation_data=data), "validation_data"),
+    ):
+        with pytest.raises(ValueError, match=rf"^{argument} must have the columns .*\(feature_names\); {difference}$"):
+            call(data)
+    model.log_prob(X)  # Arrays have no names.
+    model.log_prob(pd.DataFrame(X))  # Nor have these columns.
+
+
+def test_names_are_saved(tmp_path):
+    ensemble = nvp.Ensemble([learned_flow(), learned_flow()])
+    ensemble.adapt(frame())
+    assert ensemble.feature_names == ["mass", "radius"]
+    for model in (ensemble, ensemble.flows[0]):
+        model.save(tmp_path / "flow.keras")
+        loaded = keras.models.load_model(tmp_path / "flow.keras")
+        assert (loaded.feature_names, loaded.context_names) == (["mass", "radius"], None)
+        with pytest.raises(ValueError, match="column 0 must be 'mass'"):
+            loaded.log_prob(frame()[["radius", "mass"]])
+
+
+@pytest.mark.parametrize("dtype", ["Float64", "Float32", "double[pyarrow]"])
+def test_nullable_numbers_of_pandas(dtype):
+    if "pyarrow" in dtype:
+        pytest.importorskip("pyarrow")
+    data = frame().astype({"mass": dtype})
+    model = learned_flow()
+    model.adapt(data)
+    model.fit(data, verbose=0)
+    expected = model.log_prob(frame())
+    np.testing.assert_allclose(model.log_prob(data), expected, rtol=1e-5)
+    np.testing.assert_allclose(model.predict(data, verbose=0), expected, rtol=1e-5)
+    integers = frame(mass=np.arange(20)).astype({"mass": "Int64"})
+    np.testing.assert_allclose(model.log_prob(integers), model.log_prob(frame(mass=np.arange(20))))
+    data.loc[3, "mass"] = pd.NA
+    with pytest.raises(ValueError, match=r"in 1 of its 20 rows: 3 .* in the columns 'mass'"):
+        model.fit(data)
+    assert np.isnan(model.log_prob(data)[3])
+    for_data = nvp.RealNVP.for_data(integers, integers, num_couplings=1, hidden_units=(4,), verbose=False)
+    assert for_data.context_names == ["mass", "radius"]
+
+
+def test_data_frames_of_polars():
+    polars = pytest.importorskip("polars")
+    data = polars.DataFrame({"mass": X[:, 0], "radius": X[:, 1]})
+    model = nvp.RealNVP.for_data(data, num_couplings=1, hidden_units=(4,), verbose=False, seed=0)
+    model.compile()
+    model.fit(data, validation_data=data, verbose=0)
+    np.testing.assert_allclose(model.predict(data, verbose=0), model.log_prob(X), rtol=1e-5)
+    np.testing.assert_array_equal(model.log_prob(data), model.log_prob(X))
+    with pytest.raises(ValueError, match="column 0 must be 'mass', got 'radius'"):
+        model.log_prob(data[["radius", "mass"]])
+    with pytest.raises(ValueError, match=r"convert or drop the columns 'mass' \(String\)"):
+        model.fit(data.with_columns(mass=polars.lit("large")))

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["column_names", "in_features", "listed", "non_numeric_columns"]
+__all__ = ["column_names", "in_features", "listed", "non_numeric_columns", "with_numpy_dtypes"]
 
 
 def column_names(array: Any) -> list[Any] | None:
@@ -47,8 +47,25 @@ def non_numeric_columns(array: Any) -> str:
     return f": convert or drop the columns {listed(found)}" if found else ""
 
 
+def with_numpy_dtypes(array: Any) -> Any:
+    """The array, or a pandas DataFrame whose nullable numbers, such as Float64, are float64, with NaN for missing ones.
+
+    NumPy would make objects of nullable columns beside other columns.
+    """
+    names = column_names(array)
+    if names is None or not hasattr(array, "dtypes") or not hasattr(array, "astype"):
+        return array
+    dtypes = dict(zip(names, array.dtypes, strict=True))
+    nullable = [name for name, dtype in dtypes.items() if _is_nullable_number(dtype)]
+    return array.astype(dict.fromkeys(nullable, "float64")) if nullable else array
+
+
+def _is_nullable_number(dtype: Any) -> bool:
+    return not isinstance(dtype, np.dtype) and hasattr(dtype, "na_value") and getattr(dtype, "kind", "") in tuple("iuf")
+
+
 def _is_numeric(dtype: Any) -> bool:
     if hasattr(dtype, "is_numeric"):  # polars
         return bool(dtype.is_numeric())
-    # Columns of booleans or pandas dtypes, such as Float64, beside other columns would make an array of objects.
-    return isinstance(dtype, np.dtype) and dtype.kind in "iuf"
+    # Columns of booleans or of categories beside other columns would make an array of objects.
+    return _is_nullable_number(dtype) or (isinstance(dtype, np.dtype) and dtype.kind in "iuf")

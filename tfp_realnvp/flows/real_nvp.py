@@ -26,6 +26,7 @@ from tfp_realnvp.conditioners import MLP, Constant, ResNet, activation_config, a
 from tfp_realnvp.flows.arguments import as_vector_shape, drawn_seed
 from tfp_realnvp.flows.dequantization import with_events
 from tfp_realnvp.flows.flow import Flow
+from tfp_realnvp.flows.frames import with_numpy_dtypes
 from tfp_realnvp.flows.moments import shrunk_correlation, warn_unless_standardized
 from tfp_realnvp.flows.noise import TrainingNoise
 from tfp_realnvp.flows.recipe import choose_options, sample_rows
@@ -241,6 +242,7 @@ class RealNVP(Flow):
         """
         for name in {"event_shape", "context_shape"} & options.keys():
             raise ValueError(f"{name} is the number of columns of the data, got {options[name]!r} too")
+        x, context = with_numpy_dtypes(x), with_numpy_dtypes(context)
         sample, of_context = sample_rows(x, "x"), None if context is None else sample_rows(context, "context")
         context_size = 0 if of_context is None else of_context.shape[1]
         dtype = floating_policy(options.get("dtype")).variable_dtype

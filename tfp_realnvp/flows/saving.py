@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from tfp_realnvp.checks import check_flag, check_option
+from tfp_realnvp.flows.columns import Columns
 from tfp_realnvp.flows.files import as_path, atomic_file, atomic_folder, confirm_overwrite
 from tfp_realnvp.flows.serialization import from_config, reading
 from tfp_realnvp.keras_internals import BuiltModel, layers_within, random_states, raw_variable
@@ -23,6 +24,17 @@ class SavingModel(BuiltModel):
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         self.num_epochs_done = 0  # in the current or last `fit`
+        self._columns = Columns()
+
+    @property
+    def feature_names(self) -> list[str] | None:
+        """The columns of the DataFrame that `adapt` or the first `fit` has got, or None. Saved with the model."""
+        return self._columns.names["x"]
+
+    @property
+    def context_names(self) -> list[str] | None:
+        """Like `feature_names`, for the context."""
+        return self._columns.names["context"]
 
     # The model
 
@@ -48,7 +60,8 @@ class SavingModel(BuiltModel):
     def get_config(self) -> dict[str, Any]:
         flags = {name: [part.trainable for part in parts] for name, parts in self._with_flags().items()}
         config: dict[str, Any] = super().get_config()
-        return config | flags | self._constructor_config()
+        names = {"feature_names": self.feature_names, "context_names": self.context_names}
+        return config | flags | names | self._constructor_config()
 
     def _constructor_config(self) -> dict[str, Any]:
         """The constructor's arguments, without the arguments of `keras.Model`."""
@@ -66,10 +79,12 @@ class SavingModel(BuiltModel):
         config = dict(config)
         with reading(f"the config of {cls.__name__}"):
             flags = {name: config.pop(name, None) for name in ("layers_train", "variables_train")}
+            names = {"x": config.pop("feature_names", None), "context": config.pop("context_names", None)}
             for name in ("distribution", "base_distribution"):
                 if name in config:
                     config[name] = from_config(config[name], name)
             flow = cls(**config)
+            flow._columns.names = names
             flow._build_layers()
             for name, parts in flow._with_flags().items():
                 if flags[name] is None and name == "layers_train":  # a file of version 0.1

@@ -166,6 +166,7 @@ class LikelihoodModel(ExecutionsModel):
         num_steps, num_validation_steps = kwargs.get("steps_per_epoch"), kwargs.get("validation_steps")
         weights = kwargs.pop("sample_weight", None)
         x, weights = self._checked_data(x, y, weights, "x", "steps_per_epoch", num_steps)
+        self._columns.learn(x)
         data, validation = (x, weights), None
         if validation_data is not None:
             validation = self._checked_validation(validation_data, num_validation_steps)
@@ -241,6 +242,7 @@ class LikelihoodModel(ExecutionsModel):
         steps = kwargs.get("steps")
         check_counts(batch_size=batch_size, steps=steps)
         self._dequantization.check_continuous(x)
+        x = self._columns.checked(x, "x")
         check_rows(x, self.event_shape, self.context_shape, "x")
         check_ends(x, "x", "steps", steps)
         x, state = self._prediction_batches(x, batch_size, steps)
@@ -256,6 +258,7 @@ class LikelihoodModel(ExecutionsModel):
         """Returns (x, sample_weight), checked. Raises a ValueError if the flow cannot use them."""
         if y is not None and y is not x:
             raise ValueError(f"y must be None, got {type(y)} with {argument}: {_NO_TARGETS}")
+        x = self._columns.checked(x, argument)
         check_rows(x, self.event_shape, self.context_shape, argument, self.variable_dtype)
         weights_argument = "sample_weight" if argument == "x" else f"{argument}: sample_weight"
         check_weights(sample_weight, x, weights_argument, self.variable_dtype)
