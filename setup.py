@@ -44,10 +44,11 @@ setup(
     extras_require={
         "gpu": ["tensorflow[and-cuda]"],
         "examples": ["matplotlib", "scikit-learn"],
+        "sklearn": ["scikit-learn>=1.6"],
         "bench": ["distrax", "dm-haiku", "optax", "flowjax", "FrEIA", "nflows", "normflows", "zuko"],
         "test": [
             *("pytest", "pytest-xdist", "hypothesis", "mypy", "ruff"),
-            *("scikit-learn", "matplotlib", "pandas", "polars"),
+            *("scikit-learn>=1.6", "matplotlib", "pandas", "polars"),
         ],
     },
 )

@@ -28,6 +28,8 @@ FLOORS = """
     flows.noise flows.recipe flows.stack
     flows.saving flows.steps flows.executions flows.training flows.flow flows.ensemble flows.real_nvp
     flows.image_real_nvp flows
+
+    sklearn
 """
 
 PACKAGE = Path(tfp_realnvp.__file__).parent
