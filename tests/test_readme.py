@@ -17,6 +17,7 @@ def test_readme_code_runs(tmp_path, monkeypatch):
     """Flows are smaller than in the README, because tracing their graphs takes most of the time."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(nvp, "RealNVP", smaller(nvp.RealNVP, num_couplings=2, hidden_units=(8,)))
+    monkeypatch.setattr("tfp_realnvp.sklearn.RealNVP", nvp.RealNVP)
     monkeypatch.setattr(nvp, "ImageRealNVP", smaller(nvp.ImageRealNVP, num_scales=1, num_channels=2))
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert len(blocks) >= 5
