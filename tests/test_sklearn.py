@@ -72,12 +72,30 @@ def test_names_of_columns_weights_and_supports():
         density.score_samples(frame[["radius", "mass"]])
 
 
+def test_errors_name_columns_and_rows():
+    frame = pd.DataFrame(X, columns=["mass", "radius"])
+    frame.loc[3, "mass"] = -9.0
+    bounded = small_density(options=SMALL | {"support": [(-8.0, None), None]})
+    with pytest.raises(ValueError, match=r"^X must lie .* 1 of its 60 rows do not: 3, in the columns 'mass'"):
+        bounded.fit(frame)
+    with pytest.raises(ValueError, match=r"^X is constant in the columns 'radius'"):
+        small_density().fit(frame.assign(radius=1.0))
+
+
+def test_rows_of_weight_zero_do_not_count():
+    weights = np.where(np.arange(60) < 5, 1.0, 0.0)
+    for seed in range(3):
+        small_density(random_state=seed).fit(X, sample_weight=weights)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"contamination": 1.0}, "contamination must be from 0 to below 1, got 1.0"),
         ({"validation_fraction": -0.1}, "validation_fraction must be from 0 to below 1, got -0.1"),
         ({"epochs": 1.5}, "epochs must be"),
+        ({"options": {"seed": 3}}, r"options must be a dictionary without seed, verbose and data, got \{'seed': 3\}"),
+        ({"options": 5}, "options must be a dictionary .* got 5"),
     ],
 )
 def test_wrong_parameters(options, message):

@@ -11,8 +11,10 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from tfp_realnvp.checks import check_fraction, check_size
+from tfp_realnvp.checks import check_fraction, check_size, floating_policy
 from tfp_realnvp.flows import RealNVP
+from tfp_realnvp.flows.frames import column_names, in_features
+from tfp_realnvp.flows.support import as_bounds, check_support
 
 __all__ = ["FlowDensity"]
 
@@ -77,7 +79,14 @@ class FlowDensity(OutlierMixin, BaseEstimator):
         """
         check_fraction("validation_fraction", self.validation_fraction)
         check_fraction("contamination", self.contamination)
-        X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
+        options = dict(_checked_options(self.options))
+        given, X = X, validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
+        named = given if column_names(given) is not None else X  # for errors that name rows and columns
+        is_constant = np.all(X[:1] == X, axis=0)
+        if np.any(is_constant):
+            raise ValueError(f"X is constant{in_features(named, is_constant)}: drop these features")
+        dtype = floating_policy(options.get("dtype")).variable_dtype
+        check_support(named, as_bounds(options.get("support"), X.shape[1], dtype), "X")
         weights = None
         if sample_weight is not None:
             weights = check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
@@ -85,14 +94,15 @@ class FlowDensity(OutlierMixin, BaseEstimator):
                 raise ValueError(f"sample_weight must have shape [{len(X)}], got {list(weights.shape)}")
             if not np.any(weights):
                 raise ValueError("Sample weights must contain at least one non-zero number.")  # scikit-learn's words
+            X, weights = X[weights != 0], weights[weights != 0]
         random = check_random_state(self.random_state)
         order, seed = random.permutation(len(X)), int(random.randint(2**31))
-        num_held_out = min(round(self.validation_fraction * len(X)), len(X) - 2)
+        num_held_out = max(0, min(round(self.validation_fraction * len(X)), len(X) - 2))
         parts = [(X[rows], None if weights is None else weights[rows]) for rows in np.split(order, [num_held_out])]
         (held_out, held_out_weights), (train, train_weights) = parts
         if self.random_state is not None:
             tf.random.set_seed(seed)  # It determines the order of the batches.
-        self.flow_ = RealNVP.for_data(train, seed=seed, verbose=False, **(self.options or {}))
+        self.flow_ = RealNVP.for_data(train, seed=seed, verbose=False, **options)
         self.flow_.compile()
         self.history_ = self.flow_.fit(
             train,
@@ -131,3 +141,11 @@ class FlowDensity(OutlierMixin, BaseEstimator):
         check_size("n_samples", n_samples)
         seed = int(check_random_state(random_state).randint(2**31))
         return np.asarray(self.flow_.sample(n_samples, seed=seed))
+
+
+def _checked_options(options: Any) -> Mapping[str, Any]:
+    if options is None:
+        return {}
+    if not isinstance(options, Mapping) or {"x", "context", "seed", "verbose"} & options.keys():
+        raise ValueError(f"options must be a dictionary without seed, verbose and data, got {options!r:.100}")
+    return options

@@ -1,5 +1,8 @@
 """`Bounds` near its bounds, on them and outside."""
 
+import copy
+
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -81,6 +84,25 @@ def test_events_on_the_bounds_and_outside_have_no_density(dtype):
     np.testing.assert_array_equal(bounds(dtype).inverse_log_det_jacobian(y)[:-1], expected)
 
 
+@pytest.mark.parametrize("width", [1e2, 1e4, 1e6])
+def test_wide_bounds_keep_the_digits_of_small_events(width):
+    wide = nvp.Bounds([-width], [width])
+    y = tf.constant([[1e-5], [0.3], [0.30003], [-2.0], [0.9 * width]])
+    exact = 2 * np.arctanh(np.float64(y) / width)
+    np.testing.assert_allclose(wide.inverse(y), exact, rtol=1e-6)
+    np.testing.assert_allclose(wide.forward(tf.identity(wide.inverse(y))), y, rtol=1e-6)
+
+
+def test_copies_and_files(tmp_path):
+    base = tfd.MultivariateNormalDiag(tf.zeros(4))
+    flow = nvp.Flow(tfd.TransformedDistribution(base, bounds("float32").copy(name="copied")))
+    y = bounds("float32").forward(np.random.default_rng(0).normal(size=(5, 4)).astype("float32"))
+    flow.save(tmp_path / "flow.keras")
+    loaded = keras.models.load_model(tmp_path / "flow.keras")
+    np.testing.assert_array_equal(loaded.log_prob(y), flow.log_prob(y))
+    np.testing.assert_array_equal(copy.deepcopy(flow).log_prob(y), flow.log_prob(y))
+
+
 def test_inverted_bounds_in_a_chain_give_nan_outside():
     chain = OnePassChain([tfb.Invert(bounds())])
     x = np.array([[0.5, 3.0, 4.0, 0.0], [1.5, 3.0, 4.0, 0.0]])
@@ -129,5 +151,6 @@ def test_cdf_and_quantile_of_one_feature(side):
     np.testing.assert_allclose(distribution.cdf(y), p, rtol=1e-9)
     if side == "lower":
         np.testing.assert_allclose(y[:, 0], 1 + stats.lognorm(0.7, scale=np.exp(0.3)).ppf(p), rtol=1e-9)
+    np.testing.assert_array_equal(distribution.quantile(np.array([0.0, 1.0])), [lower, upper])
     outside = np.array([[lower[0] - 1.0], lower, upper, [upper[0] + 1.0]])
     np.testing.assert_array_equal(distribution.cdf(outside), [0.0, 0.0, 1.0, 1.0])

@@ -127,11 +127,53 @@ def test_other_columns_than_those_learned_are_errors(data, difference):
         (model.predict, "x"),
         (model.log_prob, "x"),
         (lambda data: model.fit(frame(), validation_data=data), "validation_data"),
+        (model, "inputs"),
+        (model.train_on_batch, "x"),
+        (model.test_on_batch, "x"),
+        (model.predict_on_batch, "x"),
     ):
         with pytest.raises(ValueError, match=rf"^{argument} must have the columns .*\(feature_names\); {difference}$"):
             call(data)
     model.log_prob(X)  # Arrays have no names.
     model.log_prob(pd.DataFrame(X))  # Nor have these columns.
+
+
+def test_names_that_are_not_strings():
+    model = learned_flow()
+    model.adapt(pd.DataFrame(X, columns=[1, ("a", "b")]))
+    assert model.feature_names == ["1", "('a', 'b')"]
+    with pytest.raises(ValueError, match="missing: \"\\('a', 'b'\\)\"; unknown: '0'"):
+        model.log_prob(pd.DataFrame(X, columns=[1, 0]))
+
+
+def test_a_fit_that_fails_learns_no_names():
+    model = learned_flow()
+    with pytest.raises(ValueError, match=r"^validation_data must have the columns .*; missing: 'mass'; unknown: 'm'$"):
+        model.fit(frame(), validation_data=frame().rename(columns={"mass": "m"}), verbose=0)
+    assert model.feature_names is None
+
+
+def test_members_of_an_ensemble_learn_the_same_names(tmp_path):
+    ensemble = nvp.Ensemble([learned_flow(), learned_flow()])
+    ensemble.flows[0].adapt(frame())
+    with pytest.raises(ValueError, match="column 0 must be 'mass', got 'radius'"):
+        ensemble.flows[1].adapt(frame()[["radius", "mass"]])
+    ensemble.flows[1].adapt(X)
+    ensemble.save(tmp_path / "ensemble.keras")
+    assert keras.models.load_model(tmp_path / "ensemble.keras").flows[1].feature_names == ["mass", "radius"]
+    one, other = learned_flow(), learned_flow()
+    one.adapt(frame())
+    other.adapt(frame()[["radius", "mass"]])
+    with pytest.raises(ValueError, match=r"^flows must have the columns .* column 0 must be 'mass', got 'radius'$"):
+        nvp.Ensemble([one, other])
+
+
+def test_files_of_weights_keep_names(tmp_path):
+    model, other = learned_flow(), learned_flow()
+    model.adapt(frame())
+    model.save_weights(tmp_path / "flow.weights.h5")
+    other.load_weights(tmp_path / "flow.weights.h5")
+    assert other.feature_names == ["mass", "radius"]
 
 
 def test_names_are_saved(tmp_path):

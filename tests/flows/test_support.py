@@ -103,15 +103,15 @@ def test_a_flow_whose_distribution_ends_in_bounds_adapts_within_them():
     [
         (
             FRAME.assign(flux=FRAME["flux"] - FRAME["flux"].min()),
-            r"in the columns 'flux'. .* flux: move the lower bound 0",
+            r"in the columns 'flux'. .* flux: set the lower bound below 0",
         ),
         (
             FRAME.assign(fraction=1.0 + Z[:, 0] ** 2),
-            r"400 of its 400 rows .* fraction: move the upper bound 1.0 beyond",
+            r"400 of its 400 rows .* fraction: set the upper bound above",
         ),
         (
             np.where(np.arange(400)[:, None] == 7, -1.0, X),
-            r"rows do not: 7, in the features \[0, 1\]. .* feature 1: move",
+            r"rows do not: 7, in the features \[0, 1\]. .* feature 1: set",
         ),
     ],
 )
@@ -127,6 +127,15 @@ def test_rows_on_the_bounds_or_outside_are_errors(x, message):
     ):
         with pytest.raises(ValueError, match=f"^{argument} must lie within its support.*{message}"):
             call()
+
+
+def test_a_row_that_rounds_to_a_bound_is_an_error():
+    x = np.where(np.arange(400)[:, None] == 7, [1.0, 1.0 - 1e-9, 5.0], X)
+    with pytest.raises(ValueError, match=r'set the upper bound above 0.999999999 .* or use dtype="float64", since'):
+        small_flow().adapt(x)
+    small_flow(dtype="float64").adapt(x)
+    with pytest.raises(ValueError, match=r"in the features \[0\]. .* set the lower bound below 1e-41"):
+        small_flow().adapt(np.where(np.arange(400)[:, None] == 7, [1e-41, 0.5, 5.0], X))
 
 
 def test_a_batch_outside_the_bounds_is_an_error_of_adapt():

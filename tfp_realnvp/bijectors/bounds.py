@@ -30,7 +30,7 @@ class Bounds(OnePassBijector):
         log|det dy/dx| = sum(log(dy/dx))
 
     The bounds are excluded: `forward` returns numbers strictly between them, even where the formulas round to a bound.
-    An event y on a bound or outside has the inverse NaN and the log-determinant -inf, so that its density is 0.
+    An event y on a bound or outside has the inverse NaN and the log-determinant -inf. In a `Flow`, its density is 0.
 
     Args:
         lower, upper: D numbers each, with -inf or inf for an open side.
@@ -54,62 +54,73 @@ class Bounds(OnePassBijector):
     def __init__(
         self, lower: Any, upper: Any, *, dtype: Any = tf.float32, validate_args: bool = False, name: str = "bounds"
     ):
+        parameters = dict(locals())
         with tf.name_scope(name) as name:
             dtype = floating_dtype(dtype)
             low, high = _checked(lower, upper, dtype.as_numpy_dtype)
             # The attributes have the names of the arguments, because TFP rebuilds a composite tensor from them.
-            lower, upper = self._lower, self._upper = tuple(low.tolist()), tuple(high.tolist())
+            self._lower, self._upper = tuple(np.ravel(lower).tolist()), tuple(np.ravel(upper).tolist())
             self._has_low, self._has_high = (untracked(self, np.isfinite(bound)) for bound in (low, high))
-            both = self._has_low & self._has_high
+            self._infinite = untracked(self, np.stack([low, high]))  # what infinite x map to
             # Numbers in place of infinite bounds, so that no unused value is infinite or NaN.
-            self._low, self._high = (untracked(self, np.where(np.isfinite(bound), bound, 0)) for bound in (low, high))
-            self._log_width = untracked(self, np.log(np.where(both, self._high - self._low, 1)))
-            tiny = np.finfo(low.dtype).tiny  # Some processors round smaller numbers to 0.
-            self._least = untracked(self, np.maximum(np.nextafter(low, high), low + tiny))
-            self._greatest = untracked(self, np.minimum(np.nextafter(high, low), high - tiny))
+            low, high = (np.where(np.isfinite(bound), bound, 0).astype(bound.dtype) for bound in (low, high))
+            width = np.where(self._has_low & self._has_high, high - low, 1).astype(low.dtype)
+            self._low, self._high, self._width = (untracked(self, each) for each in (low, high, width))
+            # The least and the greatest number inside. Some processors round numbers below `tiny` to 0.
+            tiny, infinity = np.finfo(low.dtype).tiny, np.array(np.inf, low.dtype)
+            self._least = untracked(self, np.maximum(np.nextafter(low, infinity), low + tiny))
+            self._greatest = untracked(self, np.minimum(np.nextafter(high, -infinity), high - tiny))
             super().__init__(
-                forward_min_event_ndims=1,
-                dtype=dtype,
-                validate_args=validate_args,
-                parameters=dict(locals()),
-                name=name,
+                forward_min_event_ndims=1, dtype=dtype, validate_args=validate_args, parameters=parameters, name=name
             )
 
     @property
     def lower(self) -> np.ndarray:
         """The lower bounds `[D]`, -inf for an open side."""
-        return np.asarray(self._lower, self._low.dtype)
+        return np.array(self._infinite[0])
 
     @property
     def upper(self) -> np.ndarray:
         """The upper bounds `[D]`, inf for an open side."""
-        return np.asarray(self._upper, self._low.dtype)
+        return np.array(self._infinite[1])
 
     def _is_increasing(self) -> bool:
         check_one_feature(len(self._lower), self.name)
         return True
 
+    def below(self, y: Any) -> Any:
+        """Whether each feature `[..., D]` of events lies on its lower bound or below. False for NaN."""
+        return self._has_low & (y < self._least)
+
+    def above(self, y: Any) -> Any:
+        """Whether each feature `[..., D]` of events lies on its upper bound or above. False for NaN."""
+        return self._has_high & (y > self._greatest)
+
     def outside(self, y: Any) -> Any:
         """Whether each feature `[..., D]` of events lies on a bound or outside. False for NaN."""
-        return (self._has_low & (y <= self._low)) | (self._has_high & (y >= self._high))
+        return self.below(y) | self.above(y)
 
     # With 1 in place of y - lower or upper - y where there is no bound, and of upper - lower, all maps have
     #     x = log(y - lower) - log(upper - y),
     #     log(dy/dx) = log(y - lower) + log(upper - y) - log(upper - lower).
+    # Near the middle of two bounds, the distances to them lose digits of y. There the same maps are
+    #     x = 2 atanh(t),        y = middle + t * (upper - lower) / 2.
 
     def _forward_and_log_det(self, x: tf.Tensor) -> ValueAndLogDet:
         check_shape(f"event of {self.name}", x, self._low.shape)
         has_low, has_high, both = self._has_low, self._has_high, self._has_low & self._has_high
-        log_share, log_rest = -tf.math.softplus(-x), -tf.math.softplus(x)  # sigmoid(x) and 1 - sigmoid(x)
-        from_low = tf.where(both, self._log_width + log_share, tf.where(has_low, x, 0))
-        from_high = tf.where(both, self._log_width + log_rest, tf.where(has_high, -x, 0))
+        log_width = np.log(self._width)
+        from_low = tf.where(both, log_width - tf.math.softplus(-x), tf.where(has_low, x, 0))
+        from_high = tf.where(both, log_width - tf.math.softplus(x), tf.where(has_high, -x, 0))
         largest = np.log(np.finfo(self._low.dtype).max) - 1
         y = tf.where(has_low, self._low + tf.exp(tf.minimum(from_low, largest)), x)
-        # The distance to the nearer bound has more digits.
-        is_high = has_high & ~(has_low & (x < 0))
-        y = tf.where(is_high, self._high - tf.exp(tf.minimum(from_high, largest)), y)
-        y = tf.where(has_low | has_high, tf.clip_by_value(y, self._least, self._greatest), y)
-        return y, tf.reduce_sum(from_low + from_high - self._log_width, axis=-1)
+        y = tf.where(has_high & ~(has_low & (x < 0)), self._high - tf.exp(tf.minimum(from_high, largest)), y)
+        y = tf.where(both & (tf.abs(x) < 1), self._middle + self._width / 2 * tf.tanh(x / 2), y)
+        least = np.where(has_low, self._least, -np.inf).astype(self._low.dtype)
+        greatest = np.where(has_high, self._greatest, np.inf).astype(self._low.dtype)
+        y = tf.where(has_low | has_high, tf.minimum(tf.maximum(y, least), greatest), y)
+        y = tf.where(tf.math.is_inf(x), tf.where(x < 0, *self._infinite), y)
+        return y, tf.reduce_sum(from_low + from_high - log_width, axis=-1)
 
     def _inverse_and_log_det(self, y: tf.Tensor) -> ValueAndLogDet:
         check_shape(f"event of {self.name}", y, self._low.shape)
@@ -120,12 +131,19 @@ class Bounds(OnePassBijector):
         from_low = tf.math.log(tf.where(self._has_low, y - self._low, 1))
         from_high = tf.math.log(tf.where(self._has_high, self._high - y, 1))
         x = tf.where(self._has_low | self._has_high, from_low - from_high, y)
-        log_det = tf.reduce_sum(self._log_width - from_low - from_high, axis=-1)
+        t = (y - self._middle) / (self._width / 2)
+        is_central = (self._has_low & self._has_high) & (tf.abs(t) < 0.5)
+        x = tf.where(is_central, 2 * tf.math.atanh(tf.where(is_central, t, 0)), x)
+        log_det = tf.reduce_sum(np.log(self._width) - from_low - from_high, axis=-1)
         return x, minus_infinity_where(tf.reduce_any(outside, axis=-1), log_det)
 
+    @property
+    def _middle(self) -> np.ndarray:
+        return np.asarray(self._low + self._width / 2)
+
     def _inverse_alone(self, y: tf.Tensor, **kwargs: Any) -> ValueAndLogDet:
-        finite = all_finite(y, 1)
-        x, log_det = self._inverse_and_log_det(nan_unless(with_dimensions(finite, 1), y))
+        check_shape(f"event of {self.name}", y, self._low.shape)
+        x, log_det = self._inverse_and_log_det(nan_unless(with_dimensions(all_finite(y, 1), 1), y))
         inside = ~tf.reduce_any(self.outside(y), axis=-1)
         return nan_unless(with_dimensions(inside, 1), x), log_det
 
@@ -150,9 +168,11 @@ def _checked(lower: Any, upper: Any, dtype: Any) -> tuple[np.ndarray, np.ndarray
     with np.errstate(over="ignore"):
         in_dtype = low.astype(dtype), high.astype(dtype)
     both = np.isfinite(low) & np.isfinite(high)
-    width = np.subtract(in_dtype[1], in_dtype[0], where=both, out=np.full(low.shape, np.inf))
+    with np.errstate(over="ignore"):
+        width = np.subtract(in_dtype[1], in_dtype[0], where=both, out=np.full(low.shape, np.inf))
     is_lost = [np.isfinite(bound) & ~np.isfinite(cast) for bound, cast in zip(bounds, in_dtype, strict=True)]
-    spacing = np.spacing(np.maximum(*(np.where(np.isfinite(bound), np.abs(bound), 0) for bound in in_dtype)))
+    largest = np.maximum(*(np.where(np.isfinite(bound), np.abs(bound), 0) for bound in in_dtype))
+    spacing = np.maximum(np.spacing(largest), np.finfo(dtype).tiny)
     wrong = np.flatnonzero(is_lost[0] | is_lost[1] | (both & (width == np.inf)) | (width < 1024 * spacing))
     if wrong.size:
         index = int(wrong[0])

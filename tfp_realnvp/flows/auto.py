@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from tfp_realnvp.flows.callbacks import backups, each_callback
-from tfp_realnvp.flows.resume import BestFile
+from tfp_realnvp.flows.resume import BestFile, has_backup
 from tfp_realnvp.flows.snapshots import Snapshots
 
 __all__ = ["auto_callbacks", "auto_optimizer"]
@@ -20,7 +20,7 @@ CLIPNORM = 5.0
 # Held-out nats of plain couplings without decay, with 1 and with 2: breast cancer -9.7, -5.2 and -8.2, iris -3.6, -3.2
 # and -3.2, wine -15.5, -15.1 and -14.9. Of `for_data`: ionosphere 1.7, 1.4 and -2.4, a thin surface 6.8, 6.9 and 7.0.
 DECAY = 1.0
-MAX_WEIGHT_DECAY = 10.0  # counts in fits of a few batches
+MAX_WEIGHT_DECAY = 10.0  # for fits of fewer than 67 batches
 INTERVAL = 32  # batches
 
 
@@ -66,13 +66,13 @@ class FallingRate(keras.callbacks.Callback):
 
 
 class KernelDecay(keras.callbacks.Callback):
-    """Lets the kernels of Keras layers decay, as AdamW does, by the same factor in each `fit`, however long.
+    """Lets the kernels of Keras layers decay in the first `fit`, as AdamW does, but by a factor for the whole training.
 
     AdamW multiplies weights by 1 - weight_decay * rate in each step, and so by exp(-weight_decay * R) in all steps,
     where R is the sum of the rates. Here, weight_decay = min(`DECAY` / R, `MAX_WEIGHT_DECAY`). Overfitting of few rows
     becomes slower, and long trainings hardly change. Biases, scales and other variables do not decay, since their
-    values may have to be large. The kernels are multiplied once in `INTERVAL` batches. If the number of batches of an
-    epoch is not known, they do not decay.
+    values may have to be large. The kernels are multiplied once in `INTERVAL` batches. Kernels do not decay if the
+    number of batches of an epoch is not known, nor in a later `fit`, where they would forget what they have learned.
 
     Source: Loshchilov & Hutter, "Decoupled weight decay regularization", 2019, arXiv 1711.05101.
 
@@ -87,7 +87,8 @@ class KernelDecay(keras.callbacks.Callback):
         self._next, self._first = 0, 0
 
     def on_train_begin(self, logs: Any = None) -> None:
-        kernels = [variable for variable in self.model.trainable_variables if variable.name == "kernel"]
+        variables = {id(each): each for layer in self.model.conditioners for each in layer.trainable_variables}
+        kernels = [variable for variable in variables.values() if variable.name == "kernel"]
 
         def multiply(factor: tf.Tensor) -> None:
             for kernel in kernels:
@@ -140,10 +141,13 @@ class BestWeights(keras.callbacks.Callback):
             self._weights.restore(self._best)
 
 
-def auto_callbacks(callbacks: Any, epochs: int, num_batches: int | None) -> list[keras.callbacks.Callback]:
+def auto_callbacks(
+    callbacks: Any, epochs: int, num_batches: int | None, is_first: bool
+) -> list[keras.callbacks.Callback]:
     """What `fit` with the optimizer "auto" adds to the callbacks of the user.
 
-    Raises a ValueError if these set the learning rate too.
+    `is_first` is whether the flow has not trained yet, or continues its first training. Raises a ValueError if the
+    callbacks set the learning rate too.
     """
     for callback in each_callback(callbacks):
         if isinstance(callback, keras.callbacks.LearningRateScheduler | keras.callbacks.ReduceLROnPlateau):
@@ -151,5 +155,5 @@ def auto_callbacks(callbacks: Any, epochs: int, num_batches: int | None) -> list
                 f'callbacks must not contain {type(callback).__name__}, because the optimizer "auto" sets the learning '
                 "rate itself; give compile() an optimizer of your own"
             )
-    rate, decay = FallingRate(epochs, num_batches), KernelDecay(epochs, num_batches)
-    return [rate, decay, BestWeights(BestFile(backups(callbacks)))]
+    own = [FallingRate(epochs, num_batches), BestWeights(BestFile(backups(callbacks)))]
+    return [*own, KernelDecay(epochs, num_batches)] if is_first or has_backup(backups(callbacks)) else own

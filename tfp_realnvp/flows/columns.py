@@ -1,17 +1,23 @@
 """The column names of the DataFrames that a flow learns from, and checks of later DataFrames."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
-from tfp_realnvp.flows.frames import column_names, listed, with_numpy_dtypes
+import keras
+import numpy as np
 
-__all__ = ["Columns"]
+from tfp_realnvp.flows.frames import column_names, listed, with_numpy_dtypes
+from tfp_realnvp.keras_internals import BuiltModel
+
+__all__ = ["Columns", "LearnColumns", "NamedColumnsModel"]
 
 
 class Columns:
     """Column names of x and of the context, as learned from DataFrames.
 
-    Arrays have no names, nor do DataFrames whose column names are not all strings. They pass every check.
+    Arrays have no names, nor do DataFrames whose columns are called 0, 1, ..., as pandas does by default. They pass
+    every check. Other names than strings are converted to strings.
     """
 
     def __init__(self) -> None:
@@ -28,14 +34,28 @@ class Columns:
 
     def checked_part(self, key: str, array: Any, argument: str | None = None) -> Any:
         """Like `checked`, for x or the context alone. The argument is `key` by default."""
-        known, found = self.names.get(key), _names(array)
-        if known is not None and found is not None and found != known:
-            attribute = "feature_names" if key == "x" else "context_names"
-            raise ValueError(
-                f"{argument or key} must have the columns that the flow has learned, in their order ({attribute}); "
-                f"{_difference(known, found)}"
-            )
+        _check(key, self.names.get(key), _names(array), argument or key)
         return with_numpy_dtypes(array)
+
+    def check_alike(self, data: Any, other: Any, argument: str) -> None:
+        """Raises a ValueError if `other` has other columns than `data`. Both are arrays or dictionaries."""
+        parts, others = (each if isinstance(each, Mapping) else {"x": each} for each in (data, other))
+        for key in parts.keys() & others.keys():
+            _check(key, _names(parts[key]), _names(others[key]), argument)
+
+    def merge(self, other: "Columns") -> None:
+        """Learns the names that `other` knows. Raises a ValueError if they differ from the names known here."""
+        for key, names in other.names.items():
+            _check(key, self.names.get(key), names, "flows")
+            self.names[key] = self.names.get(key) or names
+
+    def to_array(self) -> np.ndarray:
+        """The names as bytes, for a file of weights."""
+        return np.frombuffer(json.dumps(self.names).encode(), np.uint8)
+
+    def read(self, array: Any) -> None:
+        """Takes the names from `to_array`."""
+        self.names = json.loads(np.asarray(array).tobytes())
 
     def learn(self, data: Any) -> None:
         """Learns the names of an array, or of a dictionary of x and context, unless it knows them."""
@@ -43,9 +63,61 @@ class Columns:
             self.names[key] = self.names.get(key) or _names(part)
 
 
+class LearnColumns(keras.callbacks.Callback):
+    """Lets a model learn the names of the columns of x when its training begins."""
+
+    def __init__(self, x: Any):
+        super().__init__()
+        self._x = x
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.model.columns.learn(self._x)
+
+
+class NamedColumnsModel(BuiltModel):
+    """A Keras model that checks the column names of DataFrames."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.columns = Columns()
+
+    @property
+    def feature_names(self) -> list[str] | None:
+        """The columns of the DataFrame that `adapt` or the first `fit` has got, or None. Saved with the model."""
+        return self.columns.names["x"]
+
+    @property
+    def context_names(self) -> list[str] | None:
+        """Like `feature_names`, for the context."""
+        return self.columns.names["context"]
+
+    # Keras would convert DataFrames to tensors before the model sees their names.
+
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().__call__(self.columns.checked(inputs, "inputs"), *args, **kwargs)
+
+    def train_on_batch(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().train_on_batch(self.columns.checked(x, "x"), *args, **kwargs)
+
+    def test_on_batch(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().test_on_batch(self.columns.checked(x, "x"), *args, **kwargs)
+
+    def predict_on_batch(self, x: Any) -> Any:
+        return super().predict_on_batch(self.columns.checked(x, "x"))
+
+
 def _names(array: Any) -> list[str] | None:
     names = column_names(array)
-    return names if names is not None and all(isinstance(name, str) for name in names) else None
+    return None if names is None or names == list(range(len(names))) else [str(name) for name in names]
+
+
+def _check(key: str, known: list[str] | None, found: list[str] | None, argument: str) -> None:
+    if known is not None and found is not None and found != known:
+        attribute = "feature_names" if key == "x" else "context_names"
+        raise ValueError(
+            f"{argument} must have the columns that the flow has learned, in their order ({attribute}); "
+            f"{_difference(known, found)}"
+        )
 
 
 def _difference(known: list[str], found: list[str]) -> str:

@@ -57,7 +57,9 @@ class Ensemble(Flow):
         context_shape, policy = flows[0].context_shape, kwargs.pop("dtype", flows[0].dtype_policy)
         super().__init__(_mixture(flows, _placeholder(flows[0])), context_shape=context_shape, dtype=policy, **kwargs)
         self.flows = list(flows)
-        self._columns = flows[0]._columns  # The first member learns and checks the names of columns.
+        for flow in flows:  # All learn and check the same names.
+            self.columns.merge(flow.columns)
+            flow.columns = self.columns
         Flow.compile(self, None)  # for `evaluate`; the members have the optimizers
 
     def __repr__(self) -> str:
@@ -156,7 +158,7 @@ def _checked(flows: Any) -> list[Flow]:
     for index, flow in enumerate(flows):
         if not isinstance(flow, Flow) or len(flow.event_shape) != 1:
             raise ValueError(f"flows[{index}] must be a flow of vectors, got {flow!r:.100}")
-        for name in ("event_shape", "context_shape", "variable_dtype", "feature_names", "context_names"):
+        for name in ("event_shape", "context_shape", "variable_dtype"):
             first, other = getattr(flows[0], name), getattr(flow, name)
             if first != other:
                 raise ValueError(f"flows must have the same {name}, got {first} and {other} in flows[{index}]")

@@ -233,7 +233,7 @@ class Flow(LikelihoodModel):
         return distribution.copy(bijector=with_context(distribution.bijector, context))
 
     def _as_x(self, x: Any, leading: str = "...") -> tf.Tensor:
-        x = self._columns.checked_part("x", x)
+        x = self.columns.checked_part("x", x)
         tensor = as_tensor("x", x, self._event_shape, self.variable_dtype, leading)
         self._dequantization.check_continuous(x, tensor)
         return tensor
@@ -242,7 +242,7 @@ class Flow(LikelihoodModel):
         check_context(context, self._context_shape)
         if context is None or self._context_shape is None:
             return None
-        context = self._columns.checked_part("context", context)
+        context = self.columns.checked_part("context", context)
         return as_tensor("context", context, self._context_shape, self.variable_dtype, leading, is_context=True)
 
     def adapt(self, data: Any, context: None = None) -> None:
@@ -262,10 +262,10 @@ class Flow(LikelihoodModel):
                 `Bounds` or outside; if the distribution has other bounds, which `adapt` would move.
         """
         check_no_context_argument(context)
-        data = self._columns.checked(data, "data")
+        data = self.columns.checked(data, "data")
         self._standardizer.adapt(data, self.log_prob)
         self._after_adapt(data)
-        self._columns.learn(data)
+        self.columns.learn(data)
 
     def _after_adapt(self, data: Any) -> None:
         """Sets what a subclass measures on the data of `adapt`."""

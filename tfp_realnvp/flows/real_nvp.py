@@ -201,7 +201,7 @@ class RealNVP(Flow):
             "permutation": permutation,
             "normalization": normalization,
             "noise": float(noise),
-            "support": support_config(bounds),
+            "support": support_config(support),
             "seed": seed,
         }
         self._base_distribution = base_distribution

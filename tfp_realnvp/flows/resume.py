@@ -12,7 +12,7 @@ import numpy as np
 
 from tfp_realnvp.flows.files import atomic_file
 
-__all__ = ["BestFile", "CountEpochs", "repair_backup"]
+__all__ = ["BestFile", "CountEpochs", "has_backup", "repair_backup"]
 
 BACKUP_FILES = "latest.weights.h5", "training_metadata.json"  # of keras.callbacks.BackupAndRestore
 BEST_FILE = "best.npz"  # ours, in the same folder, which Keras deletes at the end of training
@@ -60,6 +60,11 @@ def repair_backup(backup: keras.callbacks.BackupAndRestore) -> None:
     if not is_right:
         with atomic_file(metadata) as path, open(path, "w", encoding="utf-8") as file:
             json.dump({"epoch": epoch, "batch": 0}, file)
+
+
+def has_backup(backups: Sequence[keras.callbacks.BackupAndRestore]) -> bool:
+    """Whether training continues from a backup in a local folder."""
+    return any(os.path.isfile(os.path.join(backup.backup_dir, BACKUP_FILES[1])) for backup in backups)
 
 
 class BestFile:

@@ -7,15 +7,15 @@ import keras
 import numpy as np
 
 from tfp_realnvp.checks import check_flag, check_option
-from tfp_realnvp.flows.columns import Columns
+from tfp_realnvp.flows.columns import NamedColumnsModel
 from tfp_realnvp.flows.files import as_path, atomic_file, atomic_folder, confirm_overwrite
 from tfp_realnvp.flows.serialization import from_config, reading
-from tfp_realnvp.keras_internals import BuiltModel, layers_within, random_states, raw_variable
+from tfp_realnvp.keras_internals import layers_within, random_states, raw_variable
 
 __all__ = ["SavingModel"]
 
 
-class SavingModel(BuiltModel):
+class SavingModel(NamedColumnsModel):
     """A Keras model that writes files completely or not at all, and also saves random states, which Keras does not.
 
     Subclasses define `_constructor_config`, and `_compiled` with the functions for `export`.
@@ -24,17 +24,6 @@ class SavingModel(BuiltModel):
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         self.num_epochs_done = 0  # in the current or last `fit`
-        self._columns = Columns()
-
-    @property
-    def feature_names(self) -> list[str] | None:
-        """The columns of the DataFrame that `adapt` or the first `fit` has got, or None. Saved with the model."""
-        return self._columns.names["x"]
-
-    @property
-    def context_names(self) -> list[str] | None:
-        """Like `feature_names`, for the context."""
-        return self._columns.names["context"]
 
     # The model
 
@@ -84,7 +73,7 @@ class SavingModel(BuiltModel):
                 if name in config:
                     config[name] = from_config(config[name], name)
             flow = cls(**config)
-            flow._columns.names = names
+            flow.columns.names = names
             flow._build_layers()
             for name, parts in flow._with_flags().items():
                 if flags[name] is None and name == "layers_train":  # a file of version 0.1
@@ -150,6 +139,7 @@ class SavingModel(BuiltModel):
         super().save_own_variables(store)
         store["num_weights"] = np.array(len(self.weights))
         store["num_epochs_done"] = np.array(self.num_epochs_done)
+        store["columns"] = self.columns.to_array()
         for index, state in enumerate(random_states(self)):
             store[f"random_state_{index}"] = np.asarray(state)
 
@@ -160,6 +150,8 @@ class SavingModel(BuiltModel):
         if num_weights != len(self.weights):
             raise ValueError(f"the file has {num_weights} weights, but {self.name} has {len(self.weights)}")
         self.num_epochs_done = int(np.asarray(found.pop("num_epochs_done", 0)))
+        if "columns" in found:  # not in files of version 0.1
+            self.columns.read(found.pop("columns"))
         for index, state in enumerate(random_states(self)):
             state.assign(found.pop(f"random_state_{index}", state))
         super().load_own_variables(found)

@@ -37,11 +37,11 @@ def _pair(entry: Any, index: int) -> tuple[float, float]:
         raise ValueError(f"support[{index}] must be None or a pair (lower, upper), got {entry!r:.100}") from error
 
 
-def support_config(bounds: Bounds | None) -> list[list[float | None] | None] | None:
-    """The argument `support` for these bounds, in a form for JSON."""
-    if bounds is None:
+def support_config(support: Any) -> list[list[float | None]] | None:
+    """The argument `support`, in a form for JSON."""
+    if support is None:
         return None
-    pairs = np.stack([bounds.lower, bounds.upper], axis=1).tolist()
+    pairs = [_pair(entry, index) for index, entry in enumerate(support)]
     return [[bound if np.isfinite(bound) else None for bound in pair] for pair in pairs]
 
 
@@ -59,16 +59,15 @@ def check_support(x: Any, bounds: Bounds | None, name: str) -> None:
     if not bad:
         return
     least, greatest = (reduce([reduce(chunk, axis=0) for _, chunk in chunks(x)], axis=0) for reduce in (np.min, np.max))
-    names = column_names(x) or [f"feature {index}" for index in range(len(features))]
-    hints = [
-        f"{names[index]!s}: move the {side} bound {bound[index]} beyond {extreme[index]}"
-        for index in np.flatnonzero(features)
-        for side, bound, extreme, is_wrong in (
-            ("lower", bounds.lower, least, least[index] <= bounds.lower[index]),
-            ("upper", bounds.upper, greatest, greatest[index] >= bounds.upper[index]),
-        )
-        if is_wrong
-    ]
+    names, hints = column_names(x) or [f"feature {index}" for index in range(len(features))], []
+    for which, value, limit, side in (
+        (bounds.below(least.astype(dtype)), least, bounds.lower, "lower bound below"),
+        (bounds.above(greatest.astype(dtype)), greatest, bounds.upper, "upper bound above"),
+    ):
+        for index in np.flatnonzero(which):
+            is_rounded = bounds.lower[index] < value[index] < bounds.upper[index]
+            hint = f' or use dtype="float64", since {bounds.dtype.name} rounds it to the bound' if is_rounded else ""
+            hints.append(f"{names[index]!s}: set the {side} {value[index]} (it is {limit[index]}){hint}")
     raise ValueError(
         f"{name} must lie within its support, without the bounds; {len(bad)} of its {len(x)} rows do not: {listed(bad)}"
         f"{',' + in_features(x, features)}. Drop these rows, or {'; '.join(hints[:5])}"

@@ -11,6 +11,7 @@ from tfp_realnvp.flows.arguments import check_compile_options, check_counts, che
 from tfp_realnvp.flows.auto import auto_callbacks, auto_optimizer
 from tfp_realnvp.flows.batches import split_rows
 from tfp_realnvp.flows.callbacks import with_callbacks, with_progress_bar
+from tfp_realnvp.flows.columns import LearnColumns
 from tfp_realnvp.flows.dequantization import Dequantization
 from tfp_realnvp.flows.executions import Call, ExecutionsModel
 from tfp_realnvp.flows.inputs import check_ends, check_no_context_argument, check_rows, check_weights
@@ -65,9 +66,9 @@ class LikelihoodModel(ExecutionsModel):
         """Sets the optimizer. Arguments as in `keras.Model.compile`, without losses and metrics.
 
         Args:
-            optimizer: name or instance of a Keras optimizer, or "auto": Adam with gradients clipped to a norm of 5, a
-                rate that falls from 0.003 to zero over the epochs of each `fit`, and weight decay of the kernels. With
-                "auto" and validation data, `fit` ends with the weights of the least "val_loss".
+            optimizer: name or instance of a Keras optimizer, or "auto": Adam with gradients clipped to a norm of 5, and
+                a rate that falls from 0.003 to zero over the epochs of each `fit`; the first `fit` has weight decay.
+                With "auto" and validation data, `fit` ends with the weights of the least "val_loss".
             loss: must be None, since the loss is the negative log-likelihood.
             steps_per_execution: number of steps between two calls of callbacks. With None, `fit` and `evaluate` use 32,
                 or the largest smaller number that divides steps_per_epoch, validation_steps or steps, if given. They
@@ -164,12 +165,11 @@ class LikelihoodModel(ExecutionsModel):
         check_no_context_argument(kwargs.pop("context", None))
         check_fit_options(batch_size, epochs, validation_split, kwargs)
         num_steps, num_validation_steps = kwargs.get("steps_per_epoch"), kwargs.get("validation_steps")
-        weights = kwargs.pop("sample_weight", None)
-        x, weights = self._checked_data(x, y, weights, "x", "steps_per_epoch", num_steps)
-        self._columns.learn(x)
+        x, weights = self._checked_data(x, y, kwargs.pop("sample_weight", None), "x", "steps_per_epoch", num_steps)
         data, validation = (x, weights), None
         if validation_data is not None:
             validation = self._checked_validation(validation_data, num_validation_steps)
+            self.columns.check_alike(x, validation[0], "validation_data")
         elif validation_split:
             data, validation = split_rows(x, weights, validation_split)
         self._prepare_fit(data[0])
@@ -180,9 +180,9 @@ class LikelihoodModel(ExecutionsModel):
             size = kwargs.get("validation_batch_size") or batch_size
             validation_batches, calls["test"] = self._batches("test", validation, size, num_validation_steps, epochs)
         steps = self._steps(callbacks, **calls)
-        stop = StopOnNonFiniteLoss(self._finite_steps)
-        auto = auto_callbacks(callbacks, epochs, train.known) if self._is_auto else []
-        own = [stop, CountEpochs(initial_epoch), *auto]
+        stop, is_first = StopOnNonFiniteLoss(self._finite_steps), self.num_epochs_done <= initial_epoch
+        auto = auto_callbacks(callbacks, epochs, train.known, is_first) if self._is_auto else []
+        own = [stop, CountEpochs(initial_epoch), LearnColumns(x), *auto]
         with self._executing(steps, calls, checked=validation_batches, verbose=verbose), self._dequantization.errors():
             history = super().fit(
                 inputs,
@@ -242,7 +242,7 @@ class LikelihoodModel(ExecutionsModel):
         steps = kwargs.get("steps")
         check_counts(batch_size=batch_size, steps=steps)
         self._dequantization.check_continuous(x)
-        x = self._columns.checked(x, "x")
+        x = self.columns.checked(x, "x")
         check_rows(x, self.event_shape, self.context_shape, "x")
         check_ends(x, "x", "steps", steps)
         x, state = self._prediction_batches(x, batch_size, steps)
@@ -258,7 +258,7 @@ class LikelihoodModel(ExecutionsModel):
         """Returns (x, sample_weight), checked. Raises a ValueError if the flow cannot use them."""
         if y is not None and y is not x:
             raise ValueError(f"y must be None, got {type(y)} with {argument}: {_NO_TARGETS}")
-        x = self._columns.checked(x, argument)
+        x = self.columns.checked(x, argument)
         check_rows(x, self.event_shape, self.context_shape, argument, self.variable_dtype)
         weights_argument = "sample_weight" if argument == "x" else f"{argument}: sample_weight"
         check_weights(sample_weight, x, weights_argument, self.variable_dtype)
