@@ -70,8 +70,11 @@ def exact_samples(rows: int, seed: int) -> np.ndarray:
 def train_flow(steps: int, seed: int) -> nvp.RealNVP:
     """Fits a flow to the funnel by minimising KL[flow || funnel]."""
     # With the default "reverse", couplings would alternate between two fixed halves of the features, so v could not
-    # move the x_i in its own half directly. Random permutations avoid this.
-    flow = nvp.RealNVP(SIZE, num_couplings=8, hidden_units=(32, 32), permutation="random", seed=seed)
+    # move the x_i in its own half directly. Random permutations avoid this. The scale of the x_i varies by more than
+    # the default bound of the log-scales allows.
+    flow = nvp.RealNVP(
+        SIZE, num_couplings=8, hidden_units=(32, 32), permutation="random", log_scale_bound=3.0, seed=seed
+    )
     schedule = keras.optimizers.schedules.CosineDecay(5e-3, steps)
     start = time.monotonic()
     divergences = tfp.vi.fit_surrogate_posterior(

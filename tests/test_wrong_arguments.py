@@ -135,8 +135,14 @@ WRONG_ARGUMENTS = {
     "Bounds NaN": (lambda: nvp.Bounds([np.nan], [1.0]), r"lower\[0\] must be below upper\[0\], got nan and 1.0"),
     "Bounds swapped": (lambda: nvp.Bounds([0, 2], [1, 1]), r"lower\[1\] must be below upper\[1\], got 2.0 and 1.0"),
     "Bounds inf": (lambda: nvp.Bounds([np.inf], [np.inf]), r"lower\[0\] must be below upper\[0\], got inf and inf"),
-    "Bounds too close": (lambda: nvp.Bounds([1e6], [1e6 + 1]), "must be finite and apart in float32, got 1000000.0"),
-    "Bounds too large": (lambda: nvp.Bounds([-1e39], [0.0]), r"must be finite and apart in float32, got -1e\+39"),
+    "Bounds too close": (
+        lambda: nvp.Bounds([1e6], [1e6 + 1], dtype="float32"),
+        "must be finite and apart in float32, got 1000000.0",
+    ),
+    "Bounds too large": (
+        lambda: nvp.Bounds([-1e39], [0.0], dtype="float32"),
+        r"must be finite and apart in float32, got -1e\+39",
+    ),
     "Bounds dtype": (lambda: nvp.Bounds([0.0], [1.0], dtype="int32"), "dtype must be a floating-point .* got 'int32'"),
     "Bounds event": (lambda: nvp.Bounds([0.0], [1.0]).forward(tf.ones([3, 2])), r"shape \[\.\.\., 1\], got \[3, 2\]"),
     "LU size float": (lambda: nvp.LULinear(2.0), f"size {SIZE_ERROR}, got 2.0"),

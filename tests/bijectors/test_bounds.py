@@ -93,6 +93,20 @@ def test_wide_bounds_keep_the_digits_of_small_events(width):
     np.testing.assert_allclose(wide.forward(tf.identity(wide.inverse(y))), y, rtol=1e-6)
 
 
+def test_without_a_dtype_bounds_take_events_of_any():
+    any_dtype = nvp.Bounds([0.0], [1e8])
+    for dtype in ("float32", "float64"):
+        y = any_dtype.forward(np.array([[0.3]], dtype))
+        assert y.dtype == dtype and any_dtype.inverse(y).dtype == dtype
+        flow = nvp.Flow(tfd.TransformedDistribution(tfd.MultivariateNormalDiag(tf.zeros(1, dtype)), any_dtype))
+        flow.adapt(np.array([[1.0], [2.0], [3.0]], dtype))
+        assert np.isfinite(flow.log_prob(np.array([[2.0]], dtype)))
+    close = nvp.Bounds([1e6], [1e6 + 1])
+    assert np.isfinite(close.inverse(np.array([[1e6 + 0.5]])))
+    with pytest.raises(ValueError, match=r"must be finite and apart in float32, got 1000000.0 and 1000001.0"):
+        close.inverse(np.array([[1e6 + 0.5]], "float32"))
+
+
 def test_copies_and_files(tmp_path):
     base = tfd.MultivariateNormalDiag(tf.zeros(4))
     flow = nvp.Flow(tfd.TransformedDistribution(base, bounds("float32").copy(name="copied")))

@@ -1,6 +1,7 @@
 """The map from unbounded numbers into a box."""
 
-from typing import Any
+import functools
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -15,7 +16,6 @@ from tfp_realnvp.bijectors.base import (
     with_dimensions,
 )
 from tfp_realnvp.checks import check_shape, floating_dtype
-from tfp_realnvp.keras_internals import untracked
 
 __all__ = ["Bounds"]
 
@@ -34,7 +34,7 @@ class Bounds(OnePassBijector):
 
     Args:
         lower, upper: D numbers each, with -inf or inf for an open side.
-        dtype: dtype of events, "float32" or "float64".
+        dtype: dtype of events, "float32" or "float64". None allows both.
         validate_args, name: as in every `tfb.Bijector`.
 
     Events are `[..., D]`. Log-determinants `[...]` are in nats.
@@ -51,25 +51,13 @@ class Bounds(OnePassBijector):
     array([1. , 0.5, 5. ], dtype=float32)
     """
 
-    def __init__(
-        self, lower: Any, upper: Any, *, dtype: Any = tf.float32, validate_args: bool = False, name: str = "bounds"
-    ):
+    def __init__(self, lower: Any, upper: Any, *, dtype: Any = None, validate_args: bool = False, name: str = "bounds"):
         parameters = dict(locals())
         with tf.name_scope(name) as name:
-            dtype = floating_dtype(dtype)
-            low, high = _checked(lower, upper, dtype.as_numpy_dtype)
+            dtype = None if dtype is None else floating_dtype(dtype)
             # The attributes have the names of the arguments, because TFP rebuilds a composite tensor from them.
-            self._lower, self._upper = tuple(np.ravel(lower).tolist()), tuple(np.ravel(upper).tolist())
-            self._has_low, self._has_high = (untracked(self, np.isfinite(bound)) for bound in (low, high))
-            self._infinite = untracked(self, np.stack([low, high]))  # what infinite x map to
-            # Numbers in place of infinite bounds, so that no unused value is infinite or NaN.
-            low, high = (np.where(np.isfinite(bound), bound, 0).astype(bound.dtype) for bound in (low, high))
-            width = np.where(self._has_low & self._has_high, high - low, 1).astype(low.dtype)
-            self._low, self._high, self._width = (untracked(self, each) for each in (low, high, width))
-            # The least and the greatest number inside. Some processors round numbers below `tiny` to 0.
-            tiny, infinity = np.finfo(low.dtype).tiny, np.array(np.inf, low.dtype)
-            self._least = untracked(self, np.maximum(np.nextafter(low, infinity), low + tiny))
-            self._greatest = untracked(self, np.minimum(np.nextafter(high, -infinity), high - tiny))
+            self._lower, self._upper = _checked(lower, upper)
+            self._numbers(dtype or tf.float64)
             super().__init__(
                 forward_min_event_ndims=1, dtype=dtype, validate_args=validate_args, parameters=parameters, name=name
             )
@@ -77,12 +65,12 @@ class Bounds(OnePassBijector):
     @property
     def lower(self) -> np.ndarray:
         """The lower bounds `[D]`, -inf for an open side."""
-        return np.array(self._infinite[0])
+        return np.array(self._lower)
 
     @property
     def upper(self) -> np.ndarray:
         """The upper bounds `[D]`, inf for an open side."""
-        return np.array(self._infinite[1])
+        return np.array(self._upper)
 
     def _is_increasing(self) -> bool:
         check_one_feature(len(self._lower), self.name)
@@ -90,15 +78,21 @@ class Bounds(OnePassBijector):
 
     def below(self, y: Any) -> Any:
         """Whether each feature `[..., D]` of events lies on its lower bound or below. False for NaN."""
-        return self._has_low & (y < self._least)
+        numbers = self._numbers(y.dtype)
+        return numbers.has_low & (y < numbers.least)
 
     def above(self, y: Any) -> Any:
         """Whether each feature `[..., D]` of events lies on its upper bound or above. False for NaN."""
-        return self._has_high & (y > self._greatest)
+        numbers = self._numbers(y.dtype)
+        return numbers.has_high & (y > numbers.greatest)
 
     def outside(self, y: Any) -> Any:
         """Whether each feature `[..., D]` of events lies on a bound or outside. False for NaN."""
         return self.below(y) | self.above(y)
+
+    def _numbers(self, dtype: Any) -> "_Numbers":
+        """The constants of the formulas in the dtype of events."""
+        return _numbers(self._lower, self._upper, tf.as_dtype(dtype).as_numpy_dtype)
 
     # With 1 in place of y - lower or upper - y where there is no bound, and of upper - lower, all maps have
     #     x = log(y - lower) - log(upper - y),
@@ -107,49 +101,81 @@ class Bounds(OnePassBijector):
     #     x = 2 atanh(t),        y = middle + t * (upper - lower) / 2.
 
     def _forward_and_log_det(self, x: tf.Tensor) -> ValueAndLogDet:
-        check_shape(f"event of {self.name}", x, self._low.shape)
-        has_low, has_high, both = self._has_low, self._has_high, self._has_low & self._has_high
-        log_width = np.log(self._width)
-        from_low = tf.where(both, log_width - tf.math.softplus(-x), tf.where(has_low, x, 0))
-        from_high = tf.where(both, log_width - tf.math.softplus(x), tf.where(has_high, -x, 0))
-        largest = np.log(np.finfo(self._low.dtype).max) - 1
-        y = tf.where(has_low, self._low + tf.exp(tf.minimum(from_low, largest)), x)
-        y = tf.where(has_high & ~(has_low & (x < 0)), self._high - tf.exp(tf.minimum(from_high, largest)), y)
-        y = tf.where(both & (tf.abs(x) < 1), self._middle + self._width / 2 * tf.tanh(x / 2), y)
-        least = np.where(has_low, self._least, -np.inf).astype(self._low.dtype)
-        greatest = np.where(has_high, self._greatest, np.inf).astype(self._low.dtype)
-        y = tf.where(has_low | has_high, tf.minimum(tf.maximum(y, least), greatest), y)
-        y = tf.where(tf.math.is_inf(x), tf.where(x < 0, *self._infinite), y)
-        return y, tf.reduce_sum(from_low + from_high - log_width, axis=-1)
+        check_shape(f"event of {self.name}", x, [len(self._lower)])
+        n = self._numbers(x.dtype)
+        from_low = tf.where(n.has_both, n.log_width - tf.math.softplus(-x), tf.where(n.has_low, x, 0))
+        from_high = tf.where(n.has_both, n.log_width - tf.math.softplus(x), tf.where(n.has_high, -x, 0))
+        largest = np.log(np.finfo(n.low.dtype).max) - 1
+        y = tf.where(n.has_low, n.low + tf.exp(tf.minimum(from_low, largest)), x)
+        y = tf.where(n.has_high & ~(n.has_low & (x < 0)), n.high - tf.exp(tf.minimum(from_high, largest)), y)
+        y = tf.where(n.has_both & (tf.abs(x) < 1), n.middle + n.half_width * tf.tanh(x / 2), y)
+        y = tf.where(n.has_low, tf.maximum(y, n.least), y)
+        y = tf.where(n.has_high, tf.minimum(y, n.greatest), y)
+        y = tf.where(tf.math.is_inf(x), tf.where(x < 0, tf.cast(self.lower, x.dtype), tf.cast(self.upper, x.dtype)), y)
+        return y, tf.reduce_sum(from_low + from_high - n.log_width, axis=-1)
 
     def _inverse_and_log_det(self, y: tf.Tensor) -> ValueAndLogDet:
-        check_shape(f"event of {self.name}", y, self._low.shape)
-        outside = self.outside(y)
+        check_shape(f"event of {self.name}", y, [len(self._lower)])
+        n, outside = self._numbers(y.dtype), self.outside(y)
         # A number inside replaces each number outside, so that no gradient is NaN here or further on.
-        inside, _ = self._forward_and_log_det(tf.zeros(self._low.shape, y.dtype))
+        inside, _ = self._forward_and_log_det(tf.zeros(n.low.shape, y.dtype))
         y = tf.where(outside, inside, y)
-        from_low = tf.math.log(tf.where(self._has_low, y - self._low, 1))
-        from_high = tf.math.log(tf.where(self._has_high, self._high - y, 1))
-        x = tf.where(self._has_low | self._has_high, from_low - from_high, y)
-        t = (y - self._middle) / (self._width / 2)
-        is_central = (self._has_low & self._has_high) & (tf.abs(t) < 0.5)
+        from_low = tf.math.log(tf.where(n.has_low, y - n.low, 1))
+        from_high = tf.math.log(tf.where(n.has_high, n.high - y, 1))
+        x = tf.where(n.has_low | n.has_high, from_low - from_high, y)
+        t = (y - n.middle) / n.half_width
+        is_central = n.has_both & (tf.abs(t) < 0.5)
         x = tf.where(is_central, 2 * tf.math.atanh(tf.where(is_central, t, 0)), x)
-        log_det = tf.reduce_sum(np.log(self._width) - from_low - from_high, axis=-1)
+        log_det = tf.reduce_sum(n.log_width - from_low - from_high, axis=-1)
         return x, minus_infinity_where(tf.reduce_any(outside, axis=-1), log_det)
 
-    @property
-    def _middle(self) -> np.ndarray:
-        return np.asarray(self._low + self._width / 2)
-
     def _inverse_alone(self, y: tf.Tensor, **kwargs: Any) -> ValueAndLogDet:
-        check_shape(f"event of {self.name}", y, self._low.shape)
+        check_shape(f"event of {self.name}", y, [len(self._lower)])
         x, log_det = self._inverse_and_log_det(nan_unless(with_dimensions(all_finite(y, 1), 1), y))
         inside = ~tf.reduce_any(self.outside(y), axis=-1)
         return nan_unless(with_dimensions(inside, 1), x), log_det
 
 
-def _checked(lower: Any, upper: Any, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The bounds as arrays of `dtype`."""
+class _Numbers(NamedTuple):
+    """Constants `[D]` of the formulas. 0 replaces infinite bounds, so that no unused value is infinite or NaN."""
+
+    has_low: np.ndarray
+    has_high: np.ndarray
+    has_both: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    middle: np.ndarray
+    half_width: np.ndarray
+    log_width: np.ndarray
+    least: np.ndarray  # number of the dtype above the lower bound
+    greatest: np.ndarray  # number of the dtype below the upper bound
+
+
+@functools.lru_cache
+def _numbers(lower: tuple[float, ...], upper: tuple[float, ...], dtype: Any) -> _Numbers:
+    has_low, has_high = np.isfinite(lower), np.isfinite(upper)
+    has_both = has_low & has_high
+    with np.errstate(over="ignore"):
+        low, high = (np.where(np.isfinite(bound), bound, 0).astype(dtype) for bound in (lower, upper))
+        width = np.where(has_both, high - low, 1).astype(dtype)
+    # The least and the greatest number inside. Some processors round numbers below `tiny` to 0.
+    tiny = np.finfo(dtype).tiny
+    spacing = np.maximum(np.spacing(np.maximum(np.abs(low), np.abs(high))), tiny)
+    are_apart = np.isfinite(width) & (width >= 1024 * spacing)
+    wrong = np.flatnonzero(~(np.isfinite(low) & np.isfinite(high) & (are_apart | ~has_both)))
+    if wrong.size:
+        index = int(wrong[0])
+        raise ValueError(
+            f"lower[{index}] and upper[{index}] must be finite and apart in {np.dtype(dtype).name}, got {lower[index]} "
+            f"and {upper[index]}"
+        )
+    least = np.maximum(np.nextafter(low, dtype(np.inf)), low + tiny)
+    greatest = np.minimum(np.nextafter(high, dtype(-np.inf)), high - tiny)
+    half = width / 2
+    return _Numbers(has_low, has_high, has_both, low, high, low + half, half, np.log(width), least, greatest)
+
+
+def _checked(lower: Any, upper: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     bounds = []
     for argument, values in {"lower": lower, "upper": upper}.items():
         try:
@@ -165,19 +191,4 @@ def _checked(lower: Any, upper: Any, dtype: Any) -> tuple[np.ndarray, np.ndarray
     if wrong.size:
         index = int(wrong[0])
         raise ValueError(f"lower[{index}] must be below upper[{index}], got {low[index]} and {high[index]}")
-    with np.errstate(over="ignore"):
-        in_dtype = low.astype(dtype), high.astype(dtype)
-    both = np.isfinite(low) & np.isfinite(high)
-    with np.errstate(over="ignore"):
-        width = np.subtract(in_dtype[1], in_dtype[0], where=both, out=np.full(low.shape, np.inf))
-    is_lost = [np.isfinite(bound) & ~np.isfinite(cast) for bound, cast in zip(bounds, in_dtype, strict=True)]
-    largest = np.maximum(*(np.where(np.isfinite(bound), np.abs(bound), 0) for bound in in_dtype))
-    spacing = np.maximum(np.spacing(largest), np.finfo(dtype).tiny)
-    wrong = np.flatnonzero(is_lost[0] | is_lost[1] | (both & (width == np.inf)) | (width < 1024 * spacing))
-    if wrong.size:
-        index = int(wrong[0])
-        raise ValueError(
-            f"lower[{index}] and upper[{index}] must be finite and apart in {np.dtype(dtype).name}, got {low[index]} "
-            f"and {high[index]}"
-        )
-    return in_dtype
+    return tuple(low.tolist()), tuple(high.tolist())

@@ -7,12 +7,12 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
-from tfp_realnvp.bijectors import Bounds, Coupling, OnePassChain
+from tfp_realnvp.bijectors import Coupling, OnePassChain
 from tfp_realnvp.bijectors.chain import inverse_and_log_det, is_outside, may_have_bounds
 from tfp_realnvp.bijectors.rebuild import parts_of
 from tfp_realnvp.flows.frames import listed
 from tfp_realnvp.flows.inputs import chunks, events_of, is_array
-from tfp_realnvp.flows.support import check_support
+from tfp_realnvp.flows.support import bounds_of, check_support
 
 __all__ = ["check_range"]
 
@@ -23,8 +23,8 @@ def check_range(data: Any, chain: OnePassChain, event_ndims: int, dtype: str, ar
     Starting from the data, this checks the bijectors before the first one that training or a context can change.
     """
     x = events_of(data)
-    if is_array(x) and isinstance(chain.bijectors[0], Bounds):
-        check_support(x, chain.bijectors[0], argument if x is data else f'{argument}["x"]')
+    if is_array(x):
+        check_support(x, bounds_of(chain.bijectors, dtype), argument if x is data else f'{argument}["x"]')
     fixed = list(itertools.takewhile(_is_fixed, chain.bijectors))
     if not is_array(x) or not any(map(may_have_bounds, fixed)):
         return

@@ -7,8 +7,9 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
-from tfp_realnvp.bijectors import Bounds, Standardization
+from tfp_realnvp.bijectors import Standardization
 from tfp_realnvp.flows.moments import context_moments, standardization_moments
+from tfp_realnvp.flows.support import bounds_of
 
 __all__ = ["Standardizer"]
 
@@ -28,7 +29,7 @@ class Standardizer:
 
     def __init__(self, bijectors: Sequence[tfb.Bijector], event_shape: Shape, context_shape: Shape | None, dtype: str):
         self._event_shape, self._context_shape, self._dtype = event_shape, context_shape, dtype
-        self.bounds = bijectors[0] if bijectors and isinstance(bijectors[0], Bounds) else None
+        self.bounds = bounds_of(bijectors, dtype)
         self._of_x = _identity(event_shape, dtype)
         self.of_context = [] if context_shape is None else _identity(context_shape, dtype)
 

@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow_probability import bijectors as tfb
 
 from tfp_realnvp.bijectors import Bounds
 from tfp_realnvp.flows.frames import column_names, in_features, listed
 from tfp_realnvp.flows.inputs import chunks, wrong_rows
 
-__all__ = ["as_bounds", "check_support", "support_config", "unbounded"]
+__all__ = ["as_bounds", "bounds_of", "check_support", "support_config", "unbounded"]
 
 
 def as_bounds(support: Any, size: int, dtype: str) -> Bounds | None:
@@ -27,6 +28,12 @@ def as_bounds(support: Any, size: int, dtype: str) -> Bounds | None:
         return Bounds(lower, upper, dtype=dtype)
     except ValueError as error:
         raise ValueError(f"support: {error}") from error
+
+
+def bounds_of(bijectors: Sequence[tfb.Bijector], dtype: str) -> Bounds | None:
+    """The bounds of events, if the first bijector from data to latent is `Bounds`, for events of this dtype."""
+    first = bijectors[0] if bijectors else None
+    return first.copy(dtype=dtype) if isinstance(first, Bounds) else None
 
 
 def _pair(entry: Any, index: int) -> tuple[float, float]:
