@@ -20,6 +20,21 @@ from tfp_realnvp.checks import check_shape, floating_dtype
 __all__ = ["Bounds"]
 
 
+class BoundNumbers(NamedTuple):
+    """Constants `[D]` of the formulas. 0 replaces infinite bounds, so that no unused value is infinite or NaN."""
+
+    has_low: np.ndarray
+    has_high: np.ndarray
+    has_both: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    middle: np.ndarray
+    half_width: np.ndarray
+    log_width: np.ndarray
+    least: np.ndarray  # number of the dtype above the lower bound
+    greatest: np.ndarray  # number of the dtype below the upper bound
+
+
 class Bounds(OnePassBijector):
     """Maps unbounded numbers x into bounds, feature by feature.
 
@@ -90,7 +105,7 @@ class Bounds(OnePassBijector):
         """Whether each feature `[..., D]` of events lies on a bound or outside. False for NaN."""
         return self.below(y) | self.above(y)
 
-    def _numbers(self, dtype: Any) -> "_Numbers":
+    def _numbers(self, dtype: Any) -> BoundNumbers:
         """The constants of the formulas in the dtype of events."""
         return _numbers(self._lower, self._upper, tf.as_dtype(dtype).as_numpy_dtype)
 
@@ -136,23 +151,8 @@ class Bounds(OnePassBijector):
         return nan_unless(with_dimensions(inside, 1), x), log_det
 
 
-class _Numbers(NamedTuple):
-    """Constants `[D]` of the formulas. 0 replaces infinite bounds, so that no unused value is infinite or NaN."""
-
-    has_low: np.ndarray
-    has_high: np.ndarray
-    has_both: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    middle: np.ndarray
-    half_width: np.ndarray
-    log_width: np.ndarray
-    least: np.ndarray  # number of the dtype above the lower bound
-    greatest: np.ndarray  # number of the dtype below the upper bound
-
-
 @functools.lru_cache
-def _numbers(lower: tuple[float, ...], upper: tuple[float, ...], dtype: Any) -> _Numbers:
+def _numbers(lower: tuple[float, ...], upper: tuple[float, ...], dtype: Any) -> BoundNumbers:
     has_low, has_high = np.isfinite(lower), np.isfinite(upper)
     has_both = has_low & has_high
     with np.errstate(over="ignore"):
@@ -172,7 +172,7 @@ def _numbers(lower: tuple[float, ...], upper: tuple[float, ...], dtype: Any) -> 
     least = np.maximum(np.nextafter(low, dtype(np.inf)), low + tiny)
     greatest = np.minimum(np.nextafter(high, dtype(-np.inf)), high - tiny)
     half = width / 2
-    return _Numbers(has_low, has_high, has_both, low, high, low + half, half, np.log(width), least, greatest)
+    return BoundNumbers(has_low, has_high, has_both, low, high, low + half, half, np.log(width), least, greatest)
 
 
 def _checked(lower: Any, upper: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
