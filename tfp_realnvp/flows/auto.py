@@ -155,5 +155,6 @@ def auto_callbacks(
                 f'callbacks must not contain {type(callback).__name__}, because the optimizer "auto" sets the learning '
                 "rate itself; give compile() an optimizer of your own"
             )
-    own = [FallingRate(epochs, num_batches), BestWeights(BestFile(backups(callbacks)))]
-    return [*own, KernelDecay(epochs, num_batches)] if is_first or has_backup(backups(callbacks)) else own
+    found = backups(callbacks)
+    own = [FallingRate(epochs, num_batches), BestWeights(BestFile(found))]
+    return [*own, KernelDecay(epochs, num_batches)] if is_first or has_backup(found) else own

@@ -149,7 +149,7 @@ def _moments(
     for name, batch in _batches(data):
         check_rows(batch, event_shape, context_shape, name, dtype)
         x, context = split_inputs(batch, context_shape, name)
-        check_support(x, bounds, name if batch is x else f'{name}["x"]')
+        check_support(batch, bounds, name)
         of_x.update(x, bounds)
         if context is not None:
             of_context.update(context)

@@ -22,11 +22,11 @@ def check_range(data: Any, chain: OnePassChain, event_ndims: int, dtype: str, ar
 
     Starting from the data, this checks the bijectors before the first one that training or a context can change.
     """
+    support = bounds_of(chain.bijectors, dtype)
+    check_support(data, support, argument)
     x = events_of(data)
-    if is_array(x):
-        check_support(x, bounds_of(chain.bijectors, dtype), argument if x is data else f'{argument}["x"]')
     fixed = list(itertools.takewhile(_is_fixed, chain.bijectors))
-    if not is_array(x) or not any(map(may_have_bounds, fixed)):
+    if not is_array(x) or not any(map(may_have_bounds, fixed if support is None else fixed[1:])):
         return
     bounds = OnePassChain(fixed, inference=True)
 

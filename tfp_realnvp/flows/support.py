@@ -9,7 +9,7 @@ from tensorflow_probability import bijectors as tfb
 
 from tfp_realnvp.bijectors import Bounds
 from tfp_realnvp.flows.frames import column_names, in_features, listed
-from tfp_realnvp.flows.inputs import chunks, wrong_rows
+from tfp_realnvp.flows.inputs import chunks, events_of, is_array, wrong_rows
 
 __all__ = ["as_bounds", "bounds_of", "check_support", "support_config", "unbounded"]
 
@@ -57,9 +57,10 @@ def unbounded(x: np.ndarray, bounds: Bounds | None) -> np.ndarray:
     return x if bounds is None else np.asarray(bounds.inverse(tf.cast(x, bounds.dtype)))
 
 
-def check_support(x: Any, bounds: Bounds | None, name: str) -> None:
-    """Raises a ValueError if rows of an array lie on the bounds or outside, with the bounds to move."""
-    if bounds is None:
+def check_support(data: Any, bounds: Bounds | None, argument: str) -> None:
+    """Raises a ValueError if rows of arrays lie on the bounds or outside, with the bounds to move."""
+    x = events_of(data)
+    if bounds is None or not is_array(x):
         return
     dtype = bounds.dtype.as_numpy_dtype
     bad, _, features = wrong_rows(x, lambda rows: ~bounds.outside(rows.astype(dtype)))
@@ -75,6 +76,7 @@ def check_support(x: Any, bounds: Bounds | None, name: str) -> None:
             is_rounded = bounds.lower[index] < value[index] < bounds.upper[index]
             hint = f' or use dtype="float64", since {bounds.dtype.name} rounds it to the bound' if is_rounded else ""
             hints.append(f"{names[index]!s}: set the {side} {value[index]} (it is {limit[index]}){hint}")
+    name = argument if x is data else f'{argument}["x"]'
     raise ValueError(
         f"{name} must lie within its support, without the bounds; {len(bad)} of its {len(x)} rows do not: {listed(bad)}"
         f"{',' + in_features(x, features)}. Drop these rows, or {'; '.join(hints[:5])}"
