@@ -8,7 +8,7 @@ import tensorflow as tf
 import tfp_realnvp as nvp
 from registry import random_tensor
 from tfp_realnvp.conditioners import Constant
-from tfp_realnvp.conditioners.layers import batch_normalization
+from tfp_realnvp.conditioners.layers import asinh, batch_normalization
 
 
 def test_mlp_starts_at_the_identity():
@@ -176,6 +176,28 @@ def assert_outputs(network, inputs, shift, log_scale):
     for actual, expected in zip(network(*inputs), (shift, log_scale), strict=True):
         assert np.std(expected) > 0.1
         np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_asinh_and_its_gradient(dtype, jit_compile):
+    x = tf.constant([-3e4, -2.0, -1e-3, 0.0, 1e-6, 0.5, 40.0, np.nan], dtype)
+
+    @tf.function(jit_compile=jit_compile)
+    def value_and_gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = asinh(x)
+        return value, tape.gradient(value, x)
+
+    value, gradient = value_and_gradient(x)
+    exact, tolerance = x.numpy().astype("float64"), 4 * np.finfo(dtype).eps
+    np.testing.assert_allclose(value, np.arcsinh(exact), rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(gradient[:-1], 1 / np.sqrt(1 + exact[:-1] ** 2), rtol=2 * tolerance, atol=tolerance)
+    if dtype == "float32":
+        value, gradient = value_and_gradient(tf.constant([-3e38, 1e25]))
+        np.testing.assert_allclose(value, np.arcsinh([-1e19, 1e19]), rtol=1e-6)
+        np.testing.assert_array_equal(gradient, 0.0)
 
 
 @pytest.mark.parametrize(("name", "transform"), [("asinh", np.arcsinh), (None, lambda kept: kept)])

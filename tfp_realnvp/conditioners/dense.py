@@ -4,11 +4,12 @@ import abc
 from typing import Any, Literal
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from tfp_realnvp.checks import check_option, check_positive
 from tfp_realnvp.conditioners.base import Conditioner, Shape
-from tfp_realnvp.conditioners.layers import freeze_parts_of_frozen
+from tfp_realnvp.conditioners.layers import asinh, freeze_parts_of_frozen
 
 __all__ = ["DenseConditioner"]
 
@@ -83,7 +84,7 @@ class DenseConditioner(Conditioner, abc.ABC):
         if self.input_transform is not None:
             # A row beyond the training rows gets parameters like theirs. With kept itself, the network would
             # extrapolate, and each coupling could move the row further: a held-out row at 17 had a latent at 900.
-            kept = ops.arcsinh(kept)
+            kept = asinh(tf.convert_to_tensor(kept))
         inputs = kept if context is None else ops.concatenate([kept, context], axis=-1)
         return self._as_outputs(self.output_layer(self._call_hidden(inputs, context, training)))
 
