@@ -20,14 +20,14 @@ FLOORS = """
 
     distributions
 
-    flows.frames flows.columns flows.inputs flows.batches flows.arguments flows.files flows.resume flows.callbacks
-    flows.optimizers flows.snapshots flows.non_finite flows.auto
-    flows.support flows.moments flows.standardizer flows.ranges
+    flows.arrays flows.frames flows.columns flows.inputs flows.batches flows.arguments
+    flows.files flows.resume flows.callbacks flows.optimizers flows.snapshots flows.non_finite flows.auto
+    flows.contexts flows.support flows.moments flows.standardizer flows.ranges
     flows.dequantization
     flows.compiled flows.summary flows.serialization
-    flows.noise flows.recipe flows.stack
-    flows.saving flows.steps flows.executions flows.training flows.flow flows.ensemble flows.real_nvp
-    flows.image_real_nvp flows
+    flows.base flows.noise flows.recipe flows.stack
+    flows.saving flows.steps flows.executions flows.likelihood flows.training flows.density flows.flow
+    flows.ensemble flows.real_nvp flows.image_real_nvp flows
 
     sklearn
 """

@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from tfp_realnvp.checks import check_fraction, check_size, floating_policy
 from tfp_realnvp.flows import RealNVP
+from tfp_realnvp.flows.arguments import as_columns
 from tfp_realnvp.flows.frames import column_names, in_features
 from tfp_realnvp.flows.support import as_bounds, check_support
 
@@ -86,7 +87,8 @@ class FlowDensity(OutlierMixin, BaseEstimator):
         if np.any(is_constant):
             raise ValueError(f"X is constant{in_features(named, is_constant)}: drop these features")
         dtype = floating_policy(options.get("dtype")).variable_dtype
-        check_support(named, as_bounds(options.get("support"), X.shape[1], dtype), "X")
+        integers = as_columns(options.get("integers"), X.shape[1])
+        check_support(named, as_bounds(options.get("support"), X.shape[1], dtype, integers), "X")
         weights = None
         if sample_weight is not None:
             weights = check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight")

@@ -105,6 +105,12 @@ class Bounds(OnePassBijector):
         """Whether each feature `[..., D]` of events lies on a bound or outside. False for NaN."""
         return self.below(y) | self.above(y)
 
+    def clip(self, y: tf.Tensor) -> tf.Tensor:
+        """Moves features of events that lie on their bounds or outside to the nearest numbers inside."""
+        numbers = self._numbers(y.dtype)
+        y = tf.where(numbers.has_low, tf.maximum(y, numbers.least), y)
+        return tf.where(numbers.has_high, tf.minimum(y, numbers.greatest), y)
+
     def _numbers(self, dtype: Any) -> BoundNumbers:
         """The constants of the formulas in the dtype of events."""
         return _numbers(self._lower, self._upper, tf.as_dtype(dtype).as_numpy_dtype)
@@ -124,8 +130,7 @@ class Bounds(OnePassBijector):
         y = tf.where(n.has_low, n.low + tf.exp(tf.minimum(from_low, largest)), x)
         y = tf.where(n.has_high & ~(n.has_low & (x < 0)), n.high - tf.exp(tf.minimum(from_high, largest)), y)
         y = tf.where(n.has_both & (tf.abs(x) < 1), n.middle + n.half_width * tf.tanh(x / 2), y)
-        y = tf.where(n.has_low, tf.maximum(y, n.least), y)
-        y = tf.where(n.has_high, tf.minimum(y, n.greatest), y)
+        y = self.clip(y)
         y = tf.where(tf.math.is_inf(x), tf.where(x < 0, tf.cast(self.lower, x.dtype), tf.cast(self.upper, x.dtype)), y)
         return y, tf.reduce_sum(from_low + from_high - n.log_width, axis=-1)
 

@@ -17,6 +17,7 @@ from tfp_realnvp.bijectors.rebuild import parts_of
 from tfp_realnvp.checks import check_size, is_integer, is_size
 
 __all__ = [
+    "as_columns",
     "as_sample_shape",
     "as_vector_shape",
     "check_context_shape",
@@ -34,6 +35,16 @@ def as_vector_shape(shape: Any, argument: str) -> tuple[int]:
     if len(sizes) != 1 or not is_size(sizes[0]):
         raise ValueError(f"{argument} must be one integer of at least 1, or a tuple of one, got {shape!r}")
     return (int(sizes[0]),)
+
+
+def as_columns(integers: Any, size: int) -> list[int]:
+    """Converts the argument `integers` of flows of `size` features to a list of indices."""
+    indices = [] if integers is None else list(integers) if np.ndim(integers) == 1 else None
+    if indices is None or not all(is_integer(index) and 0 <= index < size for index in indices):
+        raise ValueError(f"integers must be None or indices of features, from 0 to {size - 1}, got {integers!r:.100}")
+    if len(set(indices)) < len(indices):
+        raise ValueError(f"integers must be different indices, got {integers!r:.100}")
+    return [int(index) for index in indices]
 
 
 def as_sample_shape(sample_shape: Any) -> np.ndarray | tf.Tensor:

@@ -6,21 +6,23 @@ continuous events and changes nothing.
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tfp_realnvp.bijectors import Bounds
 from tfp_realnvp.bijectors.context import broadcast_batch_shape
 from tfp_realnvp.flows.arguments import stateless_seed
-from tfp_realnvp.flows.frames import listed
-from tfp_realnvp.flows.inputs import batch_shape_errors, chunks, events_of, is_array, wrong_rows
+from tfp_realnvp.flows.arrays import chunks, is_array, wrong_rows
+from tfp_realnvp.flows.frames import in_features, listed
+from tfp_realnvp.flows.inputs import batch_shape_errors, events_of
 from tfp_realnvp.random_numbers import uniform
 from tfp_realnvp.replicas import rows_of_replicas
 
-__all__ = ["Dequantization", "PixelDequantization"]
+__all__ = ["ColumnDequantization", "Dequantization", "PixelDequantization"]
 
 _IMAGES_AT_ONCE = 64  # as in a typical training batch
 _SCALED_HINT = "; images in [0, 1] must be scaled: np.round((num_levels - 1) * images)"
@@ -28,6 +30,8 @@ _SCALED_HINT = "; images in [0, 1] must be scaled: np.round((num_levels - 1) * i
 
 class Dequantization:
     """Dequantisation for flows of continuous events: all methods leave the events unchanged."""
+
+    integers: Sequence[int] = ()  # the features that are whole numbers, of flows of vectors
 
     def checked(self, data: Any, argument: str) -> Any:
         """Checks `data` of `fit` or `evaluate`. Raises a ValueError that names `argument` if a value is wrong."""
@@ -67,35 +71,44 @@ def with_events(data: Any, function: Callable[[Any], Any]) -> tuple[Any, Any, An
     return ({**x, "x": function(x["x"])} if "x" in x else x), y, sample_weight
 
 
-class PixelDequantization(Dequantization):
-    """Adds U(0, 1) noise to images of whole numbers from 0 to `num_levels - 1`, and clips samples to [0, num_levels).
+class UniformDequantization(Dequantization):
+    """Adds uniform noise of width 1 to whole numbers, in `fit` and `evaluate`.
+
+    Subclasses define `_is_right` and `_added`.
 
     Args:
-        num_levels: number of values of a pixel.
-        margin: the flow has a density in [-margin, num_levels + margin].
+        expected: the right events, for errors.
         dtype: dtype of the flow.
-        seed: generator of the noise in `fit` and `evaluate`.
+        seed: generator of the noise.
+        hint: addition to the error if all events are in [0, 1].
     """
 
-    def __init__(self, num_levels: int, margin: float, dtype: str, seed: keras.random.SeedGenerator):
-        self._num_levels, self._margin, self._dtype, self._seed = num_levels, margin, dtype, seed
-        self._whole_numbers = f"whole numbers from 0 to num_levels - 1 = {num_levels - 1}"
+    def __init__(self, expected: str, dtype: str, seed: keras.random.SeedGenerator, hint: str = ""):
+        self._expected, self._dtype, self._seed, self._hint = expected, dtype, seed, hint
+
+    def _is_right(self, x: Any) -> Any:
+        """Boolean array or tensor: which values of events are right."""
+        raise NotImplementedError
+
+    def _added(self, x: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
+        """Events x with U(0, 1) noise of the same shape."""
+        raise NotImplementedError
 
     def checked(self, data: Any, argument: str) -> Any:
         if not isinstance(data, tf.data.Dataset):
-            self._check_pixels(data, self._is_pixel, self._whole_numbers, argument)
+            self._check(data, self._is_right, self._expected, argument)
             return data
-        message = f"{argument} must hold {self._whole_numbers}; a batch of the dataset does not"
+        message = f"{argument} must hold {self._expected}; a batch of the dataset does not"
 
         def checked_batch(*batch: Any) -> Any:
-            images = events_of(batch)
-            values = tf.cast(images, tf.float64)
+            events = events_of(batch)
+            values = tf.cast(events, tf.float64)
             is_scaled = tf.reduce_all((values >= 0) & (values <= 1))
-            message_of_batch = tf.where(is_scaled, message + _SCALED_HINT, message)
-            right = tf.reduce_all(self._is_pixel(values))
+            message_of_batch = tf.where(is_scaled, message + self._hint, message)
+            right = tf.reduce_all(self._is_right(values))
             with tf.control_dependencies([tf.debugging.Assert(right, [message_of_batch])]):
-                images = tf.identity(images)
-            x = {**batch[0], "x": images} if isinstance(batch[0], Mapping) else images
+                events = tf.identity(events)
+            x = {**batch[0], "x": events} if isinstance(batch[0], Mapping) else events
             return (x, *batch[1:]) if len(batch) > 1 else x
 
         return data.map(checked_batch)
@@ -112,8 +125,8 @@ class PixelDequantization(Dequantization):
             raise ValueError(found[0]) from error
 
     def noisy(self, x: tf.Tensor) -> tf.Tensor:
-        images = tf.cast(x, self._dtype)
-        return self._with_noise(images, self.noise(tf.shape(images)))
+        events = tf.cast(x, self._dtype)
+        return self._with_noise(events, self.noise(tf.shape(events)))
 
     def noise(self, shape: tf.Tensor) -> tf.Tensor:
         """U(0, 1) noise `[N, ...]` for the rows of a replica. The noise of a batch does not depend on the replicas."""
@@ -124,6 +137,42 @@ class PixelDequantization(Dequantization):
         whole = tf.concat([[tf.reduce_sum(rows)], shape[1:]], axis=0)
         start = tf.reduce_sum(rows[: replica.replica_id_in_sync_group])
         return uniform(whole, self._dtype, self._seed)[start : start + shape[0]]
+
+    def _with_noise(self, events: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
+        """Adds noise to events. A wrong value becomes NaN, which stops `fit`."""
+        # The square root is NaN for wrong values only. `tf.debugging.enable_check_numerics` would always report a
+        # constant NaN in a `tf.where`.
+        return self._added(events, noise) + tf.sqrt(tf.cast(self._is_right(events), events.dtype) - 1)
+
+    def _check(self, data: Any, are_right: Callable[[np.ndarray], np.ndarray], expected: str, argument: str) -> None:
+        """Raises a ValueError if `data` are arrays of events and `are_right` is false for a value."""
+        events = events_of(data)
+        if not is_array(events):
+            return
+        bad, example, features = wrong_rows(events, are_right)
+        if bad:
+            is_scaled = all(np.all((chunk >= 0) & (chunk <= 1)) for _, chunk in chunks(events))
+            unit = "rows" if features.ndim == 1 else "images"
+            where = f"in {len(bad)} of its {len(events)} {unit}: {listed(bad)}"
+            columns = f",{in_features(events, features)}" if features.ndim == 1 else ""
+            raise ValueError(
+                f"{argument} must hold {expected}, got {example!r} {where}{columns}{self._hint if is_scaled else ''}"
+            )
+
+
+class PixelDequantization(UniformDequantization):
+    """Adds U(0, 1) noise to images of whole numbers from 0 to `num_levels - 1`, and clips samples to [0, num_levels).
+
+    Args:
+        num_levels: number of values of a pixel.
+        margin: the flow has a density in [-margin, num_levels + margin].
+        dtype: dtype of the flow.
+        seed: generator of the noise in `fit` and `evaluate`.
+    """
+
+    def __init__(self, num_levels: int, margin: float, dtype: str, seed: keras.random.SeedGenerator):
+        super().__init__(f"whole numbers from 0 to num_levels - 1 = {num_levels - 1}", dtype, seed, _SCALED_HINT)
+        self._num_levels, self._margin = num_levels, margin
 
     def check_continuous(self, data: Any, events: tf.Tensor | None = None) -> None:
         """Raises a ValueError if images are integers, or lie outside the range of `sample_and_log_prob`."""
@@ -144,7 +193,7 @@ class PixelDequantization(Dequantization):
         least, greatest = -self._margin, self._num_levels + self._margin
         # A NaN pixel makes only the density of its own image NaN.
         expected = f"pixels from 0 to num_levels = {self._num_levels}"
-        self._check_pixels(data, lambda pixels: ~((pixels < least) | (pixels > greatest)), expected, "x")
+        self._check(data, lambda pixels: ~((pixels < least) | (pixels > greatest)), expected, "x")
 
     def as_sample(self, x: tf.Tensor) -> tf.Tensor:
         greatest = np.nextafter(np.array(self._num_levels, self._dtype), 0, dtype=self._dtype)
@@ -177,7 +226,7 @@ class PixelDequantization(Dequantization):
         """
         if hasattr(images, "numpy"):  # not in a graph
             rows = tf.reshape(images, [-1, *images.shape[-3:]])
-            self._check_pixels(rows, lambda pixels: self._is_pixel(pixels) | np.isnan(pixels), self._whole_numbers, "x")
+            self._check(rows, lambda pixels: self._is_right(pixels) | np.isnan(pixels), self._expected, "x")
         if context is not None:
             batch_shape = broadcast_batch_shape(images, 3, context)
             images = tf.broadcast_to(images, tf.concat([batch_shape, images.shape[-3:]], axis=0))
@@ -193,27 +242,42 @@ class PixelDequantization(Dequantization):
             total += tf.reduce_sum(log_prob(self._with_noise(images, noise)), axis=0)
         return total / num_draws
 
-    def _is_pixel(self, images: Any) -> Any:
-        """Boolean array or tensor: which values of images are whole numbers from 0 to `num_levels - 1`."""
-        floor = tf.floor if tf.is_tensor(images) else np.floor
-        return (images >= 0) & (images < self._num_levels) & (images == floor(images))
+    def _is_right(self, x: Any) -> Any:
+        floor = tf.floor if tf.is_tensor(x) else np.floor
+        return (x >= 0) & (x < self._num_levels) & (x == floor(x))
 
-    def _with_noise(self, images: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
-        """Adds noise to images. A value that is not a whole number in range becomes NaN, which stops `fit`."""
-        # The square root is NaN for wrong values only. `tf.debugging.enable_check_numerics` would always report a
-        # constant NaN in a `tf.where`.
-        return images + noise + tf.sqrt(tf.cast(self._is_pixel(images), images.dtype) - 1)
+    def _added(self, x: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
+        return x + noise
 
-    def _check_pixels(
-        self, data: Any, are_right: Callable[[np.ndarray], np.ndarray], expected: str, argument: str
-    ) -> None:
-        """Raises a ValueError if `data` are arrays of images and `are_right` is false for a pixel."""
-        images = events_of(data)
-        if not is_array(images):
-            return
-        bad, example, _ = wrong_rows(images, are_right)
-        if bad:
-            is_scaled = all(np.all((chunk >= 0) & (chunk <= 1)) for _, chunk in chunks(images))
-            hint = _SCALED_HINT if is_scaled else ""
-            where = f"in {len(bad)} of its {len(images)} images: {listed(bad)}"
-            raise ValueError(f"{argument} must hold {expected}, got {example!r} {where}{hint}")
+
+class ColumnDequantization(UniformDequantization):
+    """Adds noise to the features of vectors that are whole numbers, and rounds these features of samples.
+
+    A whole number n gets U(-1/2, 1/2) noise, so that the density of vectors with n itself is that of its cell's middle.
+
+    Args:
+        columns: indices of the features.
+        size: number of features D.
+        dtype: dtype of the flow.
+        seed: generator of the noise in `fit` and `evaluate`.
+        bounds: None, or the bounds of x. Vectors with noise lie inside.
+    """
+
+    def __init__(
+        self, columns: Sequence[int], size: int, dtype: str, seed: keras.random.SeedGenerator, bounds: Bounds | None
+    ):
+        # On larger numbers, the dtype would round the noise to fewer than 32 values.
+        self._largest = float(2.0**-5 / np.finfo(dtype).eps)
+        super().__init__(f"whole numbers within +-{self._largest:.0f} in its integers={list(columns)}", dtype, seed)
+        self.integers, self._is_integer, self._bounds = columns, np.isin(np.arange(size), columns), bounds
+
+    def _is_right(self, x: Any) -> Any:
+        floor, magnitude = (tf.floor, tf.abs) if tf.is_tensor(x) else (np.floor, np.abs)
+        return ~self._is_integer | ((x == floor(x)) & (magnitude(x) <= self._largest))
+
+    def _added(self, x: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
+        x = tf.where(self._is_integer, x + (noise - 0.5), x)
+        return x if self._bounds is None else self._bounds.clip(x)  # The sum may be rounded to a bound.
+
+    def as_sample(self, x: tf.Tensor) -> tf.Tensor:
+        return tf.where(self._is_integer, tf.floor(x + 0.5), x)

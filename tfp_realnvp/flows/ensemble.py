@@ -55,8 +55,10 @@ class Ensemble(Flow):
     def __init__(self, flows: Sequence[Flow], **kwargs: Any):
         flows = _checked(flows)
         context_shape, policy = flows[0].context_shape, kwargs.pop("dtype", flows[0].dtype_policy)
-        super().__init__(_mixture(flows, _placeholder(flows[0])), context_shape=context_shape, dtype=policy, **kwargs)
+        mixture, missing_context = _mixture(flows, _placeholder(flows[0])), flows[0].missing_context
+        super().__init__(mixture, context_shape=context_shape, missing_context=missing_context, dtype=policy, **kwargs)
         self.flows = list(flows)
+        self._dequantization = flows[0]._dequantization
         for flow in flows:  # All learn and check the same names.
             self.columns.merge(flow.columns)
             flow.columns = self.columns
@@ -96,10 +98,10 @@ class Ensemble(Flow):
         all_equal = tf.reduce_all(log_prob == log_prob[:1], axis=0)  # perhaps to -inf
         return tf.where(all_equal, tf.zeros([], log_prob.dtype), tf.math.reduce_std(log_prob, axis=0))
 
-    def adapt(self, data: Any, context: None = None) -> None:
+    def adapt(self, data: Any, context: None = None, *, robust: bool = False) -> None:
         """Calls `adapt` of each member."""
         for flow in self.flows:
-            flow.adapt(data, context)
+            flow.adapt(data, context, robust=robust)
 
     def compile(self, optimizer: Any = "auto", loss: None = None, **kwargs: Any) -> None:
         """Calls `compile` of each member. Each gets its own copy of an optimizer."""
@@ -158,10 +160,13 @@ def _checked(flows: Any) -> list[Flow]:
     for index, flow in enumerate(flows):
         if not isinstance(flow, Flow) or len(flow.event_shape) != 1:
             raise ValueError(f"flows[{index}] must be a flow of vectors, got {flow!r:.100}")
-        for name in ("event_shape", "context_shape", "variable_dtype"):
+        for name in ("event_shape", "context_shape", "missing_context", "variable_dtype"):
             first, other = getattr(flows[0], name), getattr(flow, name)
             if first != other:
                 raise ValueError(f"flows must have the same {name}, got {first} and {other} in flows[{index}]")
+        first, other = flows[0]._dequantization.integers, flow._dequantization.integers
+        if first != other:
+            raise ValueError(f"flows must have the same integers, got {first} and {other} in flows[{index}]")
         if any(flow is other for other in flows[:index]):
             raise ValueError(f"flows must be different objects, but flows[{index}] is there twice")
     return list(flows)

@@ -1,32 +1,27 @@
 """`Flow`: a Keras model of a distribution, with densities, samples and `adapt`."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
-from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp.bijectors import OnePassChain
-from tfp_realnvp.bijectors.coupling import with_context
-from tfp_realnvp.checks import floating_policy
+from tfp_realnvp.checks import check_flag, floating_policy
 from tfp_realnvp.distributions import OnePassTransformedDistribution, base_and_bijectors, with_inference
 from tfp_realnvp.flows.arguments import (
-    as_sample_shape,
     as_vector_shape,
     check_context_shape,
     check_distribution,
-    stateless_seed,
 )
 from tfp_realnvp.flows.compiled import CompiledDensity
-from tfp_realnvp.flows.inputs import as_tensor, check_context, check_no_context_argument, split_inputs, with_rows_of
+from tfp_realnvp.flows.contexts import ContextEncoder
+from tfp_realnvp.flows.density import DensityModel
+from tfp_realnvp.flows.inputs import check_no_context_argument, split_inputs, with_rows_of
 from tfp_realnvp.flows.ranges import check_range
 from tfp_realnvp.flows.serialization import to_config
 from tfp_realnvp.flows.standardizer import Standardizer
-from tfp_realnvp.flows.summary import one_line, table
-from tfp_realnvp.flows.training import LikelihoodModel
 from tfp_realnvp.keras_internals import raw_variable, tf_keras_training_mode
 from tfp_realnvp.variables import all_variables, frozen_variables, keras_layers, keras_variable, tf_keras_layers
 
@@ -34,7 +29,7 @@ __all__ = ["Flow"]
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
-class Flow(LikelihoodModel):
+class Flow(DensityModel):
     """A Keras model of the density of a TFP distribution, trained by maximum likelihood.
 
     With data x, latent z = inverse(x) and base density p_base,
@@ -52,6 +47,8 @@ class Flow(LikelihoodModel):
         context_shape: None, or `(K,)` for a conditional flow. Give its couplings a placeholder, such as
             `context=tf.zeros([K])`. Each call replaces the placeholder by its context, standardised by `adapt` of this
             model (not by `adapt` of a flow inside `distribution`).
+        missing_context: whether NaN in a context means that the value was not observed. The couplings then get 0 for
+            it, and K indicators, 1 for each missing value: give them a placeholder such as `context=tf.zeros([2 * K])`.
         dtype: Keras dtype policy. Its variable dtype must be the dtype of the distribution, which is the default.
         **kwargs: `name` and `trainable` of `keras.Model`.
 
@@ -89,21 +86,25 @@ class Flow(LikelihoodModel):
         distribution: tfd.Distribution,
         *,
         context_shape: Sequence[int] | int | None = None,
+        missing_context: bool = False,
         dtype: Any = None,
         **kwargs: Any,
     ):
         check_distribution(distribution)
+        check_flag("missing_context", missing_context)
         policy = floating_policy(dtype or distribution.dtype.name)  # If it is mixed, only networks compute in 16 bits.
         context_shape = None if context_shape is None else as_vector_shape(context_shape, "context_shape")
-        super().__init__(tuple(distribution.event_shape), context_shape, dtype=policy, autocast=False, **kwargs)
+        shapes = tuple(distribution.event_shape), context_shape
+        super().__init__(*shapes, bool(missing_context), dtype=policy, autocast=False, **kwargs)
         if self.variable_dtype != distribution.dtype.name:
             raise ValueError(f"dtype must have {distribution.dtype.name} variables like the distribution, got {dtype}")
         self._given_distribution = distribution
         base, bijectors = base_and_bijectors(distribution)
-        self._standardizer = Standardizer(bijectors, self._event_shape, self._context_shape, self.variable_dtype)
+        self._contexts = ContextEncoder(self._context_shape, self.variable_dtype, missing_context)
+        self._standardizer = Standardizer(bijectors, self._event_shape, self._contexts, self.variable_dtype)
         bijectors = self._standardizer.inserted(bijectors)
         if self._has_bijector:
-            check_context_shape(distribution, bijectors, self._context_shape)
+            check_context_shape(distribution, bijectors, self._contexts.features_shape)
         chain = OnePassChain(bijectors, self._event_shape, inference=True, name="flow")
         self._distribution = OnePassTransformedDistribution(base, chain)
         self._training_distribution = with_inference(self._distribution, False)
@@ -126,126 +127,11 @@ class Flow(LikelihoodModel):
         frozen = {id(variable) for variable in frozen_variables(self._tf_keras_layers)}
         self.bare_variables = [
             keras_variable(variable, trainable=variable.trainable and id(variable) not in frozen)
-            for variable in (*all_variables(self._distribution), *self._standardizer.of_context)
+            for variable in (*all_variables(self._distribution), *self._contexts.variables)
             if id(variable) not in in_layers
         ]
 
-    def __repr__(self) -> str:
-        if not self.built:  # Keras may call this while the constructor runs.
-            return str(super().__repr__())
-        size, is_adapted = self.count_params(), self._standardizer.is_adapted()
-        return one_line(type(self).__name__, self._distribution, self._context_shape, size, is_adapted)
-
-    def summary(
-        self,
-        line_length: int | None = None,
-        positions: Sequence[float] | None = None,
-        print_fn: Callable[[str], object] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Prints the bijectors from data to latent, with the shape of their events and their number of parameters.
-
-        Args:
-            print_fn: function that gets the text; `print` by default.
-            line_length, positions, **kwargs: arguments of `keras.Model.summary`, without effect here.
-
-        >>> Flow(tfd.MultivariateNormalDiag(tf.zeros(2))).summary()  # doctest: +ELLIPSIS
-        flow...: events [2], no context
-        ...
-        4 parameters, of which 0 are trainable
-        """
-        trainable = sum(math.prod(variable.shape) for variable in self.trainable_variables)
-        total = f"{self.count_params():,} parameters, of which {trainable:,} are trainable"
-        (print_fn or print)(table(self.name, self._distribution, self._context_shape, total))
-
-    def distribution(self, context: Any = None) -> tfd.TransformedDistribution:
-        """The density as a TFP distribution, with networks in inference mode.
-
-        Args:
-            context: None, or a tensor `[B..., K]` for a conditional flow.
-
-        Returns:
-            `tfd.TransformedDistribution` with batch shape `[B...]`. It shares the variables of the model.
-
-        Raises:
-            ValueError: if the context is missing, unexpected, or has the wrong shape.
-        """
-        return self._at_context(self._distribution, context)
-
-    def bijector(self, context: Any = None) -> tfb.Chain:
-        """The bijector of `distribution(context)`. `forward` maps latent to data, `inverse` data to latent."""
-        return self.distribution(context).bijector
-
-    def log_prob(self, x: Any, context: Any = None) -> tf.Tensor:
-        """Log-density in nats.
-
-        Args:
-            x: one event `[*event_shape]`, or several `[..., *event_shape]`.
-            context: None, or `[..., K]`. The leading dimensions of x and context broadcast.
-
-        Returns:
-            Tensor with the leading dimensions, broadcast.
-
-        Raises:
-            ValueError: if a shape is wrong, or if the context is missing or unexpected.
-        """
-        if isinstance(x, Mapping):
-            raise ValueError(f"x must be an array, got a dictionary of {list(x)}: pass log_prob(x, context) instead")
-        context = self._as_context(context)
-        return self._compiled.log_prob_of_any(self._as_x(x), context)
-
-    def sample(self, sample_shape: Any = (), context: Any = None, seed: Any = None) -> tf.Tensor:
-        """Draws samples.
-
-        Args:
-            sample_shape: integer or integers, the shape `[S...]` of the sample.
-            context: None, or `[B..., K]` for a conditional flow.
-            seed: an integer or a pair of int32. The same seed gives the same samples; None gives new samples each time.
-
-        Returns:
-            Tensor `[S..., B..., *event_shape]`. Gradients flow through the samples to the variables.
-
-        Raises:
-            ValueError: if the context is missing, unexpected, or has the wrong shape, or if seed is of another type.
-        """
-        return self._sample(self._compiled.sample, sample_shape, context, seed)[0]
-
-    def sample_and_log_prob(
-        self, sample_shape: Any = (), context: Any = None, seed: Any = None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Draws samples and computes their log-densities in nats, in one pass. Arguments and errors as in `sample`.
-
-        Returns:
-            The pair of tensors `[S..., B..., *event_shape]` and `[S..., B...]`.
-        """
-        x, log_prob = self._sample(self._compiled.sample_and_log_prob, sample_shape, context, seed)
-        return x, log_prob
-
-    def _sample(self, function: Any, sample_shape: Any, context: Any, seed: Any) -> Any:
-        context = self._as_context(context)
-        return self._compiled.samples(function, as_sample_shape(sample_shape), context, stateless_seed(seed))
-
-    def _at_context(self, distribution: tfd.TransformedDistribution, context: Any) -> tfd.TransformedDistribution:
-        context = self._as_context(context)
-        if context is None:
-            return distribution
-        context = self._standardizer.standardized(context)
-        return distribution.copy(bijector=with_context(distribution.bijector, context))
-
-    def _as_x(self, x: Any, leading: str = "...") -> tf.Tensor:
-        x = self.columns.checked_part("x", x)
-        tensor = as_tensor("x", x, self._event_shape, self.variable_dtype, leading)
-        self._dequantization.check_continuous(x, tensor)
-        return tensor
-
-    def _as_context(self, context: Any, leading: str = "...") -> tf.Tensor | None:
-        check_context(context, self._context_shape)
-        if context is None or self._context_shape is None:
-            return None
-        context = self.columns.checked_part("context", context)
-        return as_tensor("context", context, self._context_shape, self.variable_dtype, leading, is_context=True)
-
-    def adapt(self, data: Any, context: None = None) -> None:
+    def adapt(self, data: Any, context: None = None, *, robust: bool = False) -> None:
         """Standardises the data inside the model: sets its shift and scale to the mean and standard deviation.
 
         Log-densities still refer to the data as given, since the log-determinant includes the scale. A context is
@@ -255,6 +141,10 @@ class Flow(LikelihoodModel):
         Args:
             data: `x [N, *event_shape]`, `{"x": x, "context": context [N, K]}`, or a `tf.data.Dataset` of such batches.
             context: must be None; pass a context in `data`.
+            robust: whether to use the median in place of the mean, and half the distance of the quantiles 0.159 and
+                0.841 in place of the standard deviation. Both are equal to them for Gaussian data, and a few extreme
+                rows hardly change them. It suits data with heavy tails, with `base_distribution="student_t"`. Where
+                most values of a feature are equal, its mean and standard deviation are used.
 
         Raises:
             ValueError: if a dataset is infinite; if a shape is wrong; if a row is not finite in the dtype of the model;
@@ -262,12 +152,13 @@ class Flow(LikelihoodModel):
                 `Bounds` or outside; if the distribution has other bounds, which `adapt` would move.
         """
         check_no_context_argument(context)
+        check_flag("robust", robust)
         data = self.columns.checked(data, "data")
-        self._standardizer.adapt(data, self.log_prob)
-        self._after_adapt(data)
+        self._standardizer.adapt(data, self.log_prob, robust)
+        self._after_adapt(data, robust)
         self.columns.learn(data)
 
-    def _after_adapt(self, data: Any) -> None:
+    def _after_adapt(self, data: Any, robust: bool) -> None:
         """Sets what a subclass measures on the data of `adapt`."""
 
     def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
@@ -297,4 +188,5 @@ class Flow(LikelihoodModel):
 
     def _constructor_config(self) -> dict[str, Any]:
         given = to_config(self._given_distribution, "distribution")
-        return {"distribution": given, "context_shape": self._context_shape}
+        options = {"context_shape": self._context_shape, "missing_context": self._missing_context}
+        return {"distribution": given, **options}

@@ -13,9 +13,10 @@ from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp import masks
 from tfp_realnvp.bijectors import AffineCoupling, BatchNorm, FactorOut, Pixels, Squeeze
-from tfp_realnvp.checks import check_size, check_sizes, floating_policy
+from tfp_realnvp.checks import check_flag, check_size, check_sizes, floating_policy
 from tfp_realnvp.conditioners import ConvResNet
 from tfp_realnvp.flows.arguments import as_vector_shape, drawn_seed
+from tfp_realnvp.flows.contexts import context_placeholder
 from tfp_realnvp.flows.dequantization import PixelDequantization
 from tfp_realnvp.flows.flow import Flow
 from tfp_realnvp.flows.inputs import as_tensor, check_no_context_argument
@@ -63,6 +64,7 @@ class ImageRealNVP(Flow):
         num_levels, alpha: number of values of a pixel, and a constant that keeps y finite; as in `Pixels`.
         context_shape: number K of context features, or `(K,)`, for a conditional density. A context may be a one-hot
             label. None for an unconditional density.
+        missing_context: whether NaN in a context means that the value was not observed; as in `RealNVP`.
         seed: integer that fixes the initial weights and the noise. None draws a seed from `numpy.random`.
         dtype: Keras dtype policy, usually "float32" or "float64"; mixed policies work too. None for Keras's default.
         **kwargs: `name` and `trainable` of `keras.Model`.
@@ -96,6 +98,7 @@ class ImageRealNVP(Flow):
         num_levels: int = 256,
         alpha: float = 0.05,
         context_shape: Sequence[int] | int | None = None,
+        missing_context: bool = False,
         seed: int | None = None,
         dtype: Any = None,
         **kwargs: Any,
@@ -108,7 +111,7 @@ class ImageRealNVP(Flow):
         policy, seed = floating_policy(dtype), drawn_seed(seed)
         dtype = policy.variable_dtype
         pixels = Pixels(num_levels, alpha=alpha, dtype=dtype)
-        context, seeds = None if context_shape is None else tf.zeros(context_shape, dtype), np.random.default_rng(seed)
+        context, seeds = context_placeholder(context_shape, missing_context, dtype), np.random.default_rng(seed)
 
         def coupling(mask: np.ndarray, output_size: int, num_channels: int) -> AffineCoupling:
             board = None if mask.shape[:2] == (1, 1) else mask[..., :1]
@@ -121,12 +124,15 @@ class ImageRealNVP(Flow):
         size = math.prod(event_shape)
         base = tfd.Independent(tfd.Normal(*np.array([[0.0] * size, [1.0] * size], dtype)), 1)
         distribution = tfd.TransformedDistribution(base, tfb.Chain(bijectors))
-        super().__init__(distribution, context_shape=context_shape, dtype=policy, **kwargs)
+        super().__init__(
+            distribution, context_shape=context_shape, missing_context=missing_context, dtype=policy, **kwargs
+        )
         self._options: dict[str, Any] = {name: int(value) for name, value in sizes.items()} | {
             "event_shape": list(event_shape),
             "num_levels": int(num_levels),
             "alpha": float(alpha),
             "context_shape": context_shape,
+            "missing_context": self.missing_context,
             "seed": int(seed),
         }
         self._has_foreign_parts = type(self) is not ImageRealNVP
@@ -140,12 +146,13 @@ class ImageRealNVP(Flow):
         """Number of values of a pixel."""
         return int(self._options["num_levels"])
 
-    def adapt(self, data: Any, context: None = None) -> None:
+    def adapt(self, data: Any, context: None = None, *, robust: bool = False) -> None:
         """Standardises the context. Pixels are not standardised, since `num_levels` gives their scale.
 
         Args:
             data: `{"x": x [N, H, W, C], "context": context [N, K]}`, or a `tf.data.Dataset` of such batches.
             context: must be None; pass a context in `data`.
+            robust: whether to use the median and quantiles, as in `Flow.adapt`.
 
         Raises:
             ValueError: if the flow has no context; if a dataset is infinite; if a shape is wrong; if a row is not
@@ -154,7 +161,8 @@ class ImageRealNVP(Flow):
         check_no_context_argument(context)
         if self.context_shape is None:
             raise ValueError("data: there is nothing to adapt; the flow has no context, and num_levels scales pixels")
-        self._standardizer.adapt_context(data)
+        check_flag("robust", robust)
+        self._standardizer.adapt_context(data, robust)
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True

@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -10,28 +10,26 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_realnvp.checks import check_shape
+from tfp_realnvp.flows.arrays import is_array, wrong_rows
 from tfp_realnvp.flows.frames import column_names, in_features, listed, non_numeric_columns
 
 __all__ = [
     "as_tensor",
     "batch_shape_errors",
+    "check_array",
     "check_context",
     "check_ends",
     "check_no_context_argument",
     "check_rows",
     "check_same_number_of_rows",
     "check_weights",
-    "chunks",
     "events_of",
-    "is_array",
     "reshaped_to_same_rows",
     "split_inputs",
     "with_rows_of",
-    "wrong_rows",
 ]
 
 _SAME_ROWS = "x and context must have the same number of rows"
-_CHUNK = 1 << 22  # number of values checked at once, so that arrays may be memory maps larger than memory
 
 Shape = tuple[int, ...]
 
@@ -85,12 +83,17 @@ def check_ends(data: Any, argument: str, steps_argument: str | None = None, step
 
 
 def check_rows(
-    data: Any, event_shape: Shape, context_shape: Shape | None, argument: str, dtype: str | None = None
+    data: Any,
+    event_shape: Shape,
+    context_shape: Shape | None,
+    argument: str,
+    dtype: str | None = None,
+    missing_context: bool = False,
 ) -> None:
     """Raises a ValueError if arrays have a wrong shape, no rows, or values that are not finite in `dtype`.
 
-    If `dtype` is None, values are not checked. For a dataset, the static shapes of its batches are checked, and whether
-    it is known to be empty.
+    With `missing_context`, a context may have NaN. If `dtype` is None, values are not checked. For a
+    dataset, the static shapes of its batches are checked, and whether it is known to be empty.
     """
     if isinstance(data, list | tuple | str | int | float) or data is None:
         raise ValueError(f"{argument} must be an array, a dictionary of arrays or a tf.data.Dataset, got {data!r:.60}")
@@ -110,9 +113,9 @@ def check_rows(
         return
     x, context = split_inputs(data, context_shape, argument)
     name = argument if data is x else f'{argument}["x"]'
-    _check_array(x, event_shape, name, dtype)
+    check_array(x, event_shape, name, dtype)
     if context is not None and context_shape is not None:
-        _check_array(context, context_shape, f'{argument}["context"]', dtype, is_context=True)
+        check_array(context, context_shape, f'{argument}["context"]', dtype, True, missing_context)
         check_same_number_of_rows(argument, len(x), len(context))
 
 
@@ -233,20 +236,21 @@ def check_weights(sample_weight: Any, data: Any, argument: str, dtype: str) -> N
         raise ValueError(f"{argument} must not be negative, and not all 0; its smallest value is {least}")
 
 
-def is_array(data: Any) -> bool:
-    """Whether `data` is an array, a tensor or a DataFrame."""
-    return hasattr(data, "__array__") and hasattr(data, "shape")
-
-
-def _check_array(array: Any, shape: Shape, name: str, dtype: str | None, *, is_context: bool = False) -> None:
+def check_array(
+    array: Any, shape: Shape, name: str, dtype: str | None, is_context: bool = False, may_be_missing: bool = False
+) -> None:
+    """Like `check_rows`, for x or the context alone, which has this shape."""
     if not is_array(array):
         raise ValueError(f"{name} must be an array, got {type(array)}")
     check_input_shape(name, array, shape, leading="N", is_context=is_context)
     _check_numbers(array, name)
     if len(array) == 0:
         raise ValueError(f"{name} must have at least one row, got shape {list(array.shape)}")
+    if np.ma.is_masked(array) and may_be_missing:
+        raise ValueError(f"{name} must have NaN for missing values, got masked values: call filled(np.nan)")
     if dtype is not None or np.ma.is_masked(array):  # Masked values count as NaN.
-        _check_finite(array, name, dtype or "float64")
+        hint = "; with missing_context=True, the flow takes NaN as not observed" if is_context else ""
+        _check_finite(array, name, dtype or "float64", may_be_missing, "" if may_be_missing else hint)
 
 
 def _check_numbers(array: Any, name: str) -> None:
@@ -255,42 +259,16 @@ def _check_numbers(array: Any, name: str) -> None:
         raise ValueError(f"{name} must be an array of numbers, got dtype {dtype}{non_numeric_columns(array)}")
 
 
-def _check_finite(array: Any, name: str, dtype: str) -> None:
+def _check_finite(array: Any, name: str, dtype: str, may_be_missing: bool = False, hint: str = "") -> None:
     def are_finite(chunk: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore"):
-            return np.asarray(np.isfinite(chunk.astype(dtype, copy=False)))
+            finite = np.isfinite(chunk.astype(dtype, copy=False))
+        return np.asarray(finite | np.isnan(chunk) if may_be_missing else finite)
 
     bad, _, features = wrong_rows(array, are_finite)
     if bad:
         where = f",{in_features(array, features)}" if column_names(array) is not None else ""
         raise ValueError(
-            f"{name} has a NaN or infinity in {len(bad)} of its {len(array)} rows: {listed(bad)} (as {dtype}){where}"
+            f"{name} has {'an' if may_be_missing else 'a NaN or'} infinity in {len(bad)} of its {len(array)} rows: "
+            f"{listed(bad)} (as {dtype}){where}{hint}"
         )
-
-
-def wrong_rows(array: Any, are_right: Callable[[np.ndarray], np.ndarray]) -> tuple[list[int], Any, np.ndarray]:
-    """(rows, value, features): the rows with a wrong value, the first wrong value, and which features have one.
-
-    A value is wrong if `are_right` is false for it. Without wrong values, `value` is None.
-    """
-    rows: list[int] = []
-    example, features = None, np.zeros(tuple(array.shape[1:]), bool)
-    for start, chunk in chunks(array):
-        right = are_right(chunk)
-        wrong = np.flatnonzero(~right.reshape(len(chunk), -1).all(axis=1))
-        if wrong.size and not rows:
-            example = chunk[~right][0].item()
-        rows.extend((start + wrong).tolist())
-        features |= ~right.all(axis=0)
-    return rows, example, features
-
-
-def chunks(array: Any) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields (index of the first row, rows) for some rows at a time, as numbers, with NaN for masked values."""
-    rows = max(1, _CHUNK // max(1, int(np.prod(array.shape[1:]))))
-    array = array if isinstance(array, np.ndarray) else np.asarray(array)
-    for start in range(0, len(array), rows):
-        chunk = array[start : start + rows]
-        if np.ma.is_masked(chunk):
-            chunk = chunk.astype(np.float64).filled(np.nan)
-        yield start, chunk if np.issubdtype(chunk.dtype, np.number) else chunk.astype(np.float64)

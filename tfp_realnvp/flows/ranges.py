@@ -10,8 +10,9 @@ from tensorflow_probability import bijectors as tfb
 from tfp_realnvp.bijectors import Coupling, OnePassChain
 from tfp_realnvp.bijectors.chain import inverse_and_log_det, is_outside, may_have_bounds
 from tfp_realnvp.bijectors.rebuild import parts_of
+from tfp_realnvp.flows.arrays import chunks, is_array
 from tfp_realnvp.flows.frames import listed
-from tfp_realnvp.flows.inputs import chunks, events_of, is_array
+from tfp_realnvp.flows.inputs import events_of
 from tfp_realnvp.flows.support import bounds_of, check_support
 
 __all__ = ["check_range"]

@@ -6,12 +6,10 @@ from typing import Any, Literal
 import keras
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp.bijectors import AffineCoupling, Coupling, LULinear, SplineCoupling
-from tfp_realnvp.bijectors.softplus import Softplus
 from tfp_realnvp.bijectors.spline import check_spline
 from tfp_realnvp.checks import (
     check_fraction,
@@ -23,13 +21,15 @@ from tfp_realnvp.checks import (
     floating_policy,
 )
 from tfp_realnvp.conditioners import MLP, Constant, ResNet, activation_config, as_activation
-from tfp_realnvp.flows.arguments import as_vector_shape, drawn_seed
-from tfp_realnvp.flows.dequantization import with_events
+from tfp_realnvp.flows.arguments import as_columns, as_vector_shape, drawn_seed
+from tfp_realnvp.flows.base import as_base
+from tfp_realnvp.flows.contexts import context_placeholder
+from tfp_realnvp.flows.dequantization import ColumnDequantization
 from tfp_realnvp.flows.flow import Flow
 from tfp_realnvp.flows.frames import with_numpy_dtypes
 from tfp_realnvp.flows.moments import shrunk_correlation, warn_unless_standardized
 from tfp_realnvp.flows.noise import TrainingNoise
-from tfp_realnvp.flows.recipe import choose_options, sample_rows
+from tfp_realnvp.flows.recipe import choose_options, dequantized, sample_rows
 from tfp_realnvp.flows.serialization import to_config
 from tfp_realnvp.flows.stack import NORMALIZATIONS, PERMUTATIONS, coupling_stack
 from tfp_realnvp.flows.support import as_bounds, check_support, support_config, unbounded
@@ -62,6 +62,9 @@ class RealNVP(Flow):
             give smooth densities. Hamiltonian Monte Carlo in the latent space of a smooth flow can take larger steps.
         context_shape: number K of context features, or `(K,)`, for a conditional density. None for an unconditional
             density.
+        missing_context: whether NaN in a context means that the value was not observed. The flow then learns p(x | the
+            observed values) from rows with such contexts. Networks get 0 for a missing standardised value, and K
+            indicators of what is missing. False raises a ValueError in `fit`.
         conditioner: "mlp" for `MLP` networks, or "resnet" for `ResNet` networks.
         dropout: fraction of the units that the networks drop in training, at least 0 and below 1. Densities, samples,
             `evaluate` and exports use all units.
@@ -87,6 +90,10 @@ class RealNVP(Flow):
         support: for each feature, its bounds (lower, upper) with None for an open side, or None for a feature without
             bounds; for example `[(0.0, None), (0.0, 1.0), None]`. The density is 0 on bounds and outside, and samples
             lie inside; see `Bounds`. `adapt` standardises data within their bounds.
+        integers: indices of features that are whole numbers, such as counts; `[3, 7]`. `fit` and `evaluate` add new
+            U(-1/2, 1/2) noise to them each time, and `sample` rounds them. A density in the middle of its cell,
+            `log_prob` of whole numbers is close to the log-probability of the whole numbers times the density of the
+            other features. Their bounds in `support` are numbers that they can take.
         seed: integer that fixes initial weights, permutations and noise. None draws a seed from `numpy.random`.
         dtype: Keras dtype policy, usually "float32" or "float64". None for Keras's default.
         **kwargs: `name` and `trainable` of `keras.Model`.
@@ -113,6 +120,7 @@ class RealNVP(Flow):
         hidden_units: Sequence[int] = (128, 128),
         activation: str | Callable[..., Any] = "relu",
         context_shape: Sequence[int] | int | None = None,
+        missing_context: bool = False,
         conditioner: Literal["mlp", "resnet"] = "mlp",
         dropout: float = 0.0,
         coupling: Literal["affine", "spline"] = "affine",
@@ -125,6 +133,7 @@ class RealNVP(Flow):
         base_distribution: tfd.Distribution | Literal["student_t"] | None = None,
         noise: float = 0.0,
         support: Sequence[Any] | None = None,
+        integers: Sequence[int] | None = None,
         seed: int | None = None,
         dtype: Any = None,
         **kwargs: Any,
@@ -146,16 +155,11 @@ class RealNVP(Flow):
             check_option("normalization", normalization, tuple(NORMALIZATIONS), "; None is allowed too")
         check_non_negative("noise", noise)
         policy, seed = floating_policy(dtype), drawn_seed(seed)
-        bounds = as_bounds(support, size, policy.variable_dtype)
+        integers = as_columns(integers, size)
+        bounds = as_bounds(support, size, policy.variable_dtype, integers)
 
-        base = base_distribution
-        if base is None:
-            base = tfd.Independent(tfd.Normal(*np.array([[0.0] * size, [1.0] * size], policy.variable_dtype)), 1)
-        elif isinstance(base, str):
-            check_option("base_distribution", base, ("student_t",), "; None and a tfd.Distribution are allowed too")
-            base = _student_t(size, policy.variable_dtype)
-        _check_base(base, size, policy.variable_dtype)
-        context = None if context_shape is None else tf.zeros(context_shape, policy.variable_dtype)
+        base = as_base(base_distribution, size, policy.variable_dtype)
+        context = context_placeholder(context_shape, missing_context, policy.variable_dtype)
 
         make_network: Callable[..., keras.layers.Layer] = Constant
         options = {"num_parameters": 3 * num_bins - 1 if coupling == "spline" else None, "dtype": policy}
@@ -183,7 +187,11 @@ class RealNVP(Flow):
             )
         bijectors = bijectors if bounds is None else [bounds, *bijectors]
         super().__init__(
-            tfd.TransformedDistribution(base, tfb.Chain(bijectors)), context_shape=context_shape, dtype=policy, **kwargs
+            tfd.TransformedDistribution(base, tfb.Chain(bijectors)),
+            context_shape=context_shape,
+            missing_context=missing_context,
+            dtype=policy,
+            **kwargs,
         )
         self._options: dict[str, Any] = {
             "event_shape": [size],
@@ -191,6 +199,7 @@ class RealNVP(Flow):
             "hidden_units": [int(units) for units in hidden_units],
             "activation": activation,
             "context_shape": context_shape,
+            "missing_context": self.missing_context,
             "conditioner": conditioner,
             "dropout": float(dropout),
             "coupling": coupling,
@@ -202,12 +211,16 @@ class RealNVP(Flow):
             "normalization": normalization,
             "noise": float(noise),
             "support": support_config(support),
+            "integers": integers,
             "seed": seed,
         }
         self._base_distribution = base_distribution
         self._first_lu = next((part for part in bijectors if isinstance(part, LULinear)), None)
         self._untrained = [] if self._first_lu is None else self._first_lu.values()
         self._noise = TrainingNoise(size, float(noise), seed, policy, bounds) if noise else None
+        if integers:
+            self._seeds = keras.random.SeedGenerator(seed)  # an attribute, so that Keras tracks its state
+            self._dequantization = ColumnDequantization(integers, size, dtype, self._seeds, bounds)
         is_plain = isinstance(base_distribution, str | None) and is_named and type(self) is RealNVP
         self._has_foreign_parts = not is_plain
 
@@ -243,12 +256,16 @@ class RealNVP(Flow):
         for name in {"event_shape", "context_shape"} & options.keys():
             raise ValueError(f"{name} is the number of columns of the data, got {options[name]!r} too")
         x, context = with_numpy_dtypes(x), with_numpy_dtypes(context)
-        sample, of_context = sample_rows(x, "x"), None if context is None else sample_rows(context, "context")
-        context_size = 0 if of_context is None else of_context.shape[1]
+        sample, context_size = sample_rows(x, "x"), 0
+        if context is not None:
+            missing = bool(options.get("missing_context"))
+            context_size = sample_rows(context, "context", True, missing).shape[1]
         dtype = floating_policy(options.get("dtype")).variable_dtype
-        bounds = as_bounds(options.get("support"), sample.shape[1], dtype)
+        integers = as_columns(options.get("integers"), sample.shape[1])
+        bounds = as_bounds(options.get("support"), sample.shape[1], dtype, integers)
         check_support(x, bounds, "x")
-        chosen = choose_options(unbounded(sample, bounds), len(x), context_size) | options
+        sample = unbounded(dequantized(sample, integers), bounds)
+        chosen = choose_options(sample, len(x), context_size) | options
         flow = cls(sample.shape[1], context_shape=context_size or None, seed=seed, **chosen)
         flow.adapt(x if context is None else {"x": x, "context": context})
         if verbose:
@@ -256,20 +273,18 @@ class RealNVP(Flow):
             print(f"{flow.name}: for {len(x)} rows of {sample.shape[1]} features, for_data takes {told}")
         return flow
 
-    def _after_adapt(self, data: Any) -> None:
+    def _after_adapt(self, data: Any, robust: bool) -> None:
         lu = self._first_lu
         if lu is None and self._noise is None:
             return
-        mean, stddev = self._standardizer.moments()
-        correlation = shrunk_correlation(data, self.context_shape, mean, stddev, self._standardizer.bounds)
+        location, scale = self._standardizer.moments()
+        limit = 3.0 if robust else np.inf
+        correlation = shrunk_correlation(data, self.context_shape, location, scale, self._standardizer.bounds, limit)
         if lu is not None and all(map(np.array_equal, lu.values(), self._untrained)):
             lu.whiten(correlation)
             self._untrained = lu.values()
         if self._noise is not None:
-            self._noise.adapt(stddev[:, np.newaxis] * np.linalg.cholesky(correlation))
-
-    def train_step(self, data: Any) -> dict[str, Any]:
-        return super().train_step(data if self._noise is None else with_events(data, self._noise))
+            self._noise.adapt(scale[:, np.newaxis] * np.linalg.cholesky(correlation))
 
     def _warn_unless_standardized(self, x: Any) -> None:
         # A user's base distribution may fit the data without `adapt`, and so may a flow that has trained.
@@ -280,19 +295,3 @@ class RealNVP(Flow):
     def _constructor_config(self) -> dict[str, Any]:
         options = self._options | {"activation": activation_config(self._options["activation"])}
         return options | {"base_distribution": to_config(self._base_distribution, "base_distribution")}
-
-
-def _student_t(size: int, dtype: str) -> tfd.Distribution:
-    zeros = np.zeros(size, dtype)
-    degrees_of_freedom = tfp.util.TransformedVariable(zeros + 10, Softplus(), name="degrees_of_freedom")
-    return tfd.Independent(tfd.StudentT(degrees_of_freedom, zeros, zeros + 1), 1)
-
-
-def _check_base(base: tfd.Distribution, size: int, dtype: str) -> None:
-    if not isinstance(base, tfd.Distribution):
-        raise ValueError(f"base_distribution must be a tfd.Distribution, got {base!r}")
-    if base.event_shape != [size] or base.batch_shape != [] or base.dtype != dtype:
-        raise ValueError(
-            f"base_distribution must have event shape [{size}], batch shape [] and dtype {dtype}, "
-            f"got {base.event_shape}, {base.batch_shape} and {getattr(base.dtype, 'name', base.dtype)}"
-        )

@@ -1,24 +1,36 @@
 """The rules by which `RealNVP.for_data` chooses options from the data."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from tfp_realnvp.flows.inputs import check_rows, is_array
+from tfp_realnvp.flows.arrays import is_array
+from tfp_realnvp.flows.inputs import check_array
 
-__all__ = ["choose_options", "sample_rows"]
+__all__ = ["choose_options", "dequantized", "sample_rows"]
 
 SAMPLE = 20_000  # number of rows that the rules look at
 MAX_SPLINES = 30  # number of features
 
 
-def sample_rows(array: Any, argument: str) -> np.ndarray:
-    """Some rows of an array or DataFrame `[N, D]`. Raises a ValueError unless it holds finite numbers."""
+def sample_rows(array: Any, argument: str, is_context: bool = False, may_be_missing: bool = False) -> np.ndarray:
+    """Some rows of an array or DataFrame `[N, D]`.
+
+    Raises a ValueError unless it holds finite numbers or, if values `may_be_missing`, NaN.
+    """
     if not is_array(array) or len(array.shape) != 2 or array.shape[1] == 0:
         got = f"shape {list(array.shape)}" if is_array(array) else repr(array)[:100]
         raise ValueError(f"{argument} must be an array or a DataFrame of shape [N, features], got {got}")
-    check_rows(array, tuple(array.shape[1:]), None, argument, "float64")
+    check_array(array, tuple(array.shape[1:]), argument, "float64", is_context, may_be_missing)
     return np.asarray(array[:: -(-len(array) // SAMPLE)], np.float64)
+
+
+def dequantized(x: np.ndarray, integers: Sequence[int]) -> np.ndarray:
+    """Rows `[N, D]` with noise on the features that are whole numbers, whose equal values are no peaks of a density."""
+    x = x.copy()
+    x[:, integers] += np.random.default_rng(0).uniform(-0.49, 0.49, (len(x), len(integers)))
+    return x
 
 
 def choose_options(x: np.ndarray, num_rows: int, context_size: int = 0) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
 from tfp_realnvp.bijectors import Standardization
+from tfp_realnvp.flows.contexts import ContextEncoder
 from tfp_realnvp.flows.moments import context_moments, standardization_moments
 from tfp_realnvp.flows.support import bounds_of
 
@@ -23,53 +24,51 @@ class Standardizer:
         bijectors: the bijectors of the flow, from data to latent. If the first is `Bounds`, events are standardised
             within these.
         event_shape: shape of one event.
-        context_shape: shape of one context, or None.
-        dtype: dtype of events and contexts.
+        contexts: holds the shift and scale of contexts.
+        dtype: dtype of events.
     """
 
-    def __init__(self, bijectors: Sequence[tfb.Bijector], event_shape: Shape, context_shape: Shape | None, dtype: str):
-        self._event_shape, self._context_shape, self._dtype = event_shape, context_shape, dtype
+    def __init__(self, bijectors: Sequence[tfb.Bijector], event_shape: Shape, contexts: ContextEncoder, dtype: str):
+        self._event_shape, self._contexts, self._dtype = event_shape, contexts, dtype
         self.bounds = bounds_of(bijectors, dtype)
-        self._of_x = _identity(event_shape, dtype)
-        self.of_context = [] if context_shape is None else _identity(context_shape, dtype)
+        self._of_x = [
+            tf.Variable(tf.zeros(event_shape, dtype), trainable=False, name="standardization_shift"),
+            tf.Variable(tf.ones(event_shape, dtype), trainable=False, name="standardization_scale"),
+        ]
 
     def inserted(self, bijectors: Sequence[tfb.Bijector]) -> list[tfb.Bijector]:
         """The bijectors, with the map from standardised events to data, or to the unbounded numbers of bounded data."""
         first = 0 if self.bounds is None else 1
         return [*bijectors[:first], Standardization(*self._of_x), *bijectors[first:]]
 
-    def standardized(self, context: tf.Tensor) -> tf.Tensor:
-        """Standardises a context `[..., K]` for the networks."""
-        shift, scale = self.of_context
-        return (context - shift) / scale
-
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """The shift and scale of unbounded events: after `adapt`, their mean and standard deviation."""
+        """The shift and scale of unbounded events: after `adapt`, their location and scale."""
         shift, scale = (np.asarray(variable, np.float64) for variable in self._of_x)
         return shift, scale
 
     def is_adapted(self) -> bool:
         """Whether `adapt` was called, on this flow or on the flow whose weights were loaded."""
         with tf.init_scope():  # `repr` may run in a graph.
-            values = [variable.numpy() for variable in (*self._of_x, *self.of_context)]
+            values = [variable.numpy() for variable in (*self._of_x, *self._contexts.variables)]
         return any(
             np.any(shift != 0) or np.any(scale != 1) for shift, scale in zip(values[::2], values[1::2], strict=True)
         )
 
-    def adapt(self, data: Any, log_prob: Callable[[np.ndarray, np.ndarray | None], tf.Tensor]) -> None:
-        """Sets shift and scale to the mean and standard deviation of `data`. Raises the errors of `Flow.adapt`.
+    def adapt(self, data: Any, log_prob: Callable[[np.ndarray, np.ndarray | None], tf.Tensor], robust: bool) -> None:
+        """Sets shift and scale to the mean and standard deviation of `data`, or to their robust counterparts.
 
-        `log_prob` is the method of the flow. If the flow would lose its density at the mean, or one standard deviation
-        from the mean, the distribution has bounds: then nothing changes and a ValueError is raised.
+        Raises the errors of `Flow.adapt`. `log_prob` is the method of the flow. If the flow would lose its density at
+        the mean, or one standard deviation from the mean, the distribution has bounds: then nothing changes and a
+        ValueError is raised.
         """
         of_x, of_context = standardization_moments(
-            data, self._event_shape, self._context_shape, self._dtype, self.bounds
+            data, self._event_shape, self._contexts, self._dtype, self.bounds, robust
         )
-        mean, stddev = of_x
-        points = mean + np.array([-1.0, 0.0, 1.0]).reshape([3] + [1] * mean.ndim) * stddev
+        location, scale = of_x
+        points = location + np.array([-1.0, 0.0, 1.0]).reshape([3] + [1] * location.ndim) * scale
         points = points if self.bounds is None else self.bounds.forward(tf.cast(points, self._dtype)).numpy()
         context = None if of_context is None else np.broadcast_to(of_context[0], (3, *of_context[0].shape))
-        variables = [*self._of_x, *self.of_context]
+        variables = [*self._of_x, *self._contexts.variables]
         former = [variable.numpy() for variable in variables]
         had_density = np.isfinite(log_prob(points, context))
         _assign(variables, [*of_x, *(of_context or ())])
@@ -80,16 +79,9 @@ class Standardizer:
                 "within which adapt standardises, or call adapt(bounds.inverse(data)) of the flow inside the bounds"
             )
 
-    def adapt_context(self, data: Any) -> None:
+    def adapt_context(self, data: Any, robust: bool) -> None:
         """Like `adapt`, for the context in `data` only."""
-        _assign(self.of_context, context_moments(data, self._event_shape, self._context_shape, self._dtype))
-
-
-def _identity(shape: Shape, dtype: str) -> list[tf.Variable]:
-    return [
-        tf.Variable(tf.zeros(shape, dtype), trainable=False, name="standardization_shift"),
-        tf.Variable(tf.ones(shape, dtype), trainable=False, name="standardization_scale"),
-    ]
+        _assign(self._contexts.variables, context_moments(data, self._event_shape, self._contexts, self._dtype, robust))
 
 
 def _assign(variables: list[tf.Variable], values: Any) -> None:

@@ -8,19 +8,27 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
 from tfp_realnvp.bijectors import Bounds
+from tfp_realnvp.flows.arrays import chunks, is_array, wrong_rows
 from tfp_realnvp.flows.frames import column_names, in_features, listed
-from tfp_realnvp.flows.inputs import chunks, events_of, is_array, wrong_rows
+from tfp_realnvp.flows.inputs import events_of
 
 __all__ = ["as_bounds", "bounds_of", "check_support", "support_config", "unbounded"]
 
 
-def as_bounds(support: Any, size: int, dtype: str) -> Bounds | None:
-    """The bounds of the argument `support` for `size` features. Raises a ValueError if it is wrong."""
+def as_bounds(support: Any, size: int, dtype: str, integers: Sequence[int] = ()) -> Bounds | None:
+    """The bounds of the argument `support` for `size` features. Raises a ValueError if it is wrong.
+
+    The features `integers` can be equal to their bounds in `support`, so they get bounds that are 1/2 wider.
+    """
     if support is None:
         return None
     if isinstance(support, str | Mapping) or not isinstance(support, Sequence | np.ndarray) or len(support) != size:
         raise ValueError(f"support must be None or have one entry for each of {size} features, got {support!r:.200}")
     pairs = [_pair(entry, index) for index, entry in enumerate(support)]
+    for index in integers:
+        if any(np.isfinite(bound) and bound != np.floor(bound) for bound in pairs[index]):
+            raise ValueError(f"support[{index}] must have whole numbers as in integers, got {support[index]!r:.100}")
+        pairs[index] = pairs[index][0] - 0.5, pairs[index][1] + 0.5
     if all(pair == (-np.inf, np.inf) for pair in pairs):
         return None
     lower, upper = zip(*pairs, strict=True)

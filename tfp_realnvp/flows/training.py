@@ -12,37 +12,32 @@ from tfp_realnvp.flows.auto import auto_callbacks, auto_optimizer
 from tfp_realnvp.flows.batches import split_rows
 from tfp_realnvp.flows.callbacks import with_callbacks, with_progress_bar
 from tfp_realnvp.flows.columns import LearnColumns
-from tfp_realnvp.flows.dequantization import Dequantization
-from tfp_realnvp.flows.executions import Call, ExecutionsModel
+from tfp_realnvp.flows.executions import Call
 from tfp_realnvp.flows.inputs import check_ends, check_no_context_argument, check_rows, check_weights
-from tfp_realnvp.flows.non_finite import FiniteSteps, StopOnNonFiniteLoss
+from tfp_realnvp.flows.likelihood import NO_TARGETS, LikelihoodModel
+from tfp_realnvp.flows.non_finite import StopOnNonFiniteLoss
 from tfp_realnvp.flows.optimizers import as_optimizer, prepare_optimizer
 from tfp_realnvp.flows.resume import CountEpochs
-from tfp_realnvp.replicas import replica_loss
 
-__all__ = ["LikelihoodModel"]
+__all__ = ["TrainingModel"]
 
-_NO_TARGETS = (
-    'a flow has no targets y. Pass a context as {"x": x, "context": context}. Pass weights as the argument '
-    "sample_weight or, in a dataset, as (x, x, sample_weight)"
-)
 _EMPTY = "x must have at least one batch, got an empty dataset"
 
 Data = tuple[Any, Any]  # (x, sample_weight) from a user
 
 
-class LikelihoodModel(ExecutionsModel):
-    """A Keras model whose call returns log-densities, and whose loss is the negative mean log-density.
+class TrainingModel(LikelihoodModel):
+    """A Keras model that is trained by maximum likelihood.
 
     Subclasses define `call`, `_check_variables` and `_check_range`.
     """
 
-    def __init__(self, event_shape: tuple[int, ...], context_shape: tuple[int, ...] | None, **kwargs: Any):
+    def __init__(
+        self, event_shape: tuple[int, ...], context_shape: tuple[int, ...] | None, missing_context: bool, **kwargs: Any
+    ):
         super().__init__(**kwargs)
-        self._event_shape, self._context_shape = event_shape, context_shape
+        self._event_shape, self._context_shape, self._missing_context = event_shape, context_shape, missing_context
         self._is_auto = False  # the argument optimizer of `compile`
-        self._finite_steps = FiniteSteps()
-        self._dequantization: Dequantization = Dequantization()
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -53,6 +48,11 @@ class LikelihoodModel(ExecutionsModel):
     def context_shape(self) -> tuple[int, ...] | None:
         """Shape `(K,)` of one context, or None."""
         return self._context_shape
+
+    @property
+    def missing_context(self) -> bool:
+        """Whether NaN in a context means that the value was not observed."""
+        return self._missing_context
 
     def compile(
         self,
@@ -93,40 +93,6 @@ class LikelihoodModel(ExecutionsModel):
     def get_compile_config(self) -> dict[str, Any] | None:
         config = super().get_compile_config()
         return config and config | ({"optimizer": "auto"} if self._is_auto else {})
-
-    def compute_loss(
-        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
-    ) -> tf.Tensor:
-        """Mean over rows of weight * negative log-likelihood, in nats; in training, plus regularisation losses."""
-        if y is not None and sample_weight is None:
-            raise ValueError(_NO_TARGETS)
-        nll = self._weighted_nll(y_pred, sample_weight)
-        regularization = [tf.cast(loss, nll.dtype) for loss in self.losses] if training else []
-        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            return replica_loss(nll, regularization)
-        loss = tf.add_n([tf.reduce_mean(nll), *regularization])
-        if training:
-            self._finite_steps.add(loss)
-        return loss
-
-    @staticmethod
-    def _weighted_nll(log_prob: tf.Tensor, sample_weight: Any) -> tf.Tensor:
-        """The negative log-densities `[N]` times the weights of the rows."""
-        if sample_weight is None:
-            return -log_prob
-        return -log_prob * tf.cast(tf.reshape(sample_weight, [-1]), log_prob.dtype)
-
-    def train_step(self, data: Any) -> dict[str, Any]:
-        return self._as_logs(super().train_step(self._dequantization.noisy_batch(data)))
-
-    def test_step(self, data: Any) -> dict[str, Any]:
-        return self._as_logs(super().test_step(self._dequantization.noisy_batch(data)))
-
-    def _as_logs(self, logs: dict[str, Any]) -> dict[str, Any]:
-        if isinstance(self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
-            # Keras averages the logs of several workers over the first dimension, so they must not be scalars.
-            return {name: tf.reshape(value, [1]) for name, value in logs.items()}
-        return logs
 
     def fit(
         self,
@@ -257,9 +223,9 @@ class LikelihoodModel(ExecutionsModel):
     ) -> Data:
         """Returns (x, sample_weight), checked. Raises a ValueError if the flow cannot use them."""
         if y is not None and y is not x:
-            raise ValueError(f"y must be None, got {type(y)} with {argument}: {_NO_TARGETS}")
+            raise ValueError(f"y must be None, got {type(y)} with {argument}: {NO_TARGETS}")
         x = self.columns.checked(x, argument)
-        check_rows(x, self.event_shape, self.context_shape, argument, self.variable_dtype)
+        check_rows(x, self.event_shape, self.context_shape, argument, self.variable_dtype, self._missing_context)
         weights_argument = "sample_weight" if argument == "x" else f"{argument}: sample_weight"
         check_weights(sample_weight, x, weights_argument, self.variable_dtype)
         self._check_range(x, argument)
