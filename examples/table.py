@@ -1,101 +1,82 @@
-"""Reads numeric tables from CSV and NPY files. Errors name the line and the column."""
+"""Reads numeric tables into pandas DataFrames. Errors name the row and the column."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+from pandas.api.types import is_numeric_dtype
 from sklearn.datasets import load_breast_cancer
 
 MIN_ROWS = 50
-_FORMAT_HINT = " (cells are separated by commas, and numbers have a decimal point)"
+LABELS = "Unnamed: 0"  # what pandas calls a first column without a name
 
 
-class TableError(Exception):
-    """A table cannot be used. The message is one line for the user."""
-
-
-def read_table(path: Path | None) -> tuple[np.ndarray, list[str]]:
-    """Returns rows `[N, D]` and the names of the D columns.
+def read_table(path: Path | None) -> pd.DataFrame:
+    """Returns a DataFrame of finite numbers. Its index has the labels of the rows, by default 0, 1, ...
 
     Args:
-        path: a CSV file, with or without a header line, or an NPY file with a matrix. None for scikit-learn's table
-            of 30 measurements of 569 breast tumours.
+        path: a Parquet file (`.parquet`), an NPY file with a matrix (`.npy`), or a CSV file with or without a header.
+            A first column without a name, as `DataFrame.to_csv` writes it, has the labels of the rows. None for
+            scikit-learn's table of 30 measurements of 569 breast tumours.
 
     Raises:
-        TableError: if the file does not exist, is not a table of finite numbers, has a constant column, or has fewer
-            than `MIN_ROWS` rows.
+        ValueError: if the file is not a table of finite numbers, or has fewer than `MIN_ROWS` rows. Errors of pandas
+            and of the operating system are raised too.
     """
     if path is None:
-        table = load_breast_cancer()
-        return table.data, list(table.feature_names)
+        return load_breast_cancer(as_frame=True).data
+    if path.suffix == ".npy":
+        frame = _numbers(_read_npy(path))
+    elif path.suffix == ".parquet":
+        frame = _numbers(pd.read_parquet(path).rename(columns=str))
+    else:
+        frame = _read_csv(path)
+    if len(frame) < MIN_ROWS:
+        raise ValueError(f"{len(frame)} rows are too few; at least {MIN_ROWS} are needed")
+    return frame
+
+
+def _read_npy(path: Path) -> pd.DataFrame:
+    rows = np.load(path, allow_pickle=False)
+    if rows.ndim != 2 or rows.dtype.kind not in "iuf":
+        raise ValueError(f"the array must be a matrix of numbers, got shape {list(rows.shape)} and dtype {rows.dtype}")
+    return pd.DataFrame(rows).add_prefix("column ")
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    # Without pandas's filter of missing values, errors can cite a cell as it is in the file.
+    options = {"na_filter": False, "skipinitialspace": True, "low_memory": False}
     try:
-        rows, names = _read_npy(path) if path.suffix == ".npy" else _read_csv(path)
-    except OSError as error:
-        raise TableError(f"{error.strerror or error}") from error
+        first = pd.read_csv(path, header=None, nrows=1, dtype=str, **options).iloc[0]
+        # The first line is a header if no cell is a number. If some are, it is a row, and its other cells are mistakes.
+        has_header = pd.to_numeric(first, errors="coerce").isna().all()
+        options |= {"header": 0 if has_header else None, "skip_blank_lines": False, "dtype": {LABELS: str}}
+        frame = pd.read_csv(path, **options)
     except UnicodeDecodeError as error:
-        raise TableError("the file is not text; if it is an NPY file, its name must end in .npy") from error
-    if len(rows) < MIN_ROWS:
-        raise TableError(f"{len(rows)} rows are too few; at least {MIN_ROWS} are needed")
-    constant = [name for name, column in zip(names, rows.T, strict=True) if np.all(column == column[0])]
-    if constant:
-        raise TableError(f"constant columns have no density; remove {', '.join(map(repr, constant))}")
-    return rows, names
+        raise ValueError("the file is not text in UTF-8; names of other files end in .npy or .parquet") from error
+    if not isinstance(frame.index, pd.RangeIndex):  # Pandas would take the first cells of each row as its label.
+        raise ValueError("line 2 has more cells than the first line; numbers must have decimal points")
+    frame = frame if has_header else frame.add_prefix("column ")
+    frame.index = pd.RangeIndex(1 + has_header, 1 + has_header + len(frame), name="line")
+    frame = frame[(frame != "").any(axis=1)]  # without blank lines
+    labels = frame.pop(LABELS) if LABELS in frame else pd.RangeIndex(len(frame))
+    return _numbers(frame).set_axis(labels, axis="index")
 
 
-def _read_npy(path: Path) -> tuple[np.ndarray, list[str]]:
-    try:
-        rows = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise TableError("the file is not an NPY file with numbers") from error
-    if rows.ndim != 2 or rows.shape[1] == 0 or rows.dtype.kind not in "iuf":
-        raise TableError(
-            f"the array must be a matrix of real numbers, got shape {list(rows.shape)} and dtype {rows.dtype}"
+def _numbers(frame: pd.DataFrame) -> pd.DataFrame:
+    """The table as numbers. Raises a ValueError if a cell is missing, infinite or no number."""
+
+    def to_numbers(column: pd.Series) -> pd.Series:
+        return column if is_numeric_dtype(column) else pd.to_numeric(column.astype(str), errors="coerce")
+
+    numbers = frame.apply(to_numbers)
+    wrong = ~np.isfinite(numbers.to_numpy("float64", na_value=np.nan))
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        counts = [f"{number} in {name!r}" for name, number in zip(frame, wrong.sum(axis=0), strict=True) if number]
+        raise ValueError(
+            f"{frame.index.name or 'row'} {frame.index[row]}, column {frame.columns[column]!r}: "
+            f"'{frame.iat[row, column]}' is not a finite number (such cells: {', '.join(counts)}); "
+            "drop these columns or rows, or make numbers of them"
         )
-    rows = rows.astype(np.float64)
-    if not np.isfinite(rows).all():
-        row, column = np.argwhere(~np.isfinite(rows))[0]
-        raise TableError(f"row {row}, column {column} (from 0) is {rows[row, column]}, which is not finite")
-    return rows, [f"column {index + 1}" for index in range(rows.shape[1])]
-
-
-def _read_csv(path: Path) -> tuple[np.ndarray, list[str]]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file)
-        try:
-            lines = [(reader.line_num, cells) for cells in reader if cells]  # Blank lines have no cells.
-        except csv.Error as error:
-            raise TableError(f"line {reader.line_num}: {error}") from error
-    if not lines:
-        raise TableError("the file is empty")
-    first = lines[0][1]
-    names = [f"column {index + 1}" for index in range(len(first))]
-    # The first line is a header if no cell is a number. If some are, it is a row, and its other cells are mistakes.
-    if not any(map(_is_number, first)):
-        names = [cell.strip() or name for cell, name in zip(first, names, strict=True)]
-        del lines[0]
-    rows = np.empty((len(lines), len(names)))
-    for row, (line, cells) in zip(rows, lines, strict=True):
-        if len(cells) != len(names):
-            raise TableError(f"line {line} has {len(cells)} cells, but the first line has {len(names)}{_FORMAT_HINT}")
-        for column, cell in enumerate(cells):
-            row[column] = _to_number(cell, f"line {line}, column {column + 1} ({names[column]})")
-    return rows, names
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _to_number(cell: str, place: str) -> float:
-    if not cell.strip():
-        raise TableError(f"{place}: the cell is empty")
-    if not _is_number(cell):
-        hint = _FORMAT_HINT if ";" in cell or "\t" in cell else ""
-        raise TableError(f"{place}: {cell!r} is not a number{hint}")
-    if not np.isfinite(float(cell)):
-        raise TableError(f"{place}: {cell.strip()} is not finite")
-    return float(cell)
+    return numbers
