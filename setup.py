@@ -43,7 +43,7 @@ setup(
     ],
     extras_require={
         "gpu": ["tensorflow[and-cuda]"],
-        "examples": ["matplotlib", "scikit-learn"],
+        "examples": ["matplotlib", "pandas", "scikit-learn"],
         "sklearn": ["scikit-learn>=1.6"],
         "bench": ["distrax", "dm-haiku", "optax", "flowjax", "FrEIA", "nflows", "normflows", "zuko"],
         "test": [
