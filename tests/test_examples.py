@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
+from scipy.stats import kstest, multivariate_normal
 
 import tfp_realnvp as nvp
 from helpers.flows import smaller
@@ -19,6 +20,7 @@ from helpers.processes import run_python
 EXAMPLES = Path(__file__).parents[1] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
+import photometric_redshifts  # noqa: E402
 import tabular  # noqa: E402
 from table import read_table  # noqa: E402
 
@@ -44,6 +46,7 @@ ARGUMENTS = {
     "two_moons": ["--epochs", 2, "--seed", 1],
     "tabular": ["--epochs", 2, "--seed", 1],
     "conditional": ["--epochs", 2, "--seed", 1],
+    "photometric_redshifts": ["--epochs", 2, "--seed", 1, "--rows", 400],
     "simulation_based_inference": ["--epochs", 2, "--simulations", 2000, "--checks", 200],
     "variational_inference": ["--steps", 20, "--draws", 100],
     "neutra_hmc": ["--steps", 20, "--chains", 8, "--gradients", 320],
@@ -52,6 +55,7 @@ EXPECTED_WORDS = {
     "two_moons": ["Real NVP", "negative log-likelihood", "with TensorFlow only, agree"],
     "tabular": ["Real NVP", "negative log-likelihood", "114 test rows are anomalies", "would give +"],
     "conditional": ["Real NVP", "negative log-likelihood"],
+    "photometric_redshifts": ["Real NVP", "negative log-likelihood", "Real NVP minus truth"],
     "simulation_based_inference": ["Real NVP minus truth", "Simulation-based calibration"],
     "variational_inference": ["ELBO", "Pareto k", "school H"],
     "neutra_hmc": ["plain HMC", "NeuTra", "R-hat"],
@@ -60,6 +64,7 @@ EXPECTED_FILES = {
     "two_moons": [".keras", ".png", "export"],
     "tabular": [".csv", ".keras", ".png", "export"],
     "conditional": [".keras", ".png", "export"],
+    "photometric_redshifts": [".keras", ".png", "export"],
     "simulation_based_inference": [
         "two_moons.keras",
         "two_moons_calibration.png",
@@ -216,6 +221,59 @@ def test_read_parquet(tmp_path, monkeypatch):
         read_table(tmp_path / "table.parquet")
     del table["b"]
     assert read_table(tmp_path / "table.parquet").columns.tolist() == ["0"]
+
+
+def test_exact_posterior_of_galaxies():
+    """It integrates to 1, its distribution function of the true redshift is uniform, and bands may be missing."""
+    table = photometric_redshifts.galaxies(2000, np.random.default_rng(0))
+    z, magnitudes = table["redshift"].to_numpy(), table[list(photometric_redshifts.BANDS)].to_numpy()
+    edges = np.linspace(0.0, photometric_redshifts.Z_MAX, 501)
+    middle = (edges[1:] + edges[:-1]) / 2
+    mass = np.exp(photometric_redshifts.exact_log_prob(middle[:, np.newaxis], magnitudes)) * edges[1]
+    np.testing.assert_allclose(mass.sum(axis=0), 1, atol=1e-3)
+    cdf = np.concatenate([np.zeros([1, len(z)]), mass.cumsum(axis=0)])
+    pit = [np.interp(value, edges, column) for value, column in zip(z, cdf.T, strict=True)]
+    assert kstest(pit, "uniform").pvalue > 0.01
+    # Without a band, the density is the same as that of SciPy's Gaussian of the other bands.
+    row = int(np.flatnonzero(np.isnan(magnitudes).sum(axis=1) == 2)[0])
+    seen = ~np.isnan(magnitudes[row])
+    covariance = np.diag(photometric_redshifts.NOISE**2) + photometric_redshifts.OFFSET_STDDEV**2
+    curves = photometric_redshifts.OFFSET_MEAN + photometric_redshifts.colour_curves(middle)[..., seen]
+    gaussian = multivariate_normal(cov=covariance[np.ix_(seen, seen)]).pdf(magnitudes[row, seen] - curves)
+    expected = photometric_redshifts.PRIOR.pdf(middle) * (photometric_redshifts.TYPES[:, 0] @ gaussian)
+    np.testing.assert_allclose(mass[:, row], expected / expected.sum(), atol=1e-6)
+
+
+def catalogue():
+    table = photometric_redshifts.galaxies(300, np.random.default_rng(0)).rename(columns={"redshift": "z_spec"})
+    table["name"] = "galaxy"
+    table.loc[:4, "z_spec"] = np.nan
+    return table
+
+
+def test_redshifts_of_a_users_table(tmp_path, run_here):
+    catalogue().to_csv(tmp_path / "mine.csv", index=False)
+    arguments = ["--data", tmp_path / "mine.csv", "--target", "z_spec", "--context", "g", "r", "i", "--support", 0, 3.5]
+    stdout, stderr = run_here("photometric_redshifts", *arguments, "--epochs", 1, "--out", tmp_path / "out")
+    assert stderr == "" and "5 rows without z_spec are dropped" in stdout and "truth" not in stdout
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["mine.keras", "mine.png", "mine_export"]
+    flow = keras.models.load_model(tmp_path / "out" / "mine.keras")
+    assert flow.context_names == ["g", "r", "i"] and np.isfinite(flow.log_prob([1.0], [np.nan, 24.0, np.nan]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--context", "g", "h"], "no column 'h'; the columns are u, g, r, i, y, z_spec, name"),
+        (["--context", "g", "name"], "column 'name' must hold numbers, got 'galaxy'"),
+        (["--support", "0", "1"], "rows have z_spec outside the bounds"),
+    ],
+)
+def test_bad_columns_of_redshifts_give_a_one_line_error(arguments, message, tmp_path, run_here):
+    catalogue().to_csv(tmp_path / "mine.csv", index=False)
+    with pytest.raises(SystemExit, match=rf"mine.csv: .*{message}") as error:
+        run_here("photometric_redshifts", "--data", tmp_path / "mine.csv", "--target", "z_spec", *arguments)
+    assert "\n" not in error.value.code
 
 
 def test_resumed_image_training_matches_training_without_a_stop(tmp_path, monkeypatch, run_here):
