@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from tfp_realnvp.checks import check_fraction, check_size, floating_policy
 from tfp_realnvp.flows import RealNVP
 from tfp_realnvp.flows.arguments import as_columns
+from tfp_realnvp.flows.columns import by_position
 from tfp_realnvp.flows.frames import column_names, in_features
 from tfp_realnvp.flows.support import as_bounds, check_support
 
@@ -80,7 +81,7 @@ class FlowDensity(OutlierMixin, BaseEstimator):
         """
         check_fraction("validation_fraction", self.validation_fraction)
         check_fraction("contamination", self.contamination)
-        options = dict(_checked_options(self.options))
+        options = by_position(_checked_options(self.options), X)
         given, X = X, validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
         named = given if column_names(given) is not None else X  # for errors that name rows and columns
         is_constant = np.all(X[:1] == X, axis=0)

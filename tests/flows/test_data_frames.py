@@ -221,3 +221,31 @@ def test_data_frames_of_polars():
         model.log_prob(data[["radius", "mass"]])
     with pytest.raises(ValueError, match=r"convert or drop the columns 'mass' \(String\)"):
         model.fit(data.with_columns(mass=polars.lit("large")))
+
+
+def test_rows_of_a_data_frame_are_checked_too():
+    model = nvp.RealNVP(2, num_couplings=1, hidden_units=(), seed=0)
+    model.adapt(frame())
+    row = frame().iloc[0]
+    np.testing.assert_array_equal(model.log_prob(row), model.log_prob(X[0]))
+    with pytest.raises(ValueError, match=r"x must have the columns .* column 0 must be 'mass', got 'radius'"):
+        model.log_prob(row[::-1])
+
+
+def test_columns_with_equal_names_are_errors():
+    twice = pd.DataFrame(X, columns=["mass", "mass"])
+    with pytest.raises(ValueError, match="data must have different column names, got 'mass' twice"):
+        nvp.RealNVP(2, num_couplings=1, hidden_units=(), seed=0).adapt(twice)
+
+
+def test_for_data_takes_bounds_and_whole_numbers_by_name():
+    table = pd.DataFrame({"mass": np.exp(X[:, 0]), "count": np.arange(20) % 5})
+    options = {"num_couplings": 1, "hidden_units": (4,), "seed": 0, "verbose": False}
+    named = nvp.RealNVP.for_data(table, support={"mass": (0, None)}, integers=["count"], **options).get_config()
+    assert named["support"] == [[0.0, None], [None, None]] and named["integers"] == [1]
+    with pytest.raises(ValueError, match="integers names 'counts', but x has the columns 'mass', 'count'"):
+        nvp.RealNVP.for_data(table, integers=["counts"], **options)
+    with pytest.raises(ValueError, match="support names 'flux', but x has"):
+        nvp.RealNVP.for_data(table, support={"flux": (0, None)}, **options)
+    with pytest.raises(ValueError, match=r"data must hold whole numbers .* in the columns 'mass'"):
+        nvp.RealNVP.for_data(table, integers=["mass"], **options)

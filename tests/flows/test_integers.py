@@ -121,7 +121,7 @@ def test_whole_numbers_are_no_peaks_for_the_rules():
 
 @pytest.mark.parametrize("as_dataset", [False, True])
 def test_other_numbers_are_errors(as_dataset):
-    flow, frame = small_flow(), pd.DataFrame(X, columns=["count", "value", "flag"])
+    flow, frame = small_flow(), pd.DataFrame(X.copy(), columns=["count", "value", "flag"])
     flow.compile("sgd")
     frame.loc[[5, 7], "count"] = 0.5
     if as_dataset:

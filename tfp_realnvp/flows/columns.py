@@ -1,7 +1,7 @@
 """The column names of the DataFrames that a flow learns from, and checks of later DataFrames."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -10,7 +10,7 @@ import numpy as np
 from tfp_realnvp.flows.frames import column_names, listed, with_numpy_dtypes
 from tfp_realnvp.keras_internals import BuiltModel
 
-__all__ = ["Columns", "LearnColumns", "NamedColumnsModel"]
+__all__ = ["Columns", "LearnColumns", "NamedColumnsModel", "by_position"]
 
 
 class Columns:
@@ -34,7 +34,11 @@ class Columns:
 
     def checked_part(self, key: str, array: Any, argument: str | None = None) -> Any:
         """Like `checked`, for x or the context alone. The argument is `key` by default."""
-        _check(key, self.names.get(key), _names(array), argument or key)
+        names = _names(array)
+        if names is not None and len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"{argument or key} must have different column names, got {twice!r} twice")
+        _check(key, self.names.get(key), names, argument or key)
         return with_numpy_dtypes(array)
 
     def check_alike(self, data: Any, other: Any, argument: str) -> None:
@@ -106,8 +110,31 @@ class NamedColumnsModel(BuiltModel):
         return super().predict_on_batch(self.columns.checked(x, "x"))
 
 
+def by_position(options: Mapping[str, Any], x: Any) -> dict[str, Any]:
+    """Options of `RealNVP` for the features of x: `support` and `integers` may name columns of a DataFrame.
+
+    Raises a ValueError if x has no such column.
+    """
+    names, options = column_names(x) or [], dict(options)
+
+    def position(argument: str, name: Any) -> int:
+        if name not in names:
+            raise ValueError(f"{argument} names {name!r}, but x has the columns {listed(map(repr, names)) or None}")
+        return names.index(name)
+
+    support, integers = options.get("support"), options.get("integers")
+    if isinstance(support, Mapping):
+        bounds = {position("support", name): entry for name, entry in support.items()}
+        options["support"] = [bounds.get(index) for index in range(len(names))]
+    if isinstance(integers, Iterable) and any(isinstance(entry, str) for entry in integers):
+        options["integers"] = [position("integers", name) for name in integers]
+    return options
+
+
 def _names(array: Any) -> list[str] | None:
     names = column_names(array)
+    if names is None and hasattr(array, "iloc") and len(array.shape) == 1:  # a row of a DataFrame
+        names = list(array.index)
     return None if names is None or names == list(range(len(names))) else [str(name) for name in names]
 
 

@@ -51,7 +51,8 @@ class DensityModel(TrainingModel):
             print_fn: function that gets the text; `print` by default.
             line_length, positions, **kwargs: arguments of `keras.Model.summary`, without effect here.
 
-        >>> Flow(tfd.MultivariateNormalDiag(tf.zeros(2))).summary()  # doctest: +ELLIPSIS
+        >>> import tfp_realnvp as nvp
+        >>> nvp.Flow(tfd.MultivariateNormalDiag(tf.zeros(2))).summary()  # doctest: +ELLIPSIS
         flow...: events [2], no context
         ...
         4 parameters, of which 0 are trainable

@@ -153,7 +153,7 @@ class Flow(DensityModel):
         """
         check_no_context_argument(context)
         check_flag("robust", robust)
-        data = self.columns.checked(data, "data")
+        data = self._dequantization.checked(self.columns.checked(data, "data"), "data")
         self._standardizer.adapt(data, self.log_prob, robust)
         self._after_adapt(data, robust)
         self.columns.learn(data)

@@ -167,9 +167,9 @@ class Moments:
 class RobustMoments(Moments):
     """Median, and half the distance of the quantiles that are one standard deviation from the mean of a Gaussian.
 
-    Both are the mean and standard deviation of Gaussian rows, and a few extreme rows hardly change them. Where most
-    values are equal, so that the quantiles are, it is the mean and the standard deviation. Of many rows, some at equal
-    distances count.
+    For Gaussian rows, they are the mean and the standard deviation. A few extreme rows hardly change them. If most
+    values of a feature are equal, both quantiles are, and its mean and standard deviation take their place. If there
+    are many rows, only every k-th counts.
     """
 
     def __init__(self) -> None:

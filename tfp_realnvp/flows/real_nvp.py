@@ -23,6 +23,7 @@ from tfp_realnvp.checks import (
 from tfp_realnvp.conditioners import MLP, Constant, ResNet, activation_config, as_activation
 from tfp_realnvp.flows.arguments import as_columns, as_vector_shape, drawn_seed
 from tfp_realnvp.flows.base import as_base
+from tfp_realnvp.flows.columns import by_position
 from tfp_realnvp.flows.contexts import context_placeholder
 from tfp_realnvp.flows.dequantization import ColumnDequantization
 from tfp_realnvp.flows.flow import Flow
@@ -243,7 +244,8 @@ class RealNVP(Flow):
                 `{"x": x, "context": context}`.
             seed: as in the constructor.
             verbose: whether to print the chosen options, in one line.
-            **options: options of the constructor, in place of those that the rules choose.
+            **options: options of the constructor, in place of those that the rules choose. With a DataFrame, `support`
+                and `integers` can name columns: `support={"mass": (0.0, None)}, integers=["count"]`.
 
         Raises:
             ValueError: as in `adapt` and in the constructor.
@@ -255,7 +257,7 @@ class RealNVP(Flow):
         """
         for name in {"event_shape", "context_shape"} & options.keys():
             raise ValueError(f"{name} is the number of columns of the data, got {options[name]!r} too")
-        x, context = with_numpy_dtypes(x), with_numpy_dtypes(context)
+        x, context, options = with_numpy_dtypes(x), with_numpy_dtypes(context), by_position(options, x)
         sample, context_size = sample_rows(x, "x"), 0
         if context is not None:
             missing = bool(options.get("missing_context"))
