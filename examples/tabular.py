@@ -36,10 +36,10 @@ def split(number: int, seed: int) -> dict[str, np.ndarray]:
 
 
 def column_options(table: pd.DataFrame, positive: list[str], integers: list[str]) -> dict[str, Any]:
-    """The options `support` and `integers` of `RealNVP`, which go by the order of the columns, from their names."""
+    """The options `support` and `integers` of `for_data`, checked for all rows of the table."""
     if unknown := [name for name in positive + integers if name not in table]:
         raise ValueError(f"there are no columns {unknown}; the columns are {list(table)}")
-    # `for_data` checks the training rows only.
+    # `for_data` would check the training rows only.
     for name in positive:
         least = table[name].min()
         if least < 0 or (least == 0 and name not in integers):
@@ -47,10 +47,7 @@ def column_options(table: pd.DataFrame, positive: list[str], integers: list[str]
     for name in integers:
         if (table[name] % 1 != 0).any():
             raise ValueError(f"--integers: the column {name!r} has values that are not whole numbers")
-    return {
-        "support": [(0, None) if name in positive else None for name in table],
-        "integers": [index for index, name in enumerate(table) if name in integers],
-    }
+    return {"support": {name: (0, None) for name in positive}, "integers": integers}
 
 
 def gaussian_baselines(

@@ -119,7 +119,7 @@ class UniformDequantization(Dequantization):
             with super().errors():
                 yield
         except tf.errors.InvalidArgumentError as error:
-            found = re.search(rf"\w+ must hold .* dataset does not({re.escape(_SCALED_HINT)})?", error.message)
+            found = re.search(rf"\w+ must hold .* dataset does not({re.escape(self._hint)})?", error.message)
             if found is None:
                 raise
             raise ValueError(found[0]) from error

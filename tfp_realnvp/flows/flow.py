@@ -10,11 +10,7 @@ from tensorflow_probability import distributions as tfd
 from tfp_realnvp.bijectors import OnePassChain
 from tfp_realnvp.checks import check_flag, floating_policy
 from tfp_realnvp.distributions import OnePassTransformedDistribution, base_and_bijectors, with_inference
-from tfp_realnvp.flows.arguments import (
-    as_vector_shape,
-    check_context_shape,
-    check_distribution,
-)
+from tfp_realnvp.flows.arguments import as_vector_shape, check_context_shape, check_distribution
 from tfp_realnvp.flows.compiled import CompiledDensity
 from tfp_realnvp.flows.contexts import ContextEncoder
 from tfp_realnvp.flows.density import DensityModel
