@@ -115,6 +115,9 @@ class BuiltModel(keras.Model):
     def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
         """Does nothing. Keras's method fails when replicas get different numbers of rows."""
 
+    def _clear_previous_trainer_metrics(self) -> None:
+        """Does nothing. Keras 3.6 would remove the metrics of the models inside this model."""
+
 
 class IteratedDataset(tf.data.Dataset):
     """A dataset whose subclass defines `element_spec` and `__iter__`. TensorFlow itself knows only its length."""

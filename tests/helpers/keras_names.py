@@ -66,6 +66,20 @@ def fit_calls_a_method_that_builds_the_model():
     assert calls
 
 
+def compile_removes_metrics_of_models_inside():
+    """Keras 3.6 does so, later versions do not."""
+
+    class Outer(keras.Model):
+        cleared = ()
+
+        def _clear_previous_trainer_metrics(self):
+            self.cleared = ("called",)
+
+    outer = Outer()
+    outer.compile(loss="mse")
+    assert outer.cleared
+
+
 def datasets_may_be_iterated_in_python():
     class Counted(tf.data.Dataset):
         def __init__(self):
@@ -140,6 +154,11 @@ ROWS = [
     ),
     (optimizers_clip_with_a_method_of_the_instance, "clips the sum of gradients over replicas", "_clip_gradients"),
     (fit_calls_a_method_that_builds_the_model, "replicas with unequal numbers of rows", "_maybe_symbolic_build"),
+    *(
+        [(compile_removes_metrics_of_models_inside, "members keep their metrics", "_clear_previous_trainer_metrics")]
+        if hasattr(keras.Model, "_clear_previous_trainer_metrics")
+        else []
+    ),
     (datasets_may_be_iterated_in_python, "batches of arrays without a pipeline", "_inputs"),
     (
         layers_take_their_training_mode_from_the_outer_call,

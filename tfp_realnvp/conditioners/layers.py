@@ -39,6 +39,8 @@ def as_activation(activation: str | Callable[..., Any]) -> Callable[..., Any]:
     if isinstance(activation, type):
         raise wrong
     try:
+        if isinstance(activation, dict):  # the config of a layer, which `get` of Keras 3.6 cannot read
+            activation = keras.saving.deserialize_keras_object(activation)
         found: Callable[..., Any] = keras.activations.get(activation)
     except (TypeError, ValueError):
         raise wrong from None

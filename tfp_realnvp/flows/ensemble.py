@@ -105,7 +105,7 @@ class Ensemble(Flow):
 
     def compile(self, optimizer: Any = "auto", loss: None = None, **kwargs: Any) -> None:
         """Calls `compile` of each member. Each gets its own copy of an optimizer."""
-        super().compile(None, loss, **kwargs)  # first, since Keras 3.6 then removes the metrics of the members
+        super().compile(None, loss, **kwargs)
         for flow in self.flows:
             is_instance = isinstance(optimizer, keras.optimizers.Optimizer)
             flow.compile(optimizer.from_config(optimizer.get_config()) if is_instance else optimizer, loss, **kwargs)
