@@ -110,7 +110,10 @@ class OnePassTransformedDistribution(ForgottenSamples):
             return super()._quantile(value, **kwargs)
         distribution_kwargs, bijector_kwargs = split_kwargs(self, kwargs)
         part = tf.where(is_increasing(self.bijector, **bijector_kwargs), value, 1 - value)
-        x = base.quantile(part if self.event_shape == [] else part[..., tf.newaxis], **distribution_kwargs)
+        part = part if self.event_shape == [] else part[..., tf.newaxis]
+        x = base.quantile(part, **distribution_kwargs)
+        for probability, end in ((0, -np.inf), (1, np.inf)):  # TFP's Student-t distribution gives NaN.
+            x = tf.where(tf.math.is_nan(x) & (part == probability), tf.constant(end, x.dtype), x)
         # Not `forward`, which gives NaN for infinite x.
         options = {"backward": False, "to_latent": False, "checked": False}
         return as_chain(self.bijector).walk(x, self.event_shape.rank, **options, **bijector_kwargs)[0]

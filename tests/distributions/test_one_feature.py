@@ -51,8 +51,7 @@ def test_cumulative_probabilities_and_quantiles(options):
     np.testing.assert_allclose(distribution.cdf(quantiles), PROBABILITIES, atol=1e-9)
     np.testing.assert_allclose(np.interp(quantiles[:, 0], GRID[:, 0], cdf), PROBABILITIES, atol=1e-4)
     np.testing.assert_array_equal(distribution.cdf([[-np.inf], [np.inf]]), [0.0, 1.0])
-    if "base_distribution" not in options:  # TFP's Student-t distribution has no quantiles of 0 and 1.
-        np.testing.assert_array_equal(distribution.quantile(np.array([0.0, 1.0])), [[-np.inf], [np.inf]])
+    np.testing.assert_array_equal(distribution.quantile(np.array([0.0, 1.0])), [[-np.inf], [np.inf]])
     assert np.all(np.isnan(distribution.cdf([[np.nan]])))
     if "context_shape" in options:
         unknown = flow.distribution(np.array([np.nan, 0.0]))

@@ -128,6 +128,8 @@ def test_other_numbers_are_errors(as_dataset):
         rows = tf.data.Dataset.from_tensor_slices(frame.to_numpy()).batch(50)
         with pytest.raises(ValueError, match=r"x must hold whole numbers .* in its integers=\[0, 2\]; a batch"):
             flow.fit(rows, verbose=0)
+        with pytest.raises(ValueError, match=r"data must hold whole numbers .* in its integers=\[0, 2\]; a batch"):
+            flow.adapt(rows)
     else:
         message = (
             r"x must hold whole numbers within \+-262144 .* got 0\.5 in 2 of its 400 rows: 5, 7, in the columns 'co"

@@ -150,8 +150,9 @@ class Flow(DensityModel):
         check_no_context_argument(context)
         check_flag("robust", robust)
         data = self._dequantization.checked(self.columns.checked(data, "data"), "data")
-        self._standardizer.adapt(data, self.log_prob, robust)
-        self._after_adapt(data, robust)
+        with self._dequantization.errors():
+            self._standardizer.adapt(data, self.log_prob, robust)
+            self._after_adapt(data, robust)
         self.columns.learn(data)
 
     def _after_adapt(self, data: Any, robust: bool) -> None:
