@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -80,6 +81,22 @@ def test_errors_name_columns_and_rows():
         bounded.fit(frame)
     with pytest.raises(ValueError, match=r"^X is constant in the columns 'radius'"):
         small_density().fit(frame.assign(radius=1.0))
+
+
+def test_a_rare_value_may_be_in_one_part_of_the_rows():
+    frame = pd.DataFrame({"mass": X[:, 0], "rare": np.arange(60) == 7}, dtype=float)
+    for seed in range(12):
+        small_density(random_state=seed, validation_fraction=0.3, epochs=1).fit(frame)
+
+
+def test_a_fit_that_fails_leaves_no_flow():
+    density = small_density(options=SMALL | {"support": {"mass": (-8, None)}})
+    density.fit(pd.DataFrame(X, columns=["mass", "radius"]))
+    assert density.flow_.feature_names == ["mass", "radius"]
+    with pytest.raises(ValueError, match="mass: set the lower bound below -9"):
+        density.fit(pd.DataFrame(X - 9 - X.min(axis=0), columns=["radius", "mass"]))
+    with pytest.raises(NotFittedError):
+        density.score_samples(X)
 
 
 def test_rows_of_weight_zero_do_not_count():

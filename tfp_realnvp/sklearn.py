@@ -15,7 +15,7 @@ from tfp_realnvp.checks import check_fraction, check_size, floating_policy
 from tfp_realnvp.flows import RealNVP
 from tfp_realnvp.flows.arguments import as_columns
 from tfp_realnvp.flows.columns import by_position
-from tfp_realnvp.flows.frames import column_names, in_features
+from tfp_realnvp.flows.frames import column_names, in_features, non_numeric_columns, with_numpy_dtypes
 from tfp_realnvp.flows.support import as_bounds, check_support
 
 __all__ = ["FlowDensity"]
@@ -82,14 +82,17 @@ class FlowDensity(OutlierMixin, BaseEstimator):
         check_fraction("validation_fraction", self.validation_fraction)
         check_fraction("contamination", self.contamination)
         options = by_position(_checked_options(self.options), X)
+        self.__dict__.pop("flow_", None)  # If there is an error below, the flow does not fit the names that X has now.
         given, X = X, validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
-        named = given if column_names(given) is not None else X  # for errors that name rows and columns
+        is_frame = column_names(given) is not None and not non_numeric_columns(given)
+        named = with_numpy_dtypes(given) if is_frame else X  # for errors that name rows and columns
         is_constant = np.all(X[:1] == X, axis=0)
         if np.any(is_constant):
             raise ValueError(f"X is constant{in_features(named, is_constant)}: drop these features")
         dtype = floating_policy(options.get("dtype")).variable_dtype
         integers = as_columns(options.get("integers"), X.shape[1])
-        check_support(named, as_bounds(options.get("support"), X.shape[1], dtype, integers), "X")
+        names = column_names(named)
+        check_support(named, as_bounds(options.get("support"), X.shape[1], dtype, integers, names), "X")
         weights = None
         if sample_weight is not None:
             weights = check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
@@ -97,7 +100,9 @@ class FlowDensity(OutlierMixin, BaseEstimator):
                 raise ValueError(f"sample_weight must have shape [{len(X)}], got {list(weights.shape)}")
             if not np.any(weights):
                 raise ValueError("Sample weights must contain at least one non-zero number.")  # scikit-learn's words
-            X, weights = X[weights != 0], weights[weights != 0]
+            if not np.all(weights):
+                named = X = X[weights != 0]
+                weights = weights[weights != 0]
         random = check_random_state(self.random_state)
         order, seed = random.permutation(len(X)), int(random.randint(2**31))
         num_held_out = max(0, min(round(self.validation_fraction * len(X)), len(X) - 2))
@@ -105,9 +110,9 @@ class FlowDensity(OutlierMixin, BaseEstimator):
         (held_out, held_out_weights), (train, train_weights) = parts
         if self.random_state is not None:
             tf.random.set_seed(seed)  # It determines the order of the batches.
-        self.flow_ = RealNVP.for_data(train, seed=seed, verbose=False, **options)
-        self.flow_.compile()
-        self.history_ = self.flow_.fit(
+        flow = RealNVP.for_data(named, seed=seed, verbose=False, **options)
+        flow.compile()
+        self.history_ = flow.fit(
             train,
             sample_weight=train_weights,
             validation_data=(held_out, None, held_out_weights) if num_held_out else None,
@@ -115,6 +120,7 @@ class FlowDensity(OutlierMixin, BaseEstimator):
             batch_size=self.batch_size,
             verbose=self.verbose,
         ).history
+        self.flow_ = flow
         self.offset_ = float(np.quantile(self._log_density(X), self.contamination))
         return self
 

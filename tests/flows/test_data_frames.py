@@ -8,6 +8,7 @@ import tensorflow as tf
 
 import tfp_realnvp as nvp
 from helpers.flows import X, conditional, flow, row_3, with_context
+from tfp_realnvp.flows.columns import by_position
 
 
 class Frame:
@@ -164,8 +165,10 @@ def test_members_of_an_ensemble_learn_the_same_names(tmp_path):
     one, other = learned_flow(), learned_flow()
     one.adapt(frame())
     other.adapt(frame()[["radius", "mass"]])
+    unnamed = learned_flow()
     with pytest.raises(ValueError, match=r"^flows must have the columns .* column 0 must be 'mass', got 'radius'$"):
-        nvp.Ensemble([one, other])
+        nvp.Ensemble([unnamed, one, other])
+    assert unnamed.feature_names is None
 
 
 def test_files_of_weights_keep_names(tmp_path):
@@ -174,6 +177,10 @@ def test_files_of_weights_keep_names(tmp_path):
     model.save_weights(tmp_path / "flow.weights.h5")
     other.load_weights(tmp_path / "flow.weights.h5")
     assert other.feature_names == ["mass", "radius"]
+    wider = nvp.RealNVP(2, num_couplings=2, hidden_units=(9,), seed=0)
+    with pytest.raises(ValueError, match="filepath"):
+        wider.load_weights(tmp_path / "flow.weights.h5")
+    assert wider.feature_names is None
 
 
 def test_names_are_saved(tmp_path):
@@ -249,3 +256,25 @@ def test_for_data_takes_bounds_and_whole_numbers_by_name():
         nvp.RealNVP.for_data(table, support={"flux": (0, None)}, **options)
     with pytest.raises(ValueError, match=r"data must hold whole numbers .* in the columns 'mass'"):
         nvp.RealNVP.for_data(table, integers=["mass"], **options)
+    with pytest.raises(ValueError, match=r"support\['mass'\] must be None or a pair .* got \(1, 0\)"):
+        nvp.RealNVP.for_data(table, support={"mass": (1, 0)}, **options)
+    with pytest.raises(ValueError, match=r"integers must be None or indices of features, .* got 'count'"):
+        nvp.RealNVP.for_data(table, integers="count", **options)
+
+
+def test_integers_are_positions_unless_they_are_names():
+    names = ["mass", "radius"]
+    given = {"support": {0: (0, None), "radius": (0, 1)}, "integers": ["radius", 0]}
+    by_name = {"support": [(0, None), (0, 1)], "integers": [1, 0]}
+    assert by_position(given, pd.DataFrame(X, columns=names)) == by_name
+    assert by_position({"support": {1: (0, 1)}}, pd.DataFrame(X)) == {"support": [None, (0, 1)]}
+    for options in ({"support": {1: None}}, {"integers": [1]}):
+        with pytest.raises(ValueError, match="1 is a position and also the name of another column; rename the columns"):
+            by_position(options, pd.DataFrame(X, columns=[1, 0]))
+
+
+def test_a_series_with_equal_labels_is_no_row_of_a_table():
+    flow = learned_flow()
+    flow.adapt(frame())
+    with pytest.raises(ValueError, match=r"x must have shape \[\.\.\., 2\], got \[3\]"):
+        flow.log_prob(pd.Series([1.0, 2.0, 3.0], index=[7, 7, 8]))

@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
@@ -153,7 +154,20 @@ def test_members_without_a_density_agree():
     uniform = [nvp.Flow(tfd.Independent(tfd.Uniform([0.0], [high]), 1)) for high in (1.0, 2.0)]
     ensemble = nvp.Ensemble(uniform)
     np.testing.assert_array_equal(ensemble.log_prob([[3.0]]), [-np.inf])
-    np.testing.assert_array_equal(ensemble.spread([[3.0]]), [0.0])
+    np.testing.assert_array_equal(
+        ensemble.spread([[3.0], [1.5], [0.5], [np.nan]]), [0.0, np.inf, np.log(2) / 2, np.nan]
+    )
+
+
+def test_an_adapt_that_fails_changes_no_member():
+    members = [nvp.RealNVP(1, num_couplings=1, seed=0, support=support) for support in (None, [(0.0, None)])]
+    ensemble = nvp.Ensemble(members)
+    before = ensemble.get_weights()
+    with pytest.raises(ValueError, match="data must lie within its support"):
+        ensemble.adapt(pd.DataFrame({"mass": [-1.0, 1.0, 2.0]}))
+    assert ensemble.feature_names is None
+    for one, other in zip(ensemble.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_repr_and_summary_show_the_members(capsys):

@@ -48,6 +48,12 @@ def test_noise_does_not_reach_the_bounds():
         np.testing.assert_array_equal(flow._dequantization.as_sample(noisy), x)
 
 
+def test_samples_next_to_a_bound_are_rounded_to_a_number_inside():
+    flow = small_flow(support=[(None, 0), None, (-1, 0)])
+    last = np.nextafter(np.float32(0.5), np.float32(0))  # 1/2 more is rounded to 1.
+    np.testing.assert_array_equal(flow._dequantization.as_sample(tf.constant([[last, 0.0, last]])), [[0.0, 0.0, 0.0]])
+
+
 def test_samples_are_whole_numbers_within_the_support(flow, tmp_path):
     flow.export(tmp_path / "export")
     signature = tf.saved_model.load(tmp_path / "export").signatures["sample"]

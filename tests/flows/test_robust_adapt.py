@@ -66,6 +66,14 @@ def test_features_with_one_frequent_value_get_their_standard_deviation():
     assert shift[1] == np.median(x[:, 1])
 
 
+def test_a_feature_of_zeros_and_tiny_numbers_gets_its_standard_deviation():
+    """Slightly fewer than 84 % of the rows are 0, so one quantile is one of the tiny numbers."""
+    rain = np.zeros((1000, 1))
+    rain[:162, 0] = np.random.default_rng(0).gamma(0.05, 10.0, 162)
+    for sign in (1, -1):
+        np.testing.assert_allclose(shift_and_scale(adapted(sign * rain, size=1)), [sign * rain.mean(0), rain.std(0)])
+
+
 def test_the_first_lu_map_ignores_extreme_rows():
     x = NORMAL @ [[1.0, 0.9], [0.0, 0.3]]
     x[:3] = [[1e6, -1e6], [1e6, -1e6], [-1e6, 1e6]]

@@ -44,7 +44,7 @@ def as_columns(integers: Any, size: int) -> list[int]:
         raise ValueError(f"integers must be None or indices of features, from 0 to {size - 1}, got {integers!r:.100}")
     if len(set(indices)) < len(indices):
         raise ValueError(f"integers must be different indices, got {integers!r:.100}")
-    return [int(index) for index in indices]
+    return sorted(int(index) for index in indices)
 
 
 def as_sample_shape(sample_shape: Any) -> np.ndarray | tf.Tensor:

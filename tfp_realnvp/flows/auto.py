@@ -1,5 +1,6 @@
 """The optimizer "auto": Adam with a falling rate and decaying kernels, and a `fit` that keeps the best weights."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -94,7 +95,7 @@ class KernelDecay(keras.callbacks.Callback):
             for kernel in kernels:
                 kernel.assign(kernel * tf.cast(factor, kernel.dtype))
 
-        self._multiply = tf.function(multiply, autograph=False)
+        self._multiply = tf.function(functools.partial(multiply), autograph=False)  # as in `compiled.py`
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._first, self._next = epoch * self._num_batches, 0

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from numbers import Integral
 from typing import Any
 
 import keras
@@ -113,11 +114,17 @@ class NamedColumnsModel(BuiltModel):
 def by_position(options: Mapping[str, Any], x: Any) -> dict[str, Any]:
     """Options of `RealNVP` for the features of x: `support` and `integers` may name columns of a DataFrame.
 
-    Raises a ValueError if x has no such column.
+    Raises a ValueError if x has no such column, or if an integer is the name of a column at another position.
     """
     names, options = column_names(x) or [], dict(options)
 
-    def position(argument: str, name: Any) -> int:
+    def position(argument: str, name: Any) -> Any:
+        if name in names and isinstance(name, Integral) and names.index(name) != name:
+            raise ValueError(
+                f"{argument}: {name} is a position and also the name of another column; rename the columns"
+            )
+        if isinstance(name, Integral) and (argument == "integers" or 0 <= int(name) < len(names)):
+            return name
         if name not in names:
             raise ValueError(f"{argument} names {name!r}, but x has the columns {listed(map(repr, names)) or None}")
         return names.index(name)
@@ -126,15 +133,17 @@ def by_position(options: Mapping[str, Any], x: Any) -> dict[str, Any]:
     if isinstance(support, Mapping):
         bounds = {position("support", name): entry for name, entry in support.items()}
         options["support"] = [bounds.get(index) for index in range(len(names))]
-    if isinstance(integers, Iterable) and any(isinstance(entry, str) for entry in integers):
-        options["integers"] = [position("integers", name) for name in integers]
+    if isinstance(integers, Iterable) and not isinstance(integers, str):
+        options["integers"] = [
+            position("integers", entry) if isinstance(entry, str | Integral) else entry for entry in integers
+        ]
     return options
 
 
 def _names(array: Any) -> list[str] | None:
     names = column_names(array)
-    if names is None and hasattr(array, "iloc") and len(array.shape) == 1:  # a row of a DataFrame
-        names = list(array.index)
+    if names is None and hasattr(array, "iloc") and len(array.shape) == 1 and array.index.is_unique:
+        names = list(array.index)  # of a row of a DataFrame
     return None if names is None or names == list(range(len(names))) else [str(name) for name in names]
 
 

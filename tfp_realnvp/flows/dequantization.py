@@ -280,4 +280,8 @@ class ColumnDequantization(UniformDequantization):
         return x if self._bounds is None else self._bounds.clip(x)  # The sum may be rounded to a bound.
 
     def as_sample(self, x: tf.Tensor) -> tf.Tensor:
-        return tf.where(self._is_integer, tf.floor(x + 0.5), x)
+        rounded = tf.floor(x + 0.5)
+        if self._bounds is not None:  # The sum may be rounded up to a number beyond the bound.
+            least, greatest = np.ceil(self._bounds.lower) + 0.0, np.floor(self._bounds.upper)
+            rounded = tf.clip_by_value(rounded, least.astype(self._dtype), greatest.astype(self._dtype))
+        return tf.where(self._is_integer, rounded, x)

@@ -37,7 +37,8 @@ class Ensemble(Flow):
 
     `compile`, `adapt` and `fit` call the method of each member, one after the other, and each member reads all data.
     You may also train the members by themselves, as in `ensemble.flows[0].fit(...)`. Other methods are the same as in
-    `Flow`, except that there is no `bijector`, since no single bijector makes the density.
+    `Flow`, except that there is no `bijector`, since no single bijector makes the density. With one feature,
+    `distribution()` has `cdf`, but no `quantile`, which TFP's mixtures do not have.
 
     Raises:
         ValueError: if flows is empty, holds a flow twice, or holds flows of different shapes or dtypes.
@@ -59,9 +60,10 @@ class Ensemble(Flow):
         super().__init__(mixture, context_shape=context_shape, missing_context=missing_context, dtype=policy, **kwargs)
         self.flows = list(flows)
         self._dequantization = flows[0]._dequantization
-        for flow in flows:  # All learn and check the same names.
+        for flow in flows:
             self.columns.merge(flow.columns)
-            flow.columns = self.columns
+        for flow in flows:
+            flow.columns = self.columns  # All learn and check the same names.
         Flow.compile(self, None)  # for `evaluate`; the members have the optimizers
 
     def __repr__(self) -> str:
@@ -83,7 +85,9 @@ class Ensemble(Flow):
         raise AttributeError("an Ensemble has no bijector, since its density is a mixture; its flows have bijectors")
 
     def spread(self, x: Any, context: Any = None) -> tf.Tensor:
-        """The standard deviation of the members' log-densities, in nats. It is 0 where all members agree.
+        """The standard deviation of the members' log-densities, in nats.
+
+        It is 0 where all members agree, and infinite where only some of them have the density 0.
 
         Args:
             x, context: as in `log_prob`.
@@ -96,12 +100,17 @@ class Ensemble(Flow):
         """
         log_prob = tf.stack([flow.log_prob(x, context) for flow in self.flows])
         all_equal = tf.reduce_all(log_prob == log_prob[:1], axis=0)  # perhaps to -inf
-        return tf.where(all_equal, tf.zeros([], log_prob.dtype), tf.math.reduce_std(log_prob, axis=0))
+        is_nan, is_outside = (tf.reduce_any(found, axis=0) for found in (tf.math.is_nan(log_prob), log_prob == -np.inf))
+        spread = tf.where(
+            is_outside & ~is_nan, tf.constant(np.inf, log_prob.dtype), tf.math.reduce_std(log_prob, axis=0)
+        )
+        return tf.where(all_equal, tf.zeros([], log_prob.dtype), spread)
 
     def adapt(self, data: Any, context: None = None, *, robust: bool = False) -> None:
-        """Calls `adapt` of each member."""
-        for flow in self.flows:
-            flow.adapt(data, context, robust=robust)
+        """Calls `adapt` of each member. If one raises an error, none of them changes."""
+        with self._unchanged_by_errors():
+            for flow in self.flows:
+                flow.adapt(data, context, robust=robust)
 
     def compile(self, optimizer: Any = "auto", loss: None = None, **kwargs: Any) -> None:
         """Calls `compile` of each member. Each gets its own copy of an optimizer."""

@@ -90,6 +90,8 @@ class Flow(DensityModel):
         check_flag("missing_context", missing_context)
         policy = floating_policy(dtype or distribution.dtype.name)  # If it is mixed, only networks compute in 16 bits.
         context_shape = None if context_shape is None else as_vector_shape(context_shape, "context_shape")
+        if missing_context and context_shape is None:
+            raise ValueError("missing_context=True is for flows with a context, but context_shape is None")
         shapes = tuple(distribution.event_shape), context_shape
         super().__init__(*shapes, bool(missing_context), dtype=policy, autocast=False, **kwargs)
         if self.variable_dtype != distribution.dtype.name:
@@ -150,7 +152,7 @@ class Flow(DensityModel):
         check_no_context_argument(context)
         check_flag("robust", robust)
         data = self._dequantization.checked(self.columns.checked(data, "data"), "data")
-        with self._dequantization.errors():
+        with self._unchanged_by_errors(), self._dequantization.errors():
             self._standardizer.adapt(data, self.log_prob, robust)
             self._after_adapt(data, robust)
         self.columns.learn(data)

@@ -162,7 +162,9 @@ class ImageRealNVP(Flow):
         if self.context_shape is None:
             raise ValueError("data: there is nothing to adapt; the flow has no context, and num_levels scales pixels")
         check_flag("robust", robust)
+        data = self.columns.checked(data, "data")
         self._standardizer.adapt_context(data, robust)
+        self.columns.learn(data)
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True

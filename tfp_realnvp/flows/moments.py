@@ -41,14 +41,14 @@ def standardization_moments(
             f"rows, got {of_x.num_rows}"
         )
     moments = _in_dtype(of_x, dtype, name, x, stacklevel=5)
-    return moments, None if contexts.shape is None else _of_context(of_context, dtype, data)
+    return moments, None if contexts.shape is None else _of_context(of_context, contexts, dtype, data)
 
 
 def context_moments(
     data: Any, event_shape: Shape, contexts: ContextEncoder, dtype: str, robust: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """(location, scale) of the context only. Raises the errors of `standardization_moments`."""
-    return _of_context(_moments(data, event_shape, contexts, dtype, None, robust)[1], dtype, data)
+    return _of_context(_moments(data, event_shape, contexts, dtype, None, robust)[1], contexts, dtype, data)
 
 
 def shrunk_correlation(
@@ -167,9 +167,9 @@ class Moments:
 class RobustMoments(Moments):
     """Median, and half the distance of the quantiles that are one standard deviation from the mean of a Gaussian.
 
-    For Gaussian rows, they are the mean and the standard deviation. A few extreme rows hardly change them. If most
-    values of a feature are equal, both quantiles are, and its mean and standard deviation take their place. If there
-    are many rows, only every k-th counts.
+    For Gaussian rows, they are the mean and the standard deviation. A few extreme rows hardly change them. If a
+    quantile is equal to the median, as where most values are 0, the mean and standard deviation take their place. If
+    there are many rows, only every k-th counts.
     """
 
     def __init__(self) -> None:
@@ -186,8 +186,8 @@ class RobustMoments(Moments):
 
     def location_and_scale(self) -> tuple[np.ndarray, np.ndarray]:
         lower, median, upper = np.nanquantile(np.concatenate(self._rows), _QUANTILES, axis=0)
-        scale = (upper - lower) / 2
-        return np.where(scale > 0, median, self.mean), np.where(scale > 0, scale, self.stddev)
+        has_peak = (lower == median) | (median == upper)
+        return np.where(has_peak, self.mean, median), np.where(has_peak, self.stddev, (upper - lower) / 2)
 
 
 def _moments(
@@ -209,8 +209,16 @@ def _moments(
     return of_x, of_context
 
 
-def _of_context(moments: Moments, dtype: str, data: Any) -> tuple[np.ndarray, np.ndarray]:
+def _of_context(moments: Moments, contexts: ContextEncoder, dtype: str, data: Any) -> tuple[np.ndarray, np.ndarray]:
     context = data["context"] if isinstance(data, Mapping) else None
+    is_complete = np.equal(moments.count, moments.num_rows)
+    if contexts.missing and np.any(is_complete):
+        warnings.warn(
+            f'data["context"] has no missing value{in_features(context, is_complete)}: the flow does not learn what to '
+            "do without them, so densities mean nothing where they are missing",
+            UserWarning,
+            stacklevel=5,
+        )
     if not np.all(moments.count):
         unseen = in_features(context, np.equal(moments.count, 0))
         raise ValueError(f'data["context"] has no value that is not missing{unseen}: drop these features')

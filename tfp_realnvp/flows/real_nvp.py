@@ -27,7 +27,7 @@ from tfp_realnvp.flows.columns import by_position
 from tfp_realnvp.flows.contexts import context_placeholder
 from tfp_realnvp.flows.dequantization import ColumnDequantization
 from tfp_realnvp.flows.flow import Flow
-from tfp_realnvp.flows.frames import with_numpy_dtypes
+from tfp_realnvp.flows.frames import column_names, with_numpy_dtypes
 from tfp_realnvp.flows.moments import shrunk_correlation, warn_unless_standardized
 from tfp_realnvp.flows.noise import TrainingNoise
 from tfp_realnvp.flows.recipe import choose_options, dequantized, sample_rows
@@ -264,7 +264,7 @@ class RealNVP(Flow):
             context_size = sample_rows(context, "context", True, missing).shape[1]
         dtype = floating_policy(options.get("dtype")).variable_dtype
         integers = as_columns(options.get("integers"), sample.shape[1])
-        bounds = as_bounds(options.get("support"), sample.shape[1], dtype, integers)
+        bounds = as_bounds(options.get("support"), sample.shape[1], dtype, integers, column_names(x))
         check_support(x, bounds, "x")
         sample = unbounded(dequantized(sample, integers), bounds)
         chosen = choose_options(sample, len(x), context_size) | options

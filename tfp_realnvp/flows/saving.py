@@ -1,6 +1,8 @@
 """Saving, loading and exporting of flows."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -10,6 +12,7 @@ from tfp_realnvp.checks import check_flag, check_option
 from tfp_realnvp.flows.columns import NamedColumnsModel
 from tfp_realnvp.flows.files import as_path, atomic_file, atomic_folder, confirm_overwrite
 from tfp_realnvp.flows.serialization import from_config, reading
+from tfp_realnvp.flows.snapshots import Snapshots
 from tfp_realnvp.keras_internals import layers_within, random_states, raw_variable
 
 __all__ = ["SavingModel"]
@@ -119,15 +122,20 @@ class SavingModel(NamedColumnsModel):
             ValueError: if the file is damaged or belongs to another model. The flow then does not change.
             OSError: if the file does not exist or cannot be opened.
         """
-        path, variables = as_path(filepath), self._saved_variables()
-        former, num_epochs_done = [keras.ops.convert_to_numpy(v) for v in variables], self.num_epochs_done
+        path = as_path(filepath)
+        with self._unchanged_by_errors(), reading(f"filepath {path!r}"):
+            super().load_weights(path, skip_mismatch, **kwargs)
+
+    @contextlib.contextmanager
+    def _unchanged_by_errors(self) -> Iterator[None]:
+        """Context manager: if there is an error, variables and names of columns get their former values."""
+        variables = Snapshots(self._saved_variables())
+        former, names, num_epochs_done = variables.take(), dict(self.columns.names), self.num_epochs_done
         try:
-            with reading(f"filepath {path!r}"):
-                super().load_weights(path, skip_mismatch, **kwargs)
-        except Exception:
-            self.num_epochs_done = num_epochs_done
-            for variable, value in zip(variables, former, strict=True):
-                variable.assign(value)
+            yield
+        except BaseException:
+            self.columns.names, self.num_epochs_done = names, num_epochs_done
+            variables.restore(former)
             raise
 
     def _saved_variables(self) -> list[keras.Variable]:

@@ -57,9 +57,8 @@ class Standardizer:
     def adapt(self, data: Any, log_prob: Callable[[np.ndarray, np.ndarray | None], tf.Tensor], robust: bool) -> None:
         """Sets shift and scale to the mean and standard deviation of `data`, or to their robust counterparts.
 
-        Raises the errors of `Flow.adapt`. `log_prob` is the method of the flow. If the flow would lose its density at
-        the mean, or one standard deviation from the mean, the distribution has bounds: then nothing changes and a
-        ValueError is raised.
+        Raises the errors of `Flow.adapt`. `log_prob` is the method of the flow. If the flow loses its density at the
+        mean, or one standard deviation from the mean, the distribution has bounds, and a ValueError is raised.
         """
         of_x, of_context = standardization_moments(
             data, self._event_shape, self._contexts, self._dtype, self.bounds, robust
@@ -68,12 +67,9 @@ class Standardizer:
         points = location + np.array([-1.0, 0.0, 1.0]).reshape([3] + [1] * location.ndim) * scale
         points = points if self.bounds is None else self.bounds.forward(tf.cast(points, self._dtype)).numpy()
         context = None if of_context is None else np.broadcast_to(of_context[0], (3, *of_context[0].shape))
-        variables = [*self._of_x, *self._contexts.variables]
-        former = [variable.numpy() for variable in variables]
         had_density = np.isfinite(log_prob(points, context))
-        _assign(variables, [*of_x, *(of_context or ())])
+        _assign([*self._of_x, *self._contexts.variables], [*of_x, *(of_context or ())])
         if np.any(had_density & ~np.isfinite(log_prob(points, context))):
-            _assign(variables, former)
             raise ValueError(
                 "data: the distribution has bounds, and adapt would move them away from the data. Use nvp.Bounds, "
                 "within which adapt standardises, or call adapt(bounds.inverse(data)) of the flow inside the bounds"

@@ -15,19 +15,25 @@ from tfp_realnvp.flows.inputs import events_of
 __all__ = ["as_bounds", "bounds_of", "check_support", "support_config", "unbounded"]
 
 
-def as_bounds(support: Any, size: int, dtype: str, integers: Sequence[int] = ()) -> Bounds | None:
+def as_bounds(
+    support: Any, size: int, dtype: str, integers: Sequence[int] = (), names: Sequence[Any] | None = None
+) -> Bounds | None:
     """The bounds of the argument `support` for `size` features. Raises a ValueError if it is wrong.
 
-    The features `integers` can be equal to their bounds in `support`, so they get bounds that are 1/2 wider.
+    The features `integers` can be equal to their bounds in `support`, so they get bounds that are 1/2 wider. Errors
+    contain the `names` of the features, if there are any.
     """
     if support is None:
         return None
     if isinstance(support, str | Mapping) or not isinstance(support, Sequence | np.ndarray) or len(support) != size:
         raise ValueError(f"support must be None or have one entry for each of {size} features, got {support!r:.200}")
-    pairs = [_pair(entry, index) for index, entry in enumerate(support)]
+    names = range(size) if names is None else names
+    pairs = [_pair(entry, name) for entry, name in zip(support, names, strict=True)]
     for index in integers:
         if any(np.isfinite(bound) and bound != np.floor(bound) for bound in pairs[index]):
-            raise ValueError(f"support[{index}] must have whole numbers as in integers, got {support[index]!r:.100}")
+            raise ValueError(
+                f"support[{names[index]!r}] must have whole numbers as in integers, got {support[index]!r:.100}"
+            )
         pairs[index] = pairs[index][0] - 0.5, pairs[index][1] + 0.5
     if all(pair == (-np.inf, np.inf) for pair in pairs):
         return None
@@ -44,12 +50,20 @@ def bounds_of(bijectors: Sequence[tfb.Bijector], dtype: str) -> Bounds | None:
     return first.copy(dtype=dtype) if isinstance(first, Bounds) else None
 
 
-def _pair(entry: Any, index: int) -> tuple[float, float]:
+def _pair(entry: Any, name: Any) -> tuple[float, float]:
+    wrong = ValueError(
+        f"support[{name!r}] must be None or a pair (lower, upper), lower below upper, got {entry!r:.100}"
+    )
+    if isinstance(entry, str):
+        raise wrong
     try:
         lower, upper = (None, None) if entry is None else entry
-        return -np.inf if lower is None else float(lower), np.inf if upper is None else float(upper)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"support[{index}] must be None or a pair (lower, upper), got {entry!r:.100}") from error
+        pair = -np.inf if lower is None else float(lower), np.inf if upper is None else float(upper)
+    except (TypeError, ValueError):
+        raise wrong from None
+    if not pair[0] < pair[1]:
+        raise wrong
+    return pair
 
 
 def support_config(support: Any) -> list[list[float | None]] | None:
