@@ -126,7 +126,7 @@ class FlowDensity(OutlierMixin, BaseEstimator):
 
     def score_samples(self, X: Any) -> np.ndarray:
         """Log-densities `[N]` of rows `[N, D]`, in nats."""
-        check_is_fitted(self)
+        check_is_fitted(self, "flow_")
         return self._log_density(validate_data(self, X, dtype=[np.float64, np.float32], reset=False))
 
     def _log_density(self, X: np.ndarray) -> np.ndarray:
@@ -146,7 +146,7 @@ class FlowDensity(OutlierMixin, BaseEstimator):
 
     def sample(self, n_samples: int = 1, random_state: int | np.random.RandomState | None = None) -> np.ndarray:
         """Draws samples `[n_samples, D]`."""
-        check_is_fitted(self)
+        check_is_fitted(self, "flow_")
         check_size("n_samples", n_samples)
         seed = int(check_random_state(random_state).randint(2**31))
         return np.asarray(self.flow_.sample(n_samples, seed=seed))

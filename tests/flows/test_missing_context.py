@@ -167,18 +167,14 @@ def test_for_data_takes_missing_contexts():
 
 def test_adapt_warns_if_a_feature_is_never_missing():
     always_there = pd.DataFrame({"g": CONTEXT[:, 0], "r": X[:, 0]})
-    with pytest.warns(
-        UserWarning, match=r'data\["context"\] has no missing value in the columns \'r\': the flow'
-    ) as found:
+    with pytest.warns(UserWarning, match=r'data\["context"\] has no missing value in the columns \'r\'') as found:
         small_flow().adapt({"x": X, "context": always_there})
     assert found[0].filename == __file__
 
 
 def test_a_flow_without_a_context_has_no_missing_context():
     for make in (nvp.RealNVP, lambda *size, **options: nvp.RealNVP.for_data(X, **options)):
-        with pytest.raises(
-            ValueError, match="missing_context=True is for flows with a context, but context_shape is No"
-        ):
+        with pytest.raises(ValueError, match="missing_context=True is for flows with a context, but"):
             make(2, missing_context=True)
 
 

@@ -1,6 +1,5 @@
 """Wrong arguments of a flow's methods, with the error for each. Wrong data are in `test_wrong_data.py`."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
