@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 import tfp_realnvp as nvp
-from tfp_realnvp.flows.recipe import choose_options
+from tfp_realnvp.flows.recipe import choose_options, has_heavy_tails
 
 random = np.random.default_rng(0)
 MIXING = np.eye(30) + 0.5
@@ -134,3 +134,15 @@ def test_unsuitable_data_give_errors(arguments, message):
 def test_event_shape_is_not_an_option():
     with pytest.raises(ValueError, match="event_shape is the number of columns of the data, got 3 too"):
         nvp.RealNVP.for_data(correlated(9, 2), event_shape=3)
+
+
+def test_heavy_tails_make_adapt_robust():
+    normal, cauchy = correlated(2000, 3), np.random.default_rng(1).standard_cauchy((2000, 1))
+    zeros = np.where(np.arange(2000)[:, np.newaxis] % 10 > 0, 0.0, normal)
+    assert not any(has_heavy_tails(x) for x in (normal, np.exp(normal[:, :1] / 2), zeros))
+    x = np.concatenate([normal, cauchy], axis=1)
+    assert has_heavy_tails(x)
+    options = {"num_couplings": 1, "hidden_units": (2,), "seed": 0, "verbose": False}
+    for robust, location in ((None, np.median(cauchy)), (True, np.median(cauchy)), (False, cauchy.mean())):
+        flow = nvp.RealNVP.for_data(x, robust=robust, **options)
+        np.testing.assert_allclose(flow._standardizer.moments()[0][-1], location, rtol=1e-4)

@@ -27,13 +27,13 @@ from tfp_realnvp.flows.columns import by_position
 from tfp_realnvp.flows.contexts import context_placeholder
 from tfp_realnvp.flows.dequantization import ColumnDequantization
 from tfp_realnvp.flows.flow import Flow
-from tfp_realnvp.flows.frames import column_names, with_numpy_dtypes
+from tfp_realnvp.flows.frames import with_numpy_dtypes
 from tfp_realnvp.flows.moments import shrunk_correlation, warn_unless_standardized
 from tfp_realnvp.flows.noise import TrainingNoise
-from tfp_realnvp.flows.recipe import choose_options, dequantized, sample_rows
+from tfp_realnvp.flows.recipe import choose_options, has_heavy_tails, sample_rows, unbounded_rows
 from tfp_realnvp.flows.serialization import to_config
 from tfp_realnvp.flows.stack import NORMALIZATIONS, PERMUTATIONS, coupling_stack
-from tfp_realnvp.flows.support import as_bounds, check_support, support_config, unbounded
+from tfp_realnvp.flows.support import as_bounds, support_config
 
 __all__ = ["RealNVP"]
 
@@ -64,8 +64,7 @@ class RealNVP(Flow):
         context_shape: number K of context features, or `(K,)`, for a conditional density. None for an unconditional
             density.
         missing_context: whether NaN in a context means that the value was not observed. The flow then learns p(x | the
-            observed values) from rows with such contexts. Networks get 0 for a missing standardised value, and K
-            indicators of what is missing. False raises a ValueError in `fit`.
+            observed values) from rows with such contexts. Otherwise, NaN is an error in `fit`.
         conditioner: "mlp" for `MLP` networks, or "resnet" for `ResNet` networks.
         dropout: fraction of the units that the networks drop in training, at least 0 and below 1. Densities, samples,
             `evaluate` and exports use all units.
@@ -231,7 +230,14 @@ class RealNVP(Flow):
 
     @classmethod
     def for_data(
-        cls, x: Any, context: Any = None, *, seed: int | None = None, verbose: bool = True, **options: Any
+        cls,
+        x: Any,
+        context: Any = None,
+        *,
+        seed: int | None = None,
+        verbose: bool = True,
+        robust: bool | None = None,
+        **options: Any,
     ) -> "RealNVP":
         """A flow for these data, adapted to them and ready for `compile()` and `fit`.
 
@@ -244,6 +250,7 @@ class RealNVP(Flow):
                 `{"x": x, "context": context}`.
             seed: as in the constructor.
             verbose: whether to print the chosen options, in one line.
+            robust: as in `adapt`. None for True if a feature has heavy tails, as a Cauchy distribution has.
             **options: options of the constructor, in place of those that the rules choose. With a DataFrame, `support`
                 and `integers` can name columns: `support={"mass": (0.0, None)}, integers=["count"]`.
 
@@ -258,20 +265,14 @@ class RealNVP(Flow):
         for name in {"event_shape", "context_shape"} & options.keys():
             raise ValueError(f"{name} is the number of columns of the data, got {options[name]!r} too")
         x, context, options = with_numpy_dtypes(x), with_numpy_dtypes(context), by_position(options, x)
-        sample, context_size = sample_rows(x, "x"), 0
-        if context is not None:
-            missing = bool(options.get("missing_context"))
-            context_size = sample_rows(context, "context", True, missing).shape[1]
-        dtype = floating_policy(options.get("dtype")).variable_dtype
-        integers = as_columns(options.get("integers"), sample.shape[1])
-        bounds = as_bounds(options.get("support"), sample.shape[1], dtype, integers, column_names(x))
-        check_support(x, bounds, "x")
-        sample = unbounded(dequantized(sample, integers), bounds)
+        sample, missing = unbounded_rows(x, options), bool(options.get("missing_context"))
+        context_size = 0 if context is None else sample_rows(context, "context", True, missing).shape[1]
         chosen = choose_options(sample, len(x), context_size) | options
         flow = cls(sample.shape[1], context_shape=context_size or None, seed=seed, **chosen)
-        flow.adapt(x if context is None else {"x": x, "context": context})
+        robust = has_heavy_tails(sample) if robust is None else robust
+        flow.adapt(x if context is None else {"x": x, "context": context}, robust=robust)
         if verbose:
-            told = ", ".join(f"{name}={value!r}" for name, value in chosen.items())
+            told = ", ".join(f"{name}={value!r}" for name, value in {**chosen, "robust": robust}.items())
             print(f"{flow.name}: for {len(x)} rows of {sample.shape[1]} features, for_data takes {told}")
         return flow
 

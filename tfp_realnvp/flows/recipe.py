@@ -1,14 +1,18 @@
 """The rules by which `RealNVP.for_data` chooses options from the data."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from tfp_realnvp.checks import floating_policy
+from tfp_realnvp.flows.arguments import as_columns
 from tfp_realnvp.flows.arrays import is_array
+from tfp_realnvp.flows.frames import column_names
 from tfp_realnvp.flows.inputs import check_array
+from tfp_realnvp.flows.support import as_bounds, check_support, unbounded
 
-__all__ = ["choose_options", "dequantized", "sample_rows"]
+__all__ = ["choose_options", "has_heavy_tails", "sample_rows", "unbounded_rows"]
 
 SAMPLE = 20_000  # number of rows that the rules look at
 MAX_SPLINES = 30  # number of features
@@ -26,11 +30,18 @@ def sample_rows(array: Any, argument: str, is_context: bool = False, may_be_miss
     return np.asarray(array[:: -(-len(array) // SAMPLE)], np.float64)
 
 
-def dequantized(x: np.ndarray, integers: Sequence[int]) -> np.ndarray:
-    """Rows `[N, D]` with noise on the features that are whole numbers, whose equal values are no peaks of a density."""
-    x = x.copy()
-    x[:, integers] += np.random.default_rng(0).uniform(-0.49, 0.49, (len(x), len(integers)))
-    return x
+def unbounded_rows(x: Any, options: Mapping[str, Any]) -> np.ndarray:
+    """Some rows of x, without the bounds of the option `support`. Raises a ValueError if a row is not within them.
+
+    Features that are whole numbers get noise, since their equal values are no peaks of a density.
+    """
+    rows = sample_rows(x, "x").copy()
+    dtype = floating_policy(options.get("dtype")).variable_dtype
+    integers = as_columns(options.get("integers"), rows.shape[1])
+    bounds = as_bounds(options.get("support"), rows.shape[1], dtype, integers, column_names(x))
+    check_support(x, bounds, "x")
+    rows[:, integers] += np.random.default_rng(0).uniform(-0.49, 0.49, (len(rows), len(integers)))
+    return unbounded(rows, bounds)
 
 
 def choose_options(x: np.ndarray, num_rows: int, context_size: int = 0) -> dict[str, Any]:
@@ -84,6 +95,18 @@ def choose_options(x: np.ndarray, num_rows: int, context_size: int = 0) -> dict[
             # gaps of 0.215 with dropout 0.2, 0.146 with 0.5, 0.094 with 0.7.
             options["dropout"] = 0.7
     return options
+
+
+def has_heavy_tails(x: np.ndarray) -> bool:
+    """Whether the standard deviation of a feature says nothing about most of its values: `adapt` then is robust.
+
+    The standard deviation is compared with half the distance of the quantiles 0.159 and 0.841, which is the same for a
+    Gaussian. The ratio is at most 3.8 in the tables above, and above 20 in 4,000 rows of a Cauchy distribution. A table
+    of 5 features, one with Cauchy tails (4,000 rows; the truth has -6.2): -8.0, robust -6.4.
+    """
+    lower, median, upper = np.quantile(x, [0.159, 0.5, 0.841], axis=0)
+    has_no_peak = (lower < median) & (median < upper)
+    return bool(np.any(has_no_peak & (x.std(axis=0) > 5 * (upper - lower) / 2)))
 
 
 def _information(x: np.ndarray) -> float:
