@@ -192,7 +192,7 @@ def test_asinh_and_its_gradient(dtype, jit_compile):
 
     value, gradient = value_and_gradient(x)
     exact, tolerance = x.numpy().astype("float64"), 4 * np.finfo(dtype).eps
-    np.testing.assert_allclose(value, np.arcsinh(exact), rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(value, np.arcsinh(exact), rtol=tolerance)
     np.testing.assert_allclose(gradient[:-1], 1 / np.sqrt(1 + exact[:-1] ** 2), rtol=2 * tolerance, atol=tolerance)
     if dtype == "float32":
         value, gradient = value_and_gradient(tf.constant([-3e38, 1e25]))

@@ -50,13 +50,15 @@ def as_activation(activation: str | Callable[..., Any]) -> Callable[..., Any]:
 def asinh(x: tf.Tensor) -> tf.Tensor:
     """sign(x) log(|x| + sqrt(1 + x^2)), constant beyond +-1e19, whose square overflows in float32.
 
-    TensorFlow's own operation and its gradient take three to five times as long.
+    It is computed as log1p(|x| + x^2 / (1 + sqrt(1 + x^2))), which keeps the digits of small x. TensorFlow's own
+    operation and its gradient take two to five times as long.
     """
     if x.dtype.size < 4:
         return tf.asinh(x)
     sign = tf.where(x < 0, tf.constant(-1.0, x.dtype), 1.0)  # The gradient at 0 is 1. With `tf.sign`, it would be 0.
     magnitude = tf.minimum(sign * x, 1e19)
-    return sign * tf.math.log(magnitude + tf.sqrt(1 + magnitude * magnitude))
+    square = magnitude * magnitude
+    return sign * tf.math.log1p(magnitude + square / (1 + tf.sqrt(1 + square)))
 
 
 def unfused(tensor: Any) -> Any:
