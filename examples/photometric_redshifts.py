@@ -162,7 +162,8 @@ def draw(flow: nvp.RealNVP, test: dict, knows_truth: bool, path: Path, seed: int
                 axis.plot(grid, exact[:, row], "--", color="black", linewidth=1, label="exact posterior")
             axis.axvline(z[chosen[row]], color=ACCENT, linewidth=1.2, label=f"true {target}")
             names = context.columns[shown.iloc[row].isna()]
-            axis.set(ylim=(0, None), yticks=[], title=f"without {', '.join(names)}" if len(names) else "all values")
+            title = f"without {', '.join(names)}" if len(names) else "all values"
+            axis.set(ylim=(0, None), yticks=[], title=f"the same {title}" if shown is partial else title)
             axis.spines["left"].set_visible(False)
         line[0].set_ylabel(f"p({target} | observed)")
     for axis in axes[1]:
@@ -171,16 +172,16 @@ def draw(flow: nvp.RealNVP, test: dict, knows_truth: bool, path: Path, seed: int
     above.legend(handles, labels, loc="outside upper center", ncols=len(labels))
 
     left, right = below.subplots(1, 2)
-    some = random.choice(len(z), min(len(z), 150), replace=False)
+    some = random.choice(len(z), min(len(z), 80), replace=False)
     bars = np.stack([middle - low, high - middle])[:, some]
     left.errorbar(z[some], middle[some], bars, fmt="o", markersize=3.5, color=MODEL, elinewidth=0.7, alpha=0.6)
     left.plot(grid, grid, "--", color="black", linewidth=1)
-    left.set(xlabel=f"true {target}", ylabel=f"predicted {target}", title="median and 90 % interval, held-out rows")
+    left.set(xlabel=f"true {target}", ylabel=f"predicted {target}", title=f"median, 90 % interval, {len(some)} rows")
 
     pit = distribution.cdf(x).numpy()
     interval = binom.interval(0.99, len(z), 1 / PIT_BINS)
     right.hist(pit, np.linspace(0, 1, PIT_BINS + 1), color=MODEL, alpha=0.6, rwidth=0.9)
-    right.axhspan(*interval, color=DATA, alpha=0.25, linewidth=0, label="99 % of the bars of a calibrated density")
+    right.axhspan(*interval, color=DATA, alpha=0.25, linewidth=0, label="99 % of bars, if calibrated")
     right.set(xlabel=f"cdf at the true {target} (PIT)", ylabel=f"count (of {len(z)})", title="calibration")
     right.set_ylim(0, 1.25 * right.get_ylim()[1])
     right.legend(loc="upper right")
