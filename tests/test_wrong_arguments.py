@@ -220,7 +220,7 @@ WRONG_ARGUMENTS = {
     "support word": (lambda: nvp.RealNVP(1, support=[("a", 1)]), r"support\[0\] must be .* got \('a', 1\)"),
     "support swapped": (
         lambda: nvp.RealNVP(1, support=[(1, 0)]),
-        r"support\[0\] must be .* got \(1, 0\)",
+        r"support\[0\] must be .* lower below upper, got \(1, 0\)",
     ),
     "RealNVP seed huge": (lambda: nvp.RealNVP(2, seed=HUGE), f"seed .* got {HUGE}"),
     "RealNVP seed float": (lambda: nvp.RealNVP(2, seed=1.0), "seed .* got 1.0"),

@@ -11,12 +11,11 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from tfp_realnvp.checks import check_fraction, check_size, floating_policy
+from tfp_realnvp.checks import check_fraction, check_size
 from tfp_realnvp.flows import RealNVP
-from tfp_realnvp.flows.arguments import as_columns
 from tfp_realnvp.flows.columns import by_position
 from tfp_realnvp.flows.frames import column_names, in_features, non_numeric_columns, with_numpy_dtypes
-from tfp_realnvp.flows.support import as_bounds, check_support
+from tfp_realnvp.flows.recipe import checked_columns
 
 __all__ = ["FlowDensity"]
 
@@ -89,10 +88,7 @@ class FlowDensity(OutlierMixin, BaseEstimator):
         is_constant = np.all(X[:1] == X, axis=0)
         if np.any(is_constant):
             raise ValueError(f"X is constant{in_features(named, is_constant)}: drop these features")
-        dtype = floating_policy(options.get("dtype")).variable_dtype
-        integers = as_columns(options.get("integers"), X.shape[1])
-        names = column_names(named)
-        check_support(named, as_bounds(options.get("support"), X.shape[1], dtype, integers, names), "X")
+        checked_columns(named, options, "X")
         weights = None
         if sample_weight is not None:
             weights = check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight")

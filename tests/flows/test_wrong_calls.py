@@ -1,5 +1,6 @@
 """Wrong arguments of a flow's methods, with the error for each. Wrong data are in `test_wrong_data.py`."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -35,6 +36,7 @@ def test_wrong_arguments_of_sample_are_refused(case):
 WRONG_COMPILE = {
     "optimizer number": (lambda: flow().compile(3), "optimizer.*3"),
     "optimizer unknown": (lambda: flow().compile("no such"), "optimizer.*no such"),
+    "optimizer class": (lambda: flow().compile(keras.optimizers.SGD), "optimizer.*<class"),
     "optimizer dictionary": (lambda: flow().compile({}), r"optimizer.*\{\}"),
     "loss": (lambda: flow().compile("sgd", "mse"), "loss must be None, got 'mse'"),
     "loss_weights": (lambda: flow().compile("sgd", loss_weights=[1.0]), r"loss_weights must be None, got \[1.0\]"),

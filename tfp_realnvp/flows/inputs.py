@@ -231,8 +231,9 @@ def check_weights(sample_weight: Any, data: Any, argument: str, dtype: str) -> N
     if is_array(x) and len(x) != len(sample_weight):
         raise ValueError(f"{argument} must have one weight for each of {len(x)} rows, got {len(sample_weight)}")
     _check_finite(sample_weight, argument, dtype)
-    least, greatest = np.min(np.asarray(sample_weight)), np.max(np.asarray(sample_weight))
-    if least < 0 or greatest == 0:
+    weights = np.asarray(sample_weight)
+    least = np.min(weights)
+    if least < 0 or not np.any(weights):
         raise ValueError(f"{argument} must not be negative, and not all 0; its smallest value is {least}")
 
 

@@ -15,7 +15,13 @@ from tfp_realnvp.flows.frames import in_features
 from tfp_realnvp.flows.inputs import check_ends, check_rows, split_inputs
 from tfp_realnvp.flows.support import check_support, unbounded
 
-__all__ = ["context_moments", "shrunk_correlation", "standardization_moments", "warn_unless_standardized"]
+__all__ = [
+    "RobustMoments",
+    "context_moments",
+    "shrunk_correlation",
+    "standardization_moments",
+    "warn_unless_standardized",
+]
 
 _SAMPLE = 1000  # number of rows used to check whether data are standardised
 _QUANTILES = 0.5 * (1 + math.erf(-math.sqrt(0.5))), 0.5, 0.5 * (1 + math.erf(math.sqrt(0.5)))
