@@ -6,6 +6,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfp_realnvp.bijectors.context import as_rows
+
 __all__ = ["condition"]
 
 
@@ -35,7 +37,7 @@ def condition(
     Raises:
         ValueError: if the outputs have other shapes, or are not numbers.
     """
-    rows, context_rows = _as_rows(kept, event_ndims), None if context is None else _as_rows(context, 1)
+    rows, context_rows = as_rows(kept, event_ndims), None if context is None else as_rows(context, 1)
     if context_rows is None:
         returned = conditioner(rows)
     elif len(getattr(conditioner, "inputs", None) or ()) == 2:
@@ -71,16 +73,6 @@ def _checked_outputs(
         elif output.shape.rank is None:  # for example from `tf.py_function`
             outputs[index] = tf.ensure_shape(output, positions + shape)
     return outputs
-
-
-def _as_rows(tensor: tf.Tensor, event_ndims: int) -> tf.Tensor:
-    """`tensor [..., *event]` as `[N, *event]`."""
-    if tensor.shape.rank == 1 + event_ndims:
-        return tensor
-    # The number of rows is computed, because a reshape to -1 is undefined if the last dimension is empty.
-    shape = tf.shape(tensor)
-    rows = tf.reshape(tensor, tf.concat([[tf.reduce_prod(shape[:-event_ndims])], shape[-event_ndims:]], axis=0))
-    return tf.ensure_shape(rows, [None, *tensor.shape[-event_ndims:]])
 
 
 def _with_batch_of(kept: tf.Tensor, event_ndims: int, output: tf.Tensor) -> tf.Tensor:

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-__all__ = ["as_context", "broadcast_batch_shape", "broadcast_batches", "is_reference"]
+__all__ = ["as_context", "as_rows", "broadcast_batch_shape", "broadcast_batches", "is_reference"]
 
 
 def is_reference(context: Any) -> bool:
@@ -30,26 +30,38 @@ def as_context(context: Any) -> Any:
     return context
 
 
-def broadcast_batches(event: tf.Tensor, event_ndims: int, context: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Broadcasts events `[..., *event]` and contexts `[..., K]` to a common batch shape.
+def as_rows(tensor: tf.Tensor, event_ndims: int) -> tf.Tensor:
+    """`tensor [..., *event]` as `[N, *event]`."""
+    if tensor.shape.rank == 1 + event_ndims:
+        return tensor
+    # The number of rows is computed, because a reshape to -1 is undefined if a dimension of the event is empty.
+    shape = tf.shape(tensor)
+    rows = tf.reshape(tensor, tf.concat([[tf.reduce_prod(shape[:-event_ndims])], shape[-event_ndims:]], axis=0))
+    return tf.ensure_shape(rows, [None, *tensor.shape[-event_ndims:]])
 
-    `event_ndims` is the number of dimensions of an event, at least 1.
+
+def broadcast_batches(
+    event: tf.Tensor, event_ndims: int, context: tf.Tensor, context_ndims: int = 1
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Broadcasts events `[..., *event]` and contexts `[..., *context]` to a common batch shape.
+
+    `event_ndims` and `context_ndims` are numbers of dimensions, at least 1.
     """
-    batch_shape = broadcast_batch_shape(event, event_ndims, context)
+    batch_shape = broadcast_batch_shape(event, event_ndims, context, context_ndims)
     event = tf.broadcast_to(event, tf.concat([batch_shape, tf.shape(event)[-event_ndims:]], axis=0))
-    return event, tf.broadcast_to(context, tf.concat([batch_shape, tf.shape(context)[-1:]], axis=0))
+    return event, tf.broadcast_to(context, tf.concat([batch_shape, tf.shape(context)[-context_ndims:]], axis=0))
 
 
-def broadcast_batch_shape(event: tf.Tensor, event_ndims: int, context: tf.Tensor) -> tf.Tensor:
-    """The common batch shape of events and contexts `[..., K]`.
+def broadcast_batch_shape(event: tf.Tensor, event_ndims: int, context: tf.Tensor, context_ndims: int = 1) -> tf.Tensor:
+    """The common batch shape of events and contexts.
 
     Raises a ValueError if their static batch shapes do not broadcast.
     """
-    static = event.shape[: -event_ndims or None], context.shape[:-1]
+    static = event.shape[: -event_ndims or None], context.shape[:-context_ndims]
     try:
         tf.broadcast_static_shape(*static)
     except ValueError:
         raise ValueError(
             f"the batch shapes of context and events must broadcast, got {static[1]} and {static[0]}"
         ) from None
-    return tf.broadcast_dynamic_shape(tf.shape(event)[: -event_ndims or None], tf.shape(context)[:-1])
+    return tf.broadcast_dynamic_shape(tf.shape(event)[: -event_ndims or None], tf.shape(context)[:-context_ndims])

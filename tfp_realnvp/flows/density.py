@@ -1,5 +1,6 @@
 """Densities, samples and descriptions of a Keras model around a distribution."""
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from tfp_realnvp.flows.inputs import as_tensor
 from tfp_realnvp.flows.standardizer import Standardizer
 from tfp_realnvp.flows.summary import one_line, table
 from tfp_realnvp.flows.training import TrainingModel
+from tfp_realnvp.keras_internals import inference_mode
 
 __all__ = ["DensityModel"]
 
@@ -59,13 +61,14 @@ class DensityModel(TrainingModel):
         """
         trainable = sum(math.prod(variable.shape) for variable in self.trainable_variables)
         total = f"{self.count_params():,} parameters, of which {trainable:,} are trainable"
-        (print_fn or print)(table(self.name, self._distribution, self._context_shape, total))
+        (print_fn or print)(table(self.name, self._distribution, self._contexts, total))
 
     def distribution(self, context: Any = None) -> tfd.TransformedDistribution:
         """The density as a TFP distribution, with networks in inference mode.
 
         Args:
-            context: None, or a tensor `[B..., K]` for a conditional flow.
+            context: None, or a tensor `[B..., K]` for a conditional flow, or `[B..., *context_shape]` if it has a
+                context network. In eager mode, the network runs in this call.
 
         Returns:
             `tfd.TransformedDistribution` with batch shape `[B...]`. It shares the variables of the model.
@@ -132,7 +135,9 @@ class DensityModel(TrainingModel):
         context = self._as_context(context)
         if context is None:
             return distribution
-        return distribution.copy(bijector=with_context(distribution.bijector, self._contexts.encoded(context)))
+        with inference_mode() if distribution.bijector.inference else contextlib.nullcontext():
+            features = self._contexts.encoded(context)
+        return distribution.copy(bijector=with_context(distribution.bijector, features))
 
     def _as_x(self, x: Any, leading: str = "...") -> tf.Tensor:
         x = self.columns.checked_part("x", x)

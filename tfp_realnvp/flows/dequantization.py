@@ -14,7 +14,6 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_realnvp.bijectors import Bounds
-from tfp_realnvp.bijectors.context import broadcast_batch_shape
 from tfp_realnvp.flows.arguments import stateless_seed
 from tfp_realnvp.flows.arrays import chunks, is_array, wrong_rows
 from tfp_realnvp.flows.frames import in_features, listed
@@ -203,7 +202,6 @@ class PixelDequantization(UniformDequantization):
         self,
         log_prob: Callable[[tf.Tensor], tf.Tensor],
         images: tf.Tensor,
-        context: tf.Tensor | None,
         num_draws: int,
         seed: Any,
     ) -> tf.Tensor:
@@ -211,9 +209,7 @@ class PixelDequantization(UniformDequantization):
 
         Args:
             log_prob: function from images with noise, `[S, B..., H, W, C]`, to log-densities `[S, B...]`.
-            images: whole numbers `[..., H, W, C]`.
-            context: None, or the context `[..., K]` of `log_prob`. `[B...]` is the batch shape of images and context,
-                broadcast.
+            images: whole numbers `[B..., H, W, C]`.
             num_draws: number of draws for each image, at least 1.
             seed: None, an integer or a pair of int32.
 
@@ -227,9 +223,6 @@ class PixelDequantization(UniformDequantization):
         if hasattr(images, "numpy"):  # not in a graph
             rows = tf.reshape(images, [-1, *images.shape[-3:]])
             self._check(rows, lambda pixels: self._is_right(pixels) | np.isnan(pixels), self._expected, "x")
-        if context is not None:
-            batch_shape = broadcast_batch_shape(images, 3, context)
-            images = tf.broadcast_to(images, tf.concat([batch_shape, images.shape[-3:]], axis=0))
         # One call of `log_prob` takes several draws if there are few images. It takes one draw if there are many
         # images, or if a graph does not know their number.
         num_images = images.shape[:-3].num_elements() or _IMAGES_AT_ONCE

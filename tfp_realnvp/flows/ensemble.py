@@ -56,7 +56,7 @@ class Ensemble(Flow):
     def __init__(self, flows: Sequence[Flow], **kwargs: Any):
         flows = _checked(flows)
         context_shape, policy = flows[0].context_shape, kwargs.pop("dtype", flows[0].dtype_policy)
-        mixture, missing_context = _mixture(flows, _placeholder(flows[0])), flows[0].missing_context
+        mixture, missing_context = _mixture([flow._distribution for flow in flows]), flows[0].missing_context
         super().__init__(mixture, context_shape=context_shape, missing_context=missing_context, dtype=policy, **kwargs)
         self.flows = list(flows)
         self._dequantization = flows[0]._dequantization
@@ -74,11 +74,16 @@ class Ensemble(Flow):
         for flow in self.flows:
             flow.summary(*args, **kwargs)
 
+    @staticmethod
+    def _as_context_shape(shape: Any, network: Any) -> Any:
+        return shape  # The members have checked it.
+
     def _track_variables(self) -> None:
         """Does nothing: Keras finds the variables in the members."""
 
     def _at_context(self, distribution: tfd.Distribution, context: Any) -> tfd.Distribution:
-        return _mixture(self.flows, self._as_context(context))
+        context = self._as_context(context)
+        return _mixture([flow.distribution(context) for flow in self.flows])
 
     def bijector(self, context: Any = None) -> NoReturn:
         """Raises an AttributeError: an ensemble has no single bijector."""
@@ -178,6 +183,9 @@ def _checked(flows: Any) -> list[Flow]:
             raise ValueError(f"flows must have the same integers, got {first} and {other} in flows[{index}]")
         if any(flow is other for other in flows[:index]):
             raise ValueError(f"flows must be different objects, but flows[{index}] is there twice")
+        network = flow.context_network
+        if network is not None and any(network is other.context_network for other in flows[:index]):
+            raise ValueError(f"flows must have context networks of their own, but flows[{index}] shares {network.name}")
     return list(flows)
 
 
@@ -189,11 +197,6 @@ def _means(columns: Sequence[Sequence[float]]) -> list[float]:
     ]
 
 
-def _placeholder(flow: Flow) -> tf.Tensor | None:
-    return None if flow.context_shape is None else tf.zeros(flow.context_shape, flow.variable_dtype)
-
-
-def _mixture(flows: Sequence[Flow], context: tf.Tensor | None) -> tfd.Mixture:
-    batch_shape = tf.zeros([0], tf.int32) if context is None else tf.shape(context)[:-1]
-    logits = tf.zeros(tf.concat([batch_shape, [len(flows)]], axis=0), flows[0].variable_dtype)
-    return tfd.Mixture(tfd.Categorical(logits=logits), [flow.distribution(context) for flow in flows])
+def _mixture(distributions: Sequence[tfd.Distribution]) -> tfd.Mixture:
+    shape = tf.concat([distributions[0].batch_shape_tensor(), [len(distributions)]], axis=0)
+    return tfd.Mixture(tfd.Categorical(logits=tf.zeros(shape, distributions[0].dtype)), distributions)

@@ -46,6 +46,8 @@ class ExecutionsModel(SavingModel):
     `evaluate` or `predict` while `fit` runs.
     """
 
+    _context_shape: tuple[int | None, ...] | None = None  # of one context; None for any length
+
     def __init__(self, **kwargs: Any):
         self._asked_steps: int | None = 1  # the argument steps_per_execution of `compile`; 1, as in Keras, before it
         self._asked_xla: Any = "auto"  # the argument jit_compile of `compile`
@@ -126,7 +128,8 @@ class ExecutionsModel(SavingModel):
     def _step_options(self, mode: str) -> dict[str, Any]:
         """How to call the step of a mode ("train", "test", "predict"): arguments of `Step` and `Predictions`."""
         waiting = functools.partial(self._announcing, mode)
-        return {"run_eagerly": self.run_eagerly, "jit_compile": self.jit_compile, "waiting": waiting}
+        options = {"run_eagerly": self.run_eagerly, "jit_compile": self.jit_compile, "waiting": waiting}
+        return options | {"context_shape": self._context_shape}
 
     @contextlib.contextmanager
     def _announcing(self, mode: str) -> Iterator[None]:

@@ -10,9 +10,9 @@ from tensorflow_probability import distributions as tfd
 from tfp_realnvp.bijectors import OnePassChain
 from tfp_realnvp.checks import check_flag, floating_policy
 from tfp_realnvp.distributions import OnePassTransformedDistribution, base_and_bijectors, with_inference
-from tfp_realnvp.flows.arguments import as_vector_shape, check_context_shape, check_distribution
+from tfp_realnvp.flows.arguments import check_context_shape, check_distribution
 from tfp_realnvp.flows.compiled import CompiledDensity
-from tfp_realnvp.flows.contexts import ContextEncoder
+from tfp_realnvp.flows.contexts import ContextEncoder, as_context_shape
 from tfp_realnvp.flows.density import DensityModel
 from tfp_realnvp.flows.inputs import check_no_context_argument, split_inputs, with_rows_of
 from tfp_realnvp.flows.ranges import check_range
@@ -43,8 +43,11 @@ class Flow(DensityModel):
         context_shape: None, or `(K,)` for a conditional flow. Give its couplings a placeholder, such as
             `context=tf.zeros([K])`. Each call replaces the placeholder by its context, standardised by `adapt` of this
             model (not by `adapt` of a flow inside `distribution`).
+        context_network: Keras 3 layer or model that summarises raw contexts, such as series or images, as in `RealNVP`.
+            The placeholder then has the shape of one output, `[F]`.
         missing_context: whether NaN in a context means that the value was not observed. The couplings then get 0 for
             it, and K indicators, 1 for each missing value: give them a placeholder such as `context=tf.zeros([2 * K])`.
+            A context network gets the indicators as further channels.
         dtype: Keras dtype policy. Its variable dtype must be the dtype of the distribution, which is the default.
         **kwargs: `name` and `trainable` of `keras.Model`.
 
@@ -76,12 +79,14 @@ class Flow(DensityModel):
     # Whether the distribution has parts made by the user, which may hide variables. A check would trace the density.
     _has_foreign_parts = True
     _has_bijector = True  # False in an `Ensemble`
+    _as_context_shape = staticmethod(as_context_shape)
 
     def __init__(
         self,
         distribution: tfd.Distribution,
         *,
-        context_shape: Sequence[int] | int | None = None,
+        context_shape: Sequence[int | None] | int | None = None,
+        context_network: keras.layers.Layer | None = None,
         missing_context: bool = False,
         dtype: Any = None,
         **kwargs: Any,
@@ -89,16 +94,17 @@ class Flow(DensityModel):
         check_distribution(distribution)
         check_flag("missing_context", missing_context)
         policy = floating_policy(dtype or distribution.dtype.name)  # If it is mixed, only networks compute in 16 bits.
-        context_shape = None if context_shape is None else as_vector_shape(context_shape, "context_shape")
-        if missing_context and context_shape is None:
+        shape = self._as_context_shape(context_shape, context_network)
+        if missing_context and shape is None:
             raise ValueError("missing_context=True is for flows with a context, but context_shape is None")
-        shapes = tuple(distribution.event_shape), context_shape
+        shapes = tuple(distribution.event_shape), shape
         super().__init__(*shapes, bool(missing_context), dtype=policy, autocast=False, **kwargs)
         if self.variable_dtype != distribution.dtype.name:
             raise ValueError(f"dtype must have {distribution.dtype.name} variables like the distribution, got {dtype}")
         self._given_distribution = distribution
         base, bijectors = base_and_bijectors(distribution)
-        self._contexts = ContextEncoder(self._context_shape, self.variable_dtype, missing_context)
+        self.context_network = context_network  # an attribute, so that Keras tracks it
+        self._contexts = ContextEncoder(shape, self.variable_dtype, missing_context, context_network)
         self._standardizer = Standardizer(bijectors, self._event_shape, self._contexts, self.variable_dtype)
         bijectors = self._standardizer.inserted(bijectors)
         if self._has_bijector:
@@ -113,6 +119,7 @@ class Flow(DensityModel):
             self._event_shape,
             tuple(chain.inverse_event_shape(self._event_shape)) if self._has_bijector else None,
             self._context_shape,
+            context_network is not None or len(shape or ()) > 1,
             self.variable_dtype,
             lambda x: self._dequantization.as_sample(x),
         )
@@ -153,7 +160,7 @@ class Flow(DensityModel):
         check_flag("robust", robust)
         data = self._dequantization.checked(self.columns.checked(data, "data"), "data")
         with self._unchanged_by_errors(), self._dequantization.errors():
-            self._standardizer.adapt(data, self.log_prob, robust)
+            self._standardizer.adapt(data, self._distribution.log_prob, robust)
             self._after_adapt(data, robust)
         self.columns.learn(data)
 
@@ -188,4 +195,7 @@ class Flow(DensityModel):
     def _constructor_config(self) -> dict[str, Any]:
         given = to_config(self._given_distribution, "distribution")
         options = {"context_shape": self._context_shape, "missing_context": self._missing_context}
-        return {"distribution": given, **options}
+        return {"distribution": given, **options, **self._network_config()}
+
+    def _network_config(self) -> dict[str, Any]:
+        return {"context_network": to_config(self.context_network, "context_network")}

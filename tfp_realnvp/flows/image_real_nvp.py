@@ -13,10 +13,11 @@ from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp import masks
 from tfp_realnvp.bijectors import AffineCoupling, BatchNorm, FactorOut, Pixels, Squeeze
+from tfp_realnvp.bijectors.context import broadcast_batch_shape
 from tfp_realnvp.checks import check_flag, check_size, check_sizes, floating_policy
 from tfp_realnvp.conditioners import ConvResNet
-from tfp_realnvp.flows.arguments import as_vector_shape, drawn_seed
-from tfp_realnvp.flows.contexts import context_placeholder
+from tfp_realnvp.flows.arguments import drawn_seed
+from tfp_realnvp.flows.contexts import as_context_shape, context_placeholder
 from tfp_realnvp.flows.dequantization import PixelDequantization
 from tfp_realnvp.flows.flow import Flow
 from tfp_realnvp.flows.inputs import as_tensor, check_no_context_argument
@@ -64,7 +65,7 @@ class ImageRealNVP(Flow):
         num_levels, alpha: number of values of a pixel, and a constant that keeps y finite; as in `Pixels`.
         context_shape: number K of context features, or `(K,)`, for a conditional density. A context may be a one-hot
             label. None for an unconditional density.
-        missing_context: whether NaN in a context means that the value was not observed; as in `RealNVP`.
+        context_network, missing_context: as in `RealNVP`.
         seed: integer that fixes the initial weights and the noise. None draws a seed from `numpy.random`.
         dtype: Keras dtype policy, usually "float32" or "float64"; mixed policies work too. None for Keras's default.
         **kwargs: `name` and `trainable` of `keras.Model`.
@@ -97,7 +98,8 @@ class ImageRealNVP(Flow):
         num_channels: int = 32,
         num_levels: int = 256,
         alpha: float = 0.05,
-        context_shape: Sequence[int] | int | None = None,
+        context_shape: Sequence[int | None] | int | None = None,
+        context_network: keras.layers.Layer | None = None,
         missing_context: bool = False,
         seed: int | None = None,
         dtype: Any = None,
@@ -107,11 +109,12 @@ class ImageRealNVP(Flow):
         for name, value in sizes.items():
             check_size(name, value)
         event_shape = _checked_image_shape(event_shape, num_scales)
-        context_shape = None if context_shape is None else as_vector_shape(context_shape, "context_shape")
+        context_shape = as_context_shape(context_shape, context_network)
         policy, seed = floating_policy(dtype), drawn_seed(seed)
         dtype = policy.variable_dtype
         pixels = Pixels(num_levels, alpha=alpha, dtype=dtype)
-        context, seeds = context_placeholder(context_shape, missing_context, dtype), np.random.default_rng(seed)
+        context = context_placeholder(context_shape, missing_context, context_network, dtype)
+        seeds = np.random.default_rng(seed)
 
         def coupling(mask: np.ndarray, output_size: int, num_channels: int) -> AffineCoupling:
             board = None if mask.shape[:2] == (1, 1) else mask[..., :1]
@@ -125,7 +128,12 @@ class ImageRealNVP(Flow):
         base = tfd.Independent(tfd.Normal(*np.array([[0.0] * size, [1.0] * size], dtype)), 1)
         distribution = tfd.TransformedDistribution(base, tfb.Chain(bijectors))
         super().__init__(
-            distribution, context_shape=context_shape, missing_context=missing_context, dtype=policy, **kwargs
+            distribution,
+            context_shape=context_shape,
+            context_network=context_network,
+            missing_context=missing_context,
+            dtype=policy,
+            **kwargs,
         )
         self._options: dict[str, Any] = {name: int(value) for name, value in sizes.items()} | {
             "event_shape": list(event_shape),
@@ -201,11 +209,14 @@ class ImageRealNVP(Flow):
         check_size("dequantize", dequantize)
         context = self._as_context(context)
         images = as_tensor("x", x, self.event_shape, self.variable_dtype)
+        if context is not None:  # Each pair of an image and a context gets noise of its own.
+            batch_shape = broadcast_batch_shape(images, 3, context, len(self.context_shape or ()))
+            images = tf.broadcast_to(images, tf.concat([batch_shape, images.shape[-3:]], axis=0))
         log_prob = functools.partial(super().log_prob, context=context)
-        return self._dequantization.mean_log_prob(log_prob, images, context, dequantize, seed)
+        return self._dequantization.mean_log_prob(log_prob, images, dequantize, seed)
 
     def _constructor_config(self) -> dict[str, Any]:
-        return self._options
+        return self._options | self._network_config()
 
 
 def _checked_image_shape(event_shape: Any, num_scales: int) -> Shape:

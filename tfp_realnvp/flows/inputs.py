@@ -31,7 +31,7 @@ __all__ = [
 
 _SAME_ROWS = "x and context must have the same number of rows"
 
-Shape = tuple[int, ...]
+Shape = tuple[int | None, ...]
 
 
 def check_context(
@@ -40,7 +40,8 @@ def check_context(
     """Raises a ValueError if a context is missing or unexpected."""
     if context is None and context_shape is not None:
         raise ValueError(
-            f"{argument}: the flow is conditional, but a context of shape [..., {context_shape[0]}] is missing; {hint}"
+            f"{argument}: the flow is conditional, but a context of shape [..., {listed(context_shape)}] is missing; "
+            f"{hint}"
         )
     if context is not None and context_shape is None:
         shape = list(getattr(context, "shape", np.shape(context)))
@@ -147,7 +148,13 @@ def reshaped_to_same_rows(tensor: tf.Tensor, shape: tf.Tensor, message: str, nam
 
 
 def as_tensor(
-    argument: str, value: Any, shape: Sequence[int], dtype: str, leading: str = "...", *, is_context: bool = False
+    argument: str,
+    value: Any,
+    shape: Sequence[int | None],
+    dtype: str,
+    leading: str = "...",
+    *,
+    is_context: bool = False,
 ) -> tf.Tensor:
     """Converts `value` to a tensor of the given dtype with shape `[..., *shape]`, or `[N, *shape]` if `leading` is "N".
 
@@ -172,7 +179,9 @@ def as_tensor(
     return tf.cast(tensor, dtype)
 
 
-def check_input_shape(argument: str, array: Any, shape: Sequence[int], leading: str, *, is_context: bool) -> None:
+def check_input_shape(
+    argument: str, array: Any, shape: Sequence[int | None], leading: str, *, is_context: bool
+) -> None:
     """Like `check_shape`. The error names the columns of a DataFrame, and has hints for a single row and for labels."""
     try:
         check_shape(argument, array, shape, leading)
@@ -184,7 +193,8 @@ def check_input_shape(argument: str, array: Any, shape: Sequence[int], leading: 
             hint = f"; N is the number of rows, so pass a single row with shape {[1, *shape]}"
             if isinstance(array, tf.TensorSpec):
                 hint = "; N is the number of rows of a batch, so call batch(batch_size) on the dataset"
-        if is_context and shape[0] > 1 and tuple(array.shape)[1:] in ((), (1,)) and _has_integers(array):
+        is_label = tuple(array.shape)[1:] in ((), (1,)) and _has_integers(array)
+        if is_context and is_label and len(shape) == 1 and (shape[0] or 0) > 1:
             hint += f"; labels must be one-hot, as from keras.utils.to_categorical(labels, {shape[0]})"
         raise ValueError(f"{error}{hint}") from None
 

@@ -59,7 +59,7 @@ def context_moments(
 
 def shrunk_correlation(
     data: Any,
-    context_shape: Shape | None,
+    context_shape: tuple[int | None, ...] | None,
     location: np.ndarray,
     scale: np.ndarray,
     bounds: Bounds | None = None,
@@ -209,10 +209,15 @@ def _moments(
         check_support(batch, bounds, name)
         of_x.update(x, bounds)
         if context is not None:
-            of_context.update(context)
+            of_context.update(_by_channel(context))
     if of_x.num_rows == 0:
         raise ValueError("data must have at least one row, got none")
     return of_x, of_context
+
+
+def _by_channel(context: Any) -> Any:
+    """Contexts `[N, ..., C]` as rows of their channels, `[N * ..., C]`."""
+    return context if len(context.shape) == 2 else np.reshape(context, [-1, context.shape[-1]])
 
 
 def _of_context(moments: Moments, contexts: ContextEncoder, dtype: str, data: Any) -> tuple[np.ndarray, np.ndarray]:

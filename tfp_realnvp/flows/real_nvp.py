@@ -24,13 +24,13 @@ from tfp_realnvp.conditioners import MLP, Constant, ResNet, activation_config, a
 from tfp_realnvp.flows.arguments import as_columns, as_vector_shape, drawn_seed
 from tfp_realnvp.flows.base import as_base
 from tfp_realnvp.flows.columns import by_position
-from tfp_realnvp.flows.contexts import context_placeholder
+from tfp_realnvp.flows.contexts import as_context_shape, context_placeholder
 from tfp_realnvp.flows.dequantization import ColumnDequantization
 from tfp_realnvp.flows.flow import Flow
 from tfp_realnvp.flows.frames import with_numpy_dtypes
 from tfp_realnvp.flows.moments import shrunk_correlation, warn_unless_standardized
 from tfp_realnvp.flows.noise import TrainingNoise
-from tfp_realnvp.flows.recipe import choose_options, has_heavy_tails, sample_rows, unbounded_rows
+from tfp_realnvp.flows.recipe import options_for
 from tfp_realnvp.flows.serialization import to_config
 from tfp_realnvp.flows.stack import NORMALIZATIONS, PERMUTATIONS, coupling_stack
 from tfp_realnvp.flows.support import as_bounds, support_config
@@ -54,17 +54,20 @@ class RealNVP(Flow):
     maps as in Durkan, Bekasov, Murray & Papamakarios, "Neural spline flows", 2019, arXiv 1906.04032.
 
     Args:
-        event_shape: number of features D, or `(D,)`. A coupling cannot split an event with D = 1. Each coupling is then
-            an element-wise transform, and its parameters are functions of the context. Without a context, they are
-            learned constants, and a single affine transform replaces all affine couplings.
+        event_shape: number of features D, or `(D,)`. With D = 1, couplings are element-wise transforms whose parameters
+            are functions of the context. Without a context, the parameters are learned constants, and a single affine
+            transform replaces all affine couplings.
         num_couplings: L, at least 1.
         hidden_units: width of each hidden layer of each network, or of each residual block.
         activation: Keras activation of the hidden layers, a name or a callable. Smooth activations, such as "silu",
             give smooth densities. Hamiltonian Monte Carlo in the latent space of a smooth flow can take larger steps.
-        context_shape: number K of context features, or `(K,)`, for a conditional density. None for an unconditional
-            density.
+        context_shape: number K of context features, or `(K,)`, for a conditional density, or None. With a context
+            network, the shape of one input, such as `(100, 3)`, or `(None, 3)` for any length.
+        context_network: Keras 3 layer or model from raw contexts `[N, *context_shape]` to features `[N, F]` for the
+            couplings. It sees contexts that `adapt` has standardised by channel, the last axis. `fit` trains it.
         missing_context: whether NaN in a context means that the value was not observed. The flow then learns p(x | the
-            observed values) from rows with such contexts. Otherwise, NaN is an error in `fit`.
+            observed values) from rows with such contexts. Otherwise, NaN is an error in `fit`. A context network sees 0
+            in place of NaN, and as many channels again, which are 1 where values are missing.
         conditioner: "mlp" for `MLP` networks, or "resnet" for `ResNet` networks.
         dropout: fraction of the units that the networks drop in training, at least 0 and below 1. Densities, samples,
             `evaluate` and exports use all units.
@@ -119,7 +122,8 @@ class RealNVP(Flow):
         num_couplings: int = 8,
         hidden_units: Sequence[int] = (128, 128),
         activation: str | Callable[..., Any] = "relu",
-        context_shape: Sequence[int] | int | None = None,
+        context_shape: Sequence[int | None] | int | None = None,
+        context_network: keras.layers.Layer | None = None,
         missing_context: bool = False,
         conditioner: Literal["mlp", "resnet"] = "mlp",
         dropout: float = 0.0,
@@ -139,7 +143,7 @@ class RealNVP(Flow):
         **kwargs: Any,
     ):
         (size,) = as_vector_shape(event_shape, "event_shape")
-        context_shape = None if context_shape is None else as_vector_shape(context_shape, "context_shape")
+        context_shape = as_context_shape(context_shape, context_network)
         check_size("num_couplings", num_couplings)
         check_sizes("hidden_units", hidden_units)
         is_named = isinstance(activation, str)
@@ -159,13 +163,12 @@ class RealNVP(Flow):
         bounds = as_bounds(support, size, policy.variable_dtype, integers)
 
         base = as_base(base_distribution, size, policy.variable_dtype)
-        context = context_placeholder(context_shape, missing_context, policy.variable_dtype)
+        context = context_placeholder(context_shape, missing_context, context_network, policy.variable_dtype)
 
-        make_network: Callable[..., keras.layers.Layer] = Constant
-        options = {"num_parameters": 3 * num_bins - 1 if coupling == "spline" else None, "dtype": policy}
         is_constant = size == 1 and context is None
+        make_network: Callable[..., keras.layers.Layer] = Constant if is_constant else _CONDITIONERS[conditioner]
+        options = {"num_parameters": 3 * num_bins - 1 if coupling == "spline" else None, "dtype": policy}
         if not is_constant:
-            make_network = _CONDITIONERS[conditioner]
             options |= {"hidden_units": hidden_units, "activation": activation, "dropout": dropout}
             options["input_transform"] = input_transform
 
@@ -189,6 +192,7 @@ class RealNVP(Flow):
         super().__init__(
             tfd.TransformedDistribution(base, tfb.Chain(bijectors)),
             context_shape=context_shape,
+            context_network=context_network,
             missing_context=missing_context,
             dtype=policy,
             **kwargs,
@@ -247,7 +251,7 @@ class RealNVP(Flow):
         Args:
             x: training rows `[N, D]`, an array or a DataFrame.
             context: None, or training contexts `[N, K]`, for a conditional density. `fit` then takes the dictionary
-                `{"x": x, "context": context}`.
+                `{"x": x, "context": context}`. With a `context_network`, contexts may have more dimensions.
             seed: as in the constructor.
             verbose: whether to print the chosen options, in one line.
             robust: as in `adapt`. None for True if a feature has heavy tails, as a Cauchy distribution has.
@@ -262,18 +266,13 @@ class RealNVP(Flow):
         >>> flow.get_config()["permutation"], flow.get_config()["hidden_units"]
         ('lu', [16, 16])
         """
-        for name in {"event_shape", "context_shape"} & options.keys():
-            raise ValueError(f"{name} is the number of columns of the data, got {options[name]!r} too")
         x, context, options = with_numpy_dtypes(x), with_numpy_dtypes(context), by_position(options, x)
-        sample, missing = unbounded_rows(x, options), bool(options.get("missing_context"))
-        context_size = 0 if context is None else sample_rows(context, "context", True, missing).shape[1]
-        chosen = choose_options(sample, len(x), context_size) | options
-        flow = cls(sample.shape[1], context_shape=context_size or None, seed=seed, **chosen)
-        robust = has_heavy_tails(sample) if robust is None else robust
+        shapes, chosen, heavy_tails = options_for(x, context, options)
+        flow, robust = cls(**shapes, seed=seed, **chosen), heavy_tails if robust is None else robust
         flow.adapt(x if context is None else {"x": x, "context": context}, robust=robust)
         if verbose:
             told = ", ".join(f"{name}={value!r}" for name, value in {**chosen, "robust": robust}.items())
-            print(f"{flow.name}: for {len(x)} rows of {sample.shape[1]} features, for_data takes {told}")
+            print(f"{flow.name}: for {len(x)} rows of {x.shape[1]} features, for_data takes {told}")
         return flow
 
     def _after_adapt(self, data: Any, robust: bool) -> None:
@@ -297,4 +296,5 @@ class RealNVP(Flow):
 
     def _constructor_config(self) -> dict[str, Any]:
         options = self._options | {"activation": activation_config(self._options["activation"])}
-        return options | {"base_distribution": to_config(self._base_distribution, "base_distribution")}
+        base = to_config(self._base_distribution, "base_distribution")
+        return options | {"base_distribution": base} | self._network_config()

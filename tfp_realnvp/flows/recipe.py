@@ -9,27 +9,44 @@ from tfp_realnvp.bijectors import Bounds
 from tfp_realnvp.checks import floating_policy
 from tfp_realnvp.flows.arguments import as_columns
 from tfp_realnvp.flows.arrays import is_array
+from tfp_realnvp.flows.contexts import as_context_shape, features_shape
 from tfp_realnvp.flows.frames import column_names
 from tfp_realnvp.flows.inputs import check_array
 from tfp_realnvp.flows.moments import RobustMoments
 from tfp_realnvp.flows.support import as_bounds, check_support, unbounded
 
-__all__ = ["checked_columns", "choose_options", "has_heavy_tails", "sample_rows", "unbounded_rows"]
+__all__ = ["checked_columns", "choose_options", "options_for"]
 
 SAMPLE = 20_000  # number of rows that the rules look at
 MAX_SPLINES = 30  # number of features
 
 
-def sample_rows(array: Any, argument: str, is_context: bool = False, may_be_missing: bool = False) -> np.ndarray:
-    """Some rows of an array or DataFrame `[N, D]`.
+def options_for(x: Any, context: Any, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], bool]:
+    """The shapes of events and contexts, the options of `RealNVP` for these data, and whether x has heavy tails.
 
-    Raises a ValueError unless it holds finite numbers or, if values `may_be_missing`, NaN.
+    `options` are the options that the user gives. Raises a ValueError if the data or the options are wrong.
     """
+    network, missing, options = options.get("context_network"), bool(options.get("missing_context")), dict(options)
+    for name in {"event_shape"} | ({"context_shape"} if network is None else set()):
+        if name in options:
+            raise ValueError(f"{name} is the number of columns of the data, got {options[name]!r} too")
+    sample, context_shape, size = _unbounded_rows(x, options), None, 0
+    if context is not None:
+        if network is None:
+            _check_table(context, "context")
+        elif not is_array(context) or len(context.shape) < 2:
+            raise ValueError(f"context must be an array of shape [N, *context_shape], got {context!r:.100}")
+        context_shape = as_context_shape(options.pop("context_shape", tuple(context.shape[1:])), network)
+        check_array(context, context_shape or (), "context", "float64", True, missing)
+        (size,) = context.shape[1:] if network is None else features_shape(context_shape, missing, network) or (0,)
+    shapes = {"event_shape": x.shape[1], "context_shape": context_shape}
+    return shapes, choose_options(sample, len(x), size) | options, has_heavy_tails(sample)
+
+
+def _check_table(array: Any, argument: str) -> None:
     if not is_array(array) or len(array.shape) != 2 or array.shape[1] == 0:
         got = f"shape {list(array.shape)}" if is_array(array) else repr(array)[:100]
         raise ValueError(f"{argument} must be an array or a DataFrame of shape [N, features], got {got}")
-    check_array(array, tuple(array.shape[1:]), argument, "float64", is_context, may_be_missing)
-    return np.asarray(array[:: -(-len(array) // SAMPLE)], np.float64)
 
 
 def checked_columns(x: Any, options: Mapping[str, Any], argument: str) -> tuple[list[int], Bounds | None]:
@@ -44,12 +61,14 @@ def checked_columns(x: Any, options: Mapping[str, Any], argument: str) -> tuple[
     return integers, bounds
 
 
-def unbounded_rows(x: Any, options: Mapping[str, Any]) -> np.ndarray:
+def _unbounded_rows(x: Any, options: Mapping[str, Any]) -> np.ndarray:
     """Some rows of x, without the bounds of the option `support`. Raises a ValueError if a row is not within them.
 
     Features that are whole numbers get noise, since their equal values are no peaks of a density.
     """
-    rows = sample_rows(x, "x").copy()
+    _check_table(x, "x")
+    check_array(x, tuple(x.shape[1:]), "x", "float64")
+    rows = np.array(x[:: -(-len(x) // SAMPLE)], np.float64)
     integers, bounds = checked_columns(x, options, "x")
     rows[:, integers] += np.random.default_rng(0).uniform(-0.49, 0.49, (len(rows), len(integers)))
     return unbounded(rows, bounds)

@@ -72,7 +72,7 @@ class SavingModel(NamedColumnsModel):
         with reading(f"the config of {cls.__name__}"):
             flags = {name: config.pop(name, None) for name in ("layers_train", "variables_train")}
             names = {"x": config.pop("feature_names", None), "context": config.pop("context_names", None)}
-            for name in ("distribution", "base_distribution"):
+            for name in ("distribution", "base_distribution", "context_network"):
                 if name in config:
                     config[name] = from_config(config[name], name)
             flow = cls(**config)
@@ -177,7 +177,7 @@ class SavingModel(NamedColumnsModel):
         """Writes a SavedModel that loads where only TensorFlow is installed.
 
         Rows x are `[N, *event_shape]`, in the dtype of the model. In a conditional flow, all signatures also take
-        `context [N, K]`. The signatures are:
+        `context [N, *context_shape]`. The signatures are:
 
             serving_default: x -> {"log_prob": [N]}
             sample: num_samples (int32 scalar), seed (int32 [2]) -> {"x": [num_samples[, N], *event_shape]}

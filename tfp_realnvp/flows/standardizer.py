@@ -54,22 +54,23 @@ class Standardizer:
             np.any(shift != 0) or np.any(scale != 1) for shift, scale in zip(values[::2], values[1::2], strict=True)
         )
 
-    def adapt(self, data: Any, log_prob: Callable[[np.ndarray, np.ndarray | None], tf.Tensor], robust: bool) -> None:
+    def adapt(self, data: Any, log_prob: Callable[[tf.Tensor], tf.Tensor], robust: bool) -> None:
         """Sets shift and scale to the mean and standard deviation of `data`, or to their robust counterparts.
 
-        Raises the errors of `Flow.adapt`. `log_prob` is the method of the flow. If the flow loses its density at the
-        mean, or one standard deviation from the mean, the distribution has bounds, and a ValueError is raised.
+        Raises the errors of `Flow.adapt`. `log_prob` gives log-densities at the mean context. If the flow loses its
+        density at the mean, or one standard deviation from the mean, the distribution has bounds, and a ValueError is
+        raised.
         """
         of_x, of_context = standardization_moments(
             data, self._event_shape, self._contexts, self._dtype, self.bounds, robust
         )
         location, scale = of_x
         points = location + np.array([-1.0, 0.0, 1.0]).reshape([3] + [1] * location.ndim) * scale
-        points = points if self.bounds is None else self.bounds.forward(tf.cast(points, self._dtype)).numpy()
-        context = None if of_context is None else np.broadcast_to(of_context[0], (3, *of_context[0].shape))
-        had_density = np.isfinite(log_prob(points, context))
+        points = tf.cast(points, self._dtype)
+        points = points if self.bounds is None else self.bounds.forward(points)
+        had_density = np.isfinite(log_prob(points))
         _assign([*self._of_x, *self._contexts.variables], [*of_x, *(of_context or ())])
-        if np.any(had_density & ~np.isfinite(log_prob(points, context))):
+        if np.any(had_density & ~np.isfinite(log_prob(points))):
             raise ValueError(
                 "data: the distribution has bounds, and adapt would move them away from the data. Use nvp.Bounds, "
                 "within which adapt standardises, or call adapt(bounds.inverse(data)) of the flow inside the bounds"

@@ -5,7 +5,7 @@ import functools
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -29,6 +29,8 @@ _RANDOM = {"RandomUniform", "RandomStandardNormal", "TruncatedNormal", "Multinom
 # On a processor, XLA needs twenty times as long for convolutions as TensorFlow.
 _CONVOLUTIONS = {"Conv2D", "Conv3D", "DepthwiseConv2dNative"}
 
+Shape = tuple[int | None, ...]
+
 _log = logging.getLogger(__name__)
 
 
@@ -40,6 +42,7 @@ class Step:
         run_eagerly: whether to call it without tracing it.
         jit_compile: whether XLA compiles it.
         any_rows: False to trace the function again for each number of rows.
+        context_shape: shape of one context in the batches, with None for any length, or None.
         waiting: function that returns a context manager for the first call, which takes long.
     """
 
@@ -50,11 +53,13 @@ class Step:
         run_eagerly: bool,
         jit_compile: bool,
         any_rows: bool = True,
+        context_shape: Shape | None = None,
         waiting: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
     ):
         self.function = tf.autograph.experimental.do_not_convert(function)
         self.waiting = waiting
         self._run_eagerly, self._jit_compile, self._any_rows = run_eagerly, jit_compile, any_rows
+        self._context_shape = context_shape
         self._traced: dict[str, Any] = {}  # by the specs of a batch
 
     def __call__(self, batch: Any) -> Any:
@@ -79,6 +84,8 @@ class Step:
 
     def _traced_for(self, batch: Any, any_rows: bool) -> Any:
         specs = tf.nest.map_structure(functools.partial(_spec_of, any_rows=any_rows), batch)
+        if any_rows and self._context_shape is not None and None in self._context_shape:
+            specs = _of_any_length(specs, self._context_shape)
         key = repr(specs)  # the structure too
         if key not in self._traced:
             self._traced[key] = _traced(self.function, specs, jit_compile=self._jit_compile)
@@ -158,7 +165,7 @@ class Predictions:
 
     Args:
         function: function of a batch, such as `predict_step` of a Keras model.
-        run_eagerly, jit_compile, waiting: as in `Step`.
+        run_eagerly, jit_compile, context_shape, waiting: as in `Step`.
         forced: as in `Steps`.
     """
 
@@ -168,11 +175,13 @@ class Predictions:
         *,
         run_eagerly: bool,
         jit_compile: bool,
+        context_shape: Shape | None,
         waiting: Callable[[], AbstractContextManager[object]],
         forced: bool,
     ):
         self._forced = forced
-        self._single = Step(function, run_eagerly=run_eagerly, jit_compile=jit_compile, waiting=waiting)
+        options: dict[str, Any] = {"jit_compile": jit_compile, "context_shape": context_shape}
+        self._single = Step(function, run_eagerly=run_eagerly, waiting=waiting, **options)
         # With a known number of rows, the function needs no checks at run time, which XLA would skip.
         self._compiled = Step(function, run_eagerly=False, jit_compile=True, any_rows=False, waiting=waiting)
         self._suits: bool | None = None  # whether `_compiled` can be used, or None if this is not known yet
@@ -274,6 +283,14 @@ def _as_tensor(part: Any) -> Any:
     if isinstance(part, tf.experimental.Optional):  # Keras's generators yield it for None.
         return None
     return part if part is None or tf.is_tensor(part) else tf.convert_to_tensor(part)
+
+
+def _of_any_length(specs: Any, context_shape: Shape) -> Any:
+    """The specs of a batch `(x, ...)` or x, in which contexts of all lengths need one trace."""
+    x, *rest = specs if isinstance(specs, tuple) else (specs,)
+    if isinstance(x, Mapping) and isinstance(x.get("context"), tf.TensorSpec):
+        x = {**x, "context": tf.TensorSpec([None, *context_shape], x["context"].dtype)}
+    return (x, *rest) if isinstance(specs, tuple) else x
 
 
 def _spec_of(part: Any, any_rows: bool) -> Any:

@@ -1,6 +1,5 @@
 """Descriptions of a flow: one line for `repr`, and a table for `summary`."""
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from tfp_realnvp.bijectors import Coupling, FactorOut, LULinear, OnePassChain
 from tfp_realnvp.bijectors.chain import flat_bijectors
 from tfp_realnvp.bijectors.permutation import is_permutation_of_features
 from tfp_realnvp.bijectors.rebuild import parts_of
+from tfp_realnvp.flows.contexts import ContextEncoder
 from tfp_realnvp.variables import all_variables
 
 __all__ = ["one_line", "table"]
@@ -40,19 +40,22 @@ def one_line(
     return f"{name}({', '.join(f'{key}={value!r}' for key, value in told.items())})"
 
 
-def table(title: str, distribution: tfd.TransformedDistribution, context_shape: Any, total: str) -> str:
+def table(title: str, distribution: tfd.TransformedDistribution, contexts: ContextEncoder, total: str) -> str:
     """A table of the bijectors from data to latent and of the base, with shapes and numbers of parameters."""
     rows = [("From data to latent", "Shape", "Parameters")]
     rows += _rows(distribution.bijector.bijectors, distribution.event_shape, "")
-    if context_shape is not None:
-        rows.append(("standardization of the context", str(list(context_shape)), f"{2 * math.prod(context_shape):,}"))
+    if contexts.shape is not None:
+        rows.append(("standardization of the context", str(list(contexts.shape)), f"{_size(contexts.variables):,}"))
+    if contexts.network is not None:
+        change = f"{list(contexts.shape or ())} -> {list(contexts.features_shape or ())}"
+        rows.append((f"context network: {contexts.network.name}", change, f"{contexts.network.count_params():,}"))
     rows.append(
         (f"base: {_base_name(distribution.distribution)}", "", f"{_size(all_variables(distribution.distribution)):,}")
     )
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = [f"{first:<{widths[0]}}  {second:<{widths[1]}}  {third:>{widths[2]}}" for first, second, third in rows]
     rule = "-" * len(lines[0])
-    context = "no context" if context_shape is None else f"context {list(context_shape)}"
+    context = "no context" if contexts.shape is None else f"context {list(contexts.shape)}"
     head = f"{title}: events {list(distribution.event_shape)}, {context}"
     return "\n".join([head, rule, lines[0], rule, *lines[1:], rule, total])
 

@@ -33,7 +33,11 @@ class TrainingModel(LikelihoodModel):
     """
 
     def __init__(
-        self, event_shape: tuple[int, ...], context_shape: tuple[int, ...] | None, missing_context: bool, **kwargs: Any
+        self,
+        event_shape: tuple[int, ...],
+        context_shape: tuple[int | None, ...] | None,
+        missing_context: bool,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self._event_shape, self._context_shape, self._missing_context = event_shape, context_shape, missing_context
@@ -45,8 +49,8 @@ class TrainingModel(LikelihoodModel):
         return self._event_shape
 
     @property
-    def context_shape(self) -> tuple[int, ...] | None:
-        """Shape `(K,)` of one context, or None."""
+    def context_shape(self) -> tuple[int | None, ...] | None:
+        """Shape of one context, such as `(K,)`, or None. With a context network, it may have None for any length."""
         return self._context_shape
 
     @property
@@ -262,5 +266,7 @@ class TrainingModel(LikelihoodModel):
     def _build_layers(self) -> None:
         if not all(layer.built for layer in self.layers):
             x = tf.zeros([1, *self.event_shape], self.variable_dtype)
-            context = self.context_shape and tf.zeros([1, *self.context_shape], self.variable_dtype)
+            # The network of a context of any length may need several steps, for example for convolutions.
+            shape = self.context_shape and [1, *(size or 16 for size in self.context_shape)]
+            context = None if shape is None else tf.zeros(shape, self.variable_dtype)
             self(x if context is None else {"x": x, "context": context})
