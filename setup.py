@@ -44,6 +44,7 @@ setup(
     extras_require={
         "gpu": ["tensorflow[and-cuda]"],
         "examples": ["matplotlib", "pandas", "scikit-learn"],
+        "plot": ["matplotlib"],
         "sklearn": ["scikit-learn>=1.6"],
         "bench": ["distrax", "dm-haiku", "optax", "flowjax", "FrEIA", "nflows", "normflows", "zuko"],
         "test": [

@@ -29,6 +29,10 @@ FLOORS = """
     flows.saving flows.steps flows.executions flows.likelihood flows.training flows.density flows.flow
     flows.ensemble flows.real_nvp flows.image_real_nvp flows
 
+    diagnostics.draws diagnostics.uniformity diagnostics.calibration diagnostics.importance diagnostics
+
+    plots.style plots.corner plots.density plots.history plots.images plots.calibration plots
+
     sklearn
 """
 

@@ -1,6 +1,9 @@
 """Real NVP normalizing flows for TensorFlow Probability and Keras."""
 
-from tfp_realnvp import masks
+import importlib
+from typing import Any
+
+from tfp_realnvp import diagnostics, masks
 from tfp_realnvp.bijectors import (
     ActNorm,
     AffineCoupling,
@@ -34,8 +37,16 @@ __all__ = [
     "ResNet",
     "SplineCoupling",
     "Squeeze",
+    "diagnostics",
     "masks",
+    "plots",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "plots":  # It needs matplotlib, which nothing else does.
+        return importlib.import_module("tfp_realnvp.plots")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -1,0 +1,162 @@
+"""`nvp.plots`: what the pictures show, where they are drawn, and errors."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from scipy import stats
+from tensorflow_probability import distributions as tfd
+
+import tfp_realnvp as nvp
+from tfp_realnvp.plots.corner import mass_thresholds
+
+plots = nvp.plots
+NORMAL = tfd.MultivariateNormalDiag(tf.constant([1.0, -2.0]), tf.constant([1.0, 0.5]))
+ROWS = np.random.default_rng(0).normal(size=(500, 3)) * [1.0, 2.0, 0.1] + [0.0, 5.0, 1.0]
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    plt.close("all")
+
+
+def visible(figure):
+    return [ax for ax in figure.axes if ax.get_visible()]
+
+
+def test_corner_shows_pairs_of_columns():
+    table = pd.DataFrame(ROWS, columns=["mass", "age", "size"])
+    figure = plots.corner(table, ROWS[:100], truth=table.iloc[0])
+    assert isinstance(figure, Figure) and len(visible(figure)) == 6
+    labels = [(ax.get_xlabel(), ax.get_ylabel()) for ax in visible(figure)]
+    assert labels[-3:] == [("mass", "size"), ("age", ""), ("size", "")]
+    below = visible(figure)[3]
+    for limits, column in ((below.get_xlim(), 0), (below.get_ylim(), 2)):
+        assert limits[0] < np.quantile(ROWS[:, column], 0.01) and np.quantile(ROWS[:, column], 0.99) < limits[1]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["samples", "data"]
+    chosen = plots.corner(table, columns=["size", 0], figure=plt.figure())
+    assert [ax.get_xlabel() for ax in visible(chosen)[-2:]] == ["size", "mass"] and not chosen.legends
+
+
+def test_weights_move_the_histograms():
+    weights = np.exp(2.0 * ROWS[:, 0])  # moves the mean from 0 to 2
+    figure = plots.corner(ROWS[:, :1], weights=weights)
+    values, edges, _ = visible(figure)[0].patches[0].get_data()
+    centres = (edges[1:] + edges[:-1]) / 2
+    assert 1.0 < np.average(centres, weights=values) < 2.5
+    assert np.isclose(np.sum(values * np.diff(edges)), 1.0)
+
+
+def test_contours_contain_their_mass():
+    grid = np.linspace(-5, 5, 400)
+    masses = stats.multivariate_normal(cov=np.eye(2)).pdf(np.stack(np.meshgrid(grid, grid), axis=-1))
+    thresholds = mass_thresholds(masses, (0.5, 0.9))
+    # Inside the radius r is the probability 1 - exp(-r^2 / 2), and the density there is above exp(-r^2 / 2) / (2 pi).
+    np.testing.assert_allclose(thresholds, np.array([0.1, 0.5]) / (2 * np.pi), rtol=0.01)
+    assert mass_thresholds(np.zeros((3, 3)), (0.5,)) == []
+
+
+def test_density_of_two_features_has_contours_by_probability():
+    figure = plots.density(NORMAL, data=NORMAL.sample(50, seed=1), names=["u", "v"], num_points=50)
+    ax = figure.axes[0]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("u", "v")
+    contours = next(each for each in ax.collections if hasattr(each, "levels"))
+    expected = np.array([0.1, 0.5]) / (2 * np.pi * 0.5)
+    np.testing.assert_allclose(contours.levels, expected, rtol=0.15)
+    (lower, upper), (left, right) = ax.get_xlim(), ax.get_ylim()
+    assert lower < -1.5 and upper > 3.5 and left < -3.2 and right > -0.8
+
+
+def test_density_of_one_feature_is_a_curve_in_given_axes():
+    flow = nvp.RealNVP(1, context_shape=1, num_couplings=1, hidden_units=(4,))
+    figure, axes = plt.subplots(1, 2)
+    assert plots.density(flow, [0.3], limits=[(-2, 2)], ax=axes[1]) is figure
+    (line,) = axes[1].lines
+    np.testing.assert_allclose(line.get_ydata(), stats.norm.pdf(line.get_xdata()), rtol=1e-3)
+    assert not axes[0].lines
+
+
+def test_history_marks_the_best_epoch():
+    losses = {"loss": [9.0, 1.0, 0.5, 0.4], "val_loss": [9.0, 1.1, 0.7, 0.8]}
+    ax = plots.history(losses).axes[0]
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels == ["training", "validation", "best: 0.700 at epoch 3"]
+    assert ax.get_ylabel() == "negative log-likelihood (nats)"
+    bits = plots.history({"loss": [100.0], "bits_per_dim": [1.5]}).axes[0]
+    assert bits.get_ylabel() == "negative log-likelihood (bits/dim)" and bits.lines[0].get_ydata()[0] == 1.5
+
+
+def test_images_fill_a_grid():
+    figure = plots.images(np.arange(5 * 4).reshape(5, 2, 2, 1), num_levels=20, titles=list("abcde"))
+    assert len(figure.axes) == 6 and figure.axes[1].get_title() == "b"
+    np.testing.assert_allclose(figure.axes[4].images[0].get_array(), np.array([[16, 17], [18, 19]]) / 19)
+    assert not figure.axes[5].images
+    assert len(plots.images(np.zeros((3, 2, 2, 3)), num_columns=3).axes) == 3
+
+
+def test_calibration_tells_narrow_from_right():
+    x = np.asarray(NORMAL.sample(600, seed=3), np.float64)
+    narrow = tfd.MultivariateNormalDiag(NORMAL.loc, 0.5 * NORMAL.stddev())
+    for flow, is_right in ((NORMAL, True), (narrow, False)):
+        figure = plots.calibration(flow, x, num_samples=100, title="check")
+        assert [ax.get_title().split(" (")[0] for ax in figure.axes] == ["ranks", "coverage", "TARP"]
+        for ax in figure.axes:
+            band = ax.collections[0].get_paths()[0].vertices[:, 1].max()
+            curves = [line.get_ydata() for line in ax.lines[1:]]
+            assert all((np.abs(curve).max() < 1.3 * band) == is_right for curve in curves), ax.get_title()
+    one = plots.calibration(tfd.MultivariateNormalDiag([1.0], [1.0]), x[:, :1], num_samples=100)
+    assert [ax.get_title().split(" (")[0] for ax in one.axes] == ["PIT", "coverage"]
+
+
+def test_global_settings_do_not_change():
+    before = dict(plt.rcParams)
+    plots.images(np.zeros((1, 2, 2)))
+    plots.history({"loss": [1.0]})
+    assert dict(plt.rcParams) == before
+
+
+def test_the_package_imports_without_matplotlib():
+    code = (
+        "import sys; sys.modules['matplotlib'] = None\n"
+        "import tfp_realnvp as nvp\n"
+        "assert nvp.diagnostics\n"
+        "try: nvp.plots\n"
+        "except ImportError as error: print(error)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert run.stdout == "tfp_realnvp.plots needs matplotlib: pip install matplotlib\n", run.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: plots.corner(ROWS[0]), r"samples must have shape \[N, D\] with at least one row, got \[3\]"),
+        (lambda: plots.corner(np.where(ROWS > 6, np.nan, ROWS)), "samples has a NaN or infinity in .* of its 500 rows"),
+        (lambda: plots.corner(ROWS, ROWS[:, :2]), "data must have the 3 features of samples, got 2"),
+        (lambda: plots.corner(ROWS, names=["a"]), r"names must be 3 names, got \['a'\]"),
+        (
+            lambda: plots.corner(ROWS, names=list("abc"), columns=["d"]),
+            "columns has 'd', but the features are 'a', 'b'",
+        ),
+        (lambda: plots.corner(ROWS, columns=[3]), "columns has 3, but the features are"),
+        (lambda: plots.corner(ROWS, columns=[]), "columns must name at least one feature"),
+        (lambda: plots.corner(ROWS, weights=[1.0]), "weights must be 500 numbers of at least 0, not all 0"),
+        (lambda: plots.corner(ROWS, truth=[1.0]), r"truth must have shape \[3\], got \[1\]"),
+        (lambda: plots.density(tfd.MultivariateNormalDiag(tf.zeros(3))), "flow must have one or two features"),
+        (lambda: plots.density(NORMAL, limits=[(0, 1)]), r"limits must be 2 pairs \(lower, upper\)"),
+        (lambda: plots.density(NORMAL, data=ROWS), "data must have the 2 features of flow, got 3"),
+        (lambda: plots.history({"loss": []}), "history must be from fit with at least one epoch"),
+        (lambda: plots.images(np.zeros((2, 2))), r"images must have shape \[N, H, W, 1 or 3\] or \[N, H, W\], got"),
+        (lambda: plots.images(np.zeros((2, 2, 2)), titles=["a"]), "titles must be 2 titles, got 1"),
+        (lambda: plots.calibration(NORMAL, ROWS[:, :2], level=1.5), "level must be from 0 to below 1, got 1.5"),
+    ],
+)
+def test_wrong_arguments(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

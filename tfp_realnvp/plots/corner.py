@@ -1,0 +1,186 @@
+"""Samples and data in all pairs of features."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from tfp_realnvp.plots.style import ACCENT, MODEL, as_names, as_table, new_figure, style
+
+__all__ = ["corner", "mass_thresholds"]
+
+_BINS = 40
+_LEVELS = (0.5, 0.9)
+
+
+def corner(
+    samples: Any,
+    data: Any = None,
+    names: Sequence[str] | None = None,
+    *,
+    columns: Sequence[str | int] | None = None,
+    weights: Any = None,
+    labels: tuple[str, str] = ("samples", "data"),
+    truth: Sequence[float] | None = None,
+    figure: Figure | None = None,
+) -> Figure:
+    """Draws samples, and data to compare them with: each feature on the diagonal, and each pair below it.
+
+    Contours contain 50 % and 90 % of the rows.
+
+    Args:
+        samples: `[N, D]`, an array or a DataFrame.
+        data: None, or `[M, D]`.
+        names: names of the features. None for the columns of a DataFrame, or x1, x2, ...
+        columns: names or indices of the features to draw; None for all.
+        weights: None, or weights of the samples, `[N]`, such as `exp(log_weights)` of `importance_weights`.
+        labels: names of samples and data in the legend.
+        truth: None, or one row `[D]` to mark.
+        figure: where to draw; None for a new figure.
+
+    Raises:
+        ValueError: if an argument has a wrong shape or is not finite, or if a column does not exist.
+    """
+    model = as_table(samples, "samples")
+    size = model.shape[1]
+    all_names = as_names(names, size, samples, data)
+    chosen = _positions(columns, all_names)
+    other = None if data is None else as_table(data, "data")
+    if other is not None and other.shape[1] != size:
+        raise ValueError(f"data must have the {size} features of samples, got {other.shape[1]}")
+    weight = None if weights is None else np.asarray(weights, np.float64)
+    if weight is not None and (weight.shape != (len(model),) or not np.all(weight >= 0) or not np.any(weight)):
+        raise ValueError(f"weights must be {len(model)} numbers of at least 0, not all 0, got {weights!r:.100}")
+    marked = None if truth is None else np.asarray(truth, np.float64)
+    if marked is not None and marked.shape != (size,):
+        raise ValueError(f"truth must have shape {[size]}, got {list(marked.shape)}")
+    parts = [(model, weight, MODEL, labels[0])] + ([] if other is None else [(other, None, ACCENT, labels[1])])
+    limits = [_limits([(part[:, column], part_weight) for part, part_weight, _, _ in parts]) for column in chosen]
+    number = len(chosen)
+    with style():
+        figure = figure or new_figure(*[max(3.2, min(1.5 * number + 1, 8.4))] * 2)
+        axes = figure.subplots(number, number, squeeze=False)
+        for row, first in enumerate(chosen):
+            for column, second in enumerate(chosen):
+                ax = axes[row, column]
+                if column > row:
+                    ax.set_visible(False)
+                    continue
+                for rows, part_weight, colour, _ in parts:
+                    if row == column:
+                        _draw_histogram(ax, rows[:, first], part_weight, limits[row], colour)
+                    else:
+                        pair = rows[:, [second, first]]
+                        _draw_contours(ax, pair, part_weight, limits[column], limits[row], colour, colour == MODEL)
+                _mark(ax, marked, second, None if row == column else first)
+                _label(ax, row, column, number, all_names[second], all_names[first])
+                ax.set_xlim(limits[column])
+                if row != column:
+                    ax.set_ylim(limits[row])
+        if len(parts) > 1:
+            handles = [Line2D([], [], color=colour, linewidth=2, label=label) for _, _, colour, label in parts]
+            figure.legend(handles=handles, loc="upper right")
+    return figure
+
+
+def _positions(columns: Sequence[str | int] | None, names: list[str]) -> list[int]:
+    if columns is None:
+        return list(range(len(names)))
+    found = []
+    for column in [columns] if isinstance(columns, str) else columns:
+        if isinstance(column, str) and column in names:
+            found.append(names.index(column))
+        elif not isinstance(column, str) and 0 <= int(column) < len(names):
+            found.append(int(column))
+        else:
+            raise ValueError(f"columns has {column!r}, but the features are {', '.join(map(repr, names))}")
+    if not found:
+        raise ValueError(f"columns must name at least one feature, got {columns!r}")
+    return found
+
+
+def _limits(parts: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> tuple[float, float]:
+    """A range that contains nearly all rows, without the few rows far outside."""
+    ends = []
+    for rows, weight in parts:
+        order = np.argsort(rows)
+        mass = np.cumsum(np.ones(len(rows)) if weight is None else weight[order])
+        ends.append(np.interp([0.002, 0.998], mass / mass[-1], rows[order]))
+    lower, upper = np.min(ends), np.max(ends)
+    margin = 0.05 * (upper - lower) or 0.5
+    return float(lower - margin), float(upper + margin)
+
+
+def _draw_histogram(
+    ax: Axes, rows: np.ndarray, weight: np.ndarray | None, limits: tuple[float, float], colour: str
+) -> None:
+    density, edges = np.histogram(rows, _BINS, limits, density=True, weights=weight)
+    ax.stairs(density, edges, color=colour, linewidth=1.4, fill=False)
+    if colour == MODEL:
+        ax.stairs(density, edges, color=colour, alpha=0.2, fill=True)
+
+
+def _draw_contours(
+    ax: Axes,
+    pair: np.ndarray,
+    weight: np.ndarray | None,
+    x_limits: tuple[float, float],
+    y_limits: tuple[float, float],
+    colour: str,
+    is_filled: bool,
+) -> None:
+    counts, x_edges, y_edges = np.histogram2d(pair[:, 0], pair[:, 1], _BINS, [x_limits, y_limits], weights=weight)
+    smooth = _smoothed(_smoothed(counts).T)
+    thresholds = mass_thresholds(smooth, _LEVELS)
+    if not thresholds:
+        return
+    centres = [(edges[1:] + edges[:-1]) / 2 for edges in (x_edges, y_edges)]
+    if is_filled:
+        shades = [to_rgba(colour, alpha) for alpha in np.linspace(0.2, 0.55, len(thresholds))]
+        ax.contourf(*centres, smooth, [*thresholds, np.max(smooth) * 1.001], colors=shades)
+    ax.contour(*centres, smooth, thresholds, colors=colour, linewidths=1.1)
+
+
+def _smoothed(counts: np.ndarray) -> np.ndarray:
+    """Counts smoothed along the first axis, by a Gaussian whose standard deviation is one bin."""
+    kernel = np.exp(-0.5 * np.arange(-3, 4) ** 2)
+    return np.stack([np.convolve(column, kernel / kernel.sum(), mode="same") for column in counts.T], axis=1)
+
+
+def mass_thresholds(masses: np.ndarray, levels: Sequence[float]) -> list[float]:
+    """Ascending thresholds: the cells with more than a threshold have the part `level` of all mass."""
+    ordered = np.sort(masses.ravel())[::-1]
+    cumulated = np.cumsum(ordered)
+    if not cumulated[-1] > 0:
+        return []
+    found = {float(ordered[np.searchsorted(cumulated, level * cumulated[-1])]) for level in levels}
+    return sorted(threshold for threshold in found if 0 < threshold < ordered[0])
+
+
+def _mark(ax: Axes, truth: np.ndarray | None, x: int, y: int | None) -> None:
+    if truth is None:
+        return
+    line: dict[str, Any] = {"color": "black", "linewidth": 0.8, "linestyle": "--"}
+    ax.axvline(truth[x], **line)
+    if y is not None:
+        ax.axhline(truth[y], **line)
+
+
+def _label(ax: Axes, row: int, column: int, number: int, x_name: str, y_name: str) -> None:
+    ax.locator_params(nbins=4)
+    if row == column:
+        ax.set_yticks([])
+        ax.spines["left"].set_visible(False)
+    elif column == 0:
+        ax.set_ylabel(y_name)
+    else:
+        ax.tick_params(labelleft=False)
+    if row == number - 1:
+        ax.set_xlabel(x_name)
+        ax.tick_params(axis="x", labelrotation=45)
+    else:
+        ax.tick_params(labelbottom=False)

@@ -1,0 +1,79 @@
+"""Colours, text sizes and names of axes that all pictures share."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tfp_realnvp.flows.arrays import is_array
+from tfp_realnvp.flows.frames import column_names, listed
+
+__all__ = ["ACCENT", "COLOURS", "DATA", "MODEL", "as_names", "as_table", "axes_for", "figure_of", "new_figure", "style"]
+
+# The colours of Okabe & Ito, which colour-blind readers can tell apart, and a grey.
+DATA, MODEL, ACCENT = "#4c566a", "#0072b2", "#d55e00"
+COLOURS = (MODEL, ACCENT, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+
+_STYLE: dict[Any, Any] = {
+    "figure.dpi": 110,
+    "savefig.dpi": 110,
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "image.cmap": "viridis",
+}
+
+
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+    """Context manager: new figures of matplotlib have the style of this package."""
+    with matplotlib.rc_context(_STYLE):
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    return plt.figure(figsize=(width, height), layout="constrained")
+
+
+def axes_for(ax: Axes | None, width: float = 5.6, height: float = 4.0) -> Axes:
+    """`ax`, or the axes of a new figure of this size, in inches."""
+    return new_figure(width, height).add_subplot() if ax is None else ax
+
+
+def figure_of(ax: Axes) -> Figure:
+    """The figure of axes, which may be in a subfigure."""
+    figure: Any = ax.figure
+    while not isinstance(figure, Figure):
+        figure = figure.figure
+    return figure
+
+
+def as_table(array: Any, argument: str) -> np.ndarray:
+    """An array, a tensor or a DataFrame `[N, D]` as numbers. Raises a ValueError if it is another or not finite."""
+    found = np.asarray(array if is_array(array) else np.asarray(array), np.float64)
+    if found.ndim != 2 or 0 in found.shape:
+        raise ValueError(f"{argument} must have shape [N, D] with at least one row, got {list(found.shape)}")
+    bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
+    if bad.size:
+        raise ValueError(f"{argument} has a NaN or infinity in {bad.size} of its {len(found)} rows: {listed(bad)}")
+    return found
+
+
+def as_names(names: Sequence[str] | None, size: int, *arrays: Any) -> list[str]:
+    """The names of `size` features: those given, or the columns of the first DataFrame, or x1, x2, ..."""
+    if names is not None:
+        if isinstance(names, str) or len(names) != size:
+            raise ValueError(f"names must be {size} names, got {names!r:.100}")
+        return [str(name) for name in names]
+    for array in arrays:
+        found = column_names(array)
+        if found is not None and len(found) == size:
+            return [str(name) for name in found]
+    return [f"$x_{{{index + 1}}}$" for index in range(size)]
