@@ -47,7 +47,7 @@ ARGUMENTS = {
     "tabular": ["--epochs", 2, "--seed", 1],
     "conditional": ["--epochs", 2, "--seed", 1],
     "photometric_redshifts": ["--epochs", 2, "--seed", 1, "--rows", 400],
-    "simulation_based_inference": ["--epochs", 2, "--simulations", 2000, "--checks", 200],
+    "simulation_based_inference": ["--epochs", 1, "--simulations", 500, "--checks", 60, "--members", 2],
     "variational_inference": ["--steps", 20, "--draws", 100],
     "neutra_hmc": ["--steps", 20, "--chains", 8, "--gradients", 320],
 }
@@ -56,7 +56,7 @@ EXPECTED_WORDS = {
     "tabular": ["Real NVP", "negative log-likelihood", "114 test rows are anomalies", "would give +"],
     "conditional": ["Real NVP", "negative log-likelihood"],
     "photometric_redshifts": ["Real NVP", "negative log-likelihood", "Real NVP minus truth"],
-    "simulation_based_inference": ["Real NVP minus truth", "Simulation-based calibration"],
+    "simulation_based_inference": ["Real NVP minus truth", "ensemble of 2", "Pareto k", "outside the prior: 0.00%"],
     "variational_inference": ["ELBO", "Pareto k", "school H"],
     "neutra_hmc": ["plain HMC", "NeuTra", "R-hat"],
 }
@@ -66,6 +66,11 @@ EXPECTED_FILES = {
     "conditional": [".keras", ".png", "export"],
     "photometric_redshifts": [".keras", ".png", "export"],
     "simulation_based_inference": [
+        "epidemic.keras",
+        "epidemic_calibration.png",
+        "epidemic_export",
+        "epidemic_posterior.png",
+        "epidemic_prediction.png",
         "two_moons.keras",
         "two_moons_calibration.png",
         "two_moons_export",
