@@ -71,19 +71,8 @@ matplotlib.use("Agg")  # This backend only writes files, so no display is needed
 logging.getLogger("tensorflow").setLevel(logging.ERROR)
 logging.getLogger("absl").setLevel(logging.ERROR)
 
-# Colours that colour-blind readers can tell apart, also in print.
-DATA, MODEL, ACCENT = "#4c566a", "#0072b2", "#d55e00"
-
-matplotlib.rcParams.update(
-    {
-        "figure.dpi": 110,
-        "font.size": 9,
-        "axes.titlesize": 10,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "legend.frameon": False,
-    }
-)
+ACCENT, DATA, MODEL = nvp.plots.ACCENT, nvp.plots.DATA, nvp.plots.MODEL
+matplotlib.rcParams.update(nvp.plots.STYLE)
 
 
 def at_least_one(text: str) -> int:

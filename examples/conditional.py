@@ -11,10 +11,9 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import pyplot as plt
-from matplotlib.colors import PowerNorm
 from scipy.stats import norm
 
-from common import ACCENT, DATA, MODEL, ProgressBar, keras, linear_gaussian_log_prob, nvp, print_scores, save
+from common import DATA, MODEL, ProgressBar, keras, linear_gaussian_log_prob, nvp, print_scores, save
 
 BATCH_SIZE = 256
 LEVELS = 0.5, 0.8, 0.9, 0.95
@@ -111,14 +110,8 @@ def draw(flow: nvp.RealNVP, data: dict[str, np.ndarray], path: Path, seed: int) 
     for name, value in zip("cde", (-1.2, 0.0, 1.2), strict=True):
         axis = axes[name]
         near = data["x"][np.abs(data["context"][:, 0] - value) < 0.05]
-        lower, upper = near.min(axis=0), near.max(axis=0)
-        margin = 0.1 * (upper - lower)
-        across, up = np.linspace(lower - margin, upper + margin, 150).T
-        grid = np.stack(np.meshgrid(across, up), axis=-1)
-        density = np.exp(flow.log_prob(grid, context=[value]))
-        axis.pcolormesh(across, up, density, cmap="Blues", norm=PowerNorm(0.5), shading="gouraud")
-        axis.scatter(*near.T, s=5, linewidths=0, color=ACCENT)
-        axis.set(xlabel="$y_0$", ylabel="$y_1$", title=f"p(y | x = {value:g}), data within 0.05")
+        nvp.plots.density(flow, [value], data=near, names=["$y_0$", "$y_1$"], ax=axis)
+        axis.set_title(f"p(y | x = {value:g}), data within 0.05")
     figure.savefig(path)
     plt.close(figure)
 

@@ -95,26 +95,15 @@ class Checkpoint(keras.callbacks.Callback):
         self.model.stop_training = seconds > self.seconds
 
 
-def grid(images: np.ndarray) -> np.ndarray:
-    """Arranges ROWS * COLUMNS images in one picture, with an empty pixel between them."""
-    framed = np.pad(images, [(0, 0), (1, 0), (1, 0), (0, 0)], constant_values=np.nan)
-    framed = framed.reshape(-1, COLUMNS, *framed.shape[1:])
-    return np.concatenate([np.concatenate(list(row), axis=1) for row in framed], axis=0)
-
-
 def draw(pictures: dict[str, np.ndarray], num_levels: int, history: list[dict], path: Path) -> None:
     """Plots each `[ROWS * COLUMNS, H, W, C]` as a grid with a title, and bits per dimension against epochs."""
-    figure, axes = plt.subplots(2, 3, figsize=(15, 8), layout="constrained")
-    for ax, (title, images) in zip(axes.flat, pictures.items(), strict=False):
-        picture = np.clip(grid(images.astype(np.float32)) / num_levels, 0.0, 1.0)
-        ax.imshow(picture[..., 0] if picture.shape[-1] == 1 else picture, cmap="gray", vmin=0, vmax=1)
-        ax.set_title(title)
-        ax.axis("off")
-    for name, label in {"bits_per_dim": "training", "val_bits_per_dim": "held out"}.items():
-        axes.flat[-1].plot([epoch["epoch"] for epoch in history], [epoch[name] for epoch in history], label=label)
-    axes.flat[-1].set(title="bits/dim", xlabel="epoch")
-    axes.flat[-1].xaxis.get_major_locator().set_params(integer=True)
-    axes.flat[-1].legend()
+    figure = plt.figure(figsize=(13, 8), layout="constrained")
+    parts = figure.subfigures(2, 3).flat
+    for part, (title, images) in zip(parts, pictures.items(), strict=False):
+        nvp.plots.images(images, num_levels=num_levels, num_columns=COLUMNS, figure=part)
+        part.suptitle(title)
+    losses = {name: [epoch[name] for epoch in history] for name in ("loss", "bits_per_dim", "val_bits_per_dim")}
+    nvp.plots.history(losses, ax=parts[-1].add_subplot())
     figure.savefig(path)
     plt.close(figure)
 

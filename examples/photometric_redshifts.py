@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from scipy.special import expit, logsumexp
-from scipy.stats import beta, binom, gaussian_kde, truncnorm
+from scipy.stats import beta, gaussian_kde, truncnorm
 from sklearn.ensemble import HistGradientBoostingRegressor
 from threadpoolctl import threadpool_limits
 
-from common import ACCENT, DATA, MODEL, ProgressBar, at_least_one, format_nll, keras, nvp, print_scores, save
+from common import ACCENT, MODEL, ProgressBar, at_least_one, format_nll, keras, nvp, print_scores, save
 
 Z_MAX = 3.5
 PRIOR = beta(1.6, 2.6, scale=Z_MAX)  # p(z)
@@ -171,20 +171,14 @@ def draw(flow: nvp.RealNVP, test: dict, knows_truth: bool, path: Path, seed: int
     handles, labels = axes[0, 0].get_legend_handles_labels()
     above.legend(handles, labels, loc="outside upper center", ncols=len(labels))
 
-    left, right = below.subplots(1, 2)
+    below_left, below_right = below.subfigures(1, 2, width_ratios=[1, 1.6])
+    left = below_left.subplots()
     some = random.choice(len(z), min(len(z), 80), replace=False)
     bars = np.stack([middle - low, high - middle])[:, some]
     left.errorbar(z[some], middle[some], bars, fmt="o", markersize=3.5, color=MODEL, elinewidth=0.7, alpha=0.6)
     left.plot(grid, grid, "--", color="black", linewidth=1)
     left.set(xlabel=f"true {target}", ylabel=f"predicted {target}", title=f"median, 90 % interval, {len(some)} rows")
-
-    pit = distribution.cdf(x).numpy()
-    interval = binom.interval(0.99, len(z), 1 / PIT_BINS)
-    right.hist(pit, np.linspace(0, 1, PIT_BINS + 1), color=MODEL, alpha=0.6, rwidth=0.9)
-    right.axhspan(*interval, color=DATA, alpha=0.25, linewidth=0, label="99 % of bars, if calibrated")
-    right.set(xlabel=f"cdf at the true {target} (PIT)", ylabel=f"count (of {len(z)})", title="calibration")
-    right.set_ylim(0, 1.25 * right.get_ylim()[1])
-    right.legend(loc="upper right")
+    nvp.plots.calibration(flow, x, context, figure=below_right)
     figure.savefig(path)
     plt.close(figure)
 

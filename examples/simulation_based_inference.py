@@ -281,13 +281,12 @@ class ExactPosterior:
 def draw_two_moons(flow: nvp.Flow, simulator: KnownSimulator, path: Path) -> None:
     """Plots the exact and the learned posterior density of the observation (0, 0)."""
     x, limits = np.zeros(2), [(-0.4, 0.4), (-0.4, 0.4)]
-    with nvp.plots.style():
-        figure, axes = plt.subplots(1, 2, figsize=(7.6, 3.4), layout="constrained")
-        options = {"limits": limits, "names": simulator.names, "num_points": 400}
-        nvp.plots.density(ExactPosterior(simulator, x), ax=axes[0], **options)
-        nvp.plots.density(flow, x, ax=axes[1], **options)
-        axes[0].set_title("exact posterior of x = (0, 0)")
-        axes[1].set_title("learned")
+    figure, axes = plt.subplots(1, 2, figsize=(7.6, 3.4), layout="constrained")
+    options = {"limits": limits, "names": simulator.names, "num_points": 400}
+    nvp.plots.density(ExactPosterior(simulator, x), ax=axes[0], **options)
+    nvp.plots.density(flow, x, ax=axes[1], **options)
+    axes[0].set_title("exact posterior of x = (0, 0)")
+    axes[1].set_title("learned")
     figure.savefig(path)
     plt.close(figure)
 
@@ -297,14 +296,13 @@ def draw_prediction(flow: nvp.Flow, simulator: Epidemic, x: np.ndarray, path: Pa
     theta = flow.sample(500, context=x, seed=seed).numpy()
     predicted = np.expm1(simulator.simulate(theta, np.random.default_rng(seed))[..., 0])
     days = np.arange(1, simulator.days + 1)
-    with nvp.plots.style():
-        figure, ax = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
-        for level, alpha in ((0.95, 0.2), (0.5, 0.35)):
-            ends = np.quantile(predicted, [(1 - level) / 2, (1 + level) / 2], axis=0)
-            ax.fill_between(days, *ends, color=MODEL, alpha=alpha, linewidth=0, label=f"{level:.0%} of predictions")
-        ax.plot(days, np.expm1(x[:, 0]), ".", color=ACCENT, label="observed")
-        ax.set(xlabel="day", ylabel="reported cases")
-        ax.legend()
+    figure, ax = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
+    for level, alpha in ((0.95, 0.2), (0.5, 0.35)):
+        ends = np.quantile(predicted, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        ax.fill_between(days, *ends, color=MODEL, alpha=alpha, linewidth=0, label=f"{level:.0%} of predictions")
+    ax.plot(days, np.expm1(x[:, 0]), ".", color=ACCENT, label="observed")
+    ax.set(xlabel="day", ylabel="reported cases")
+    ax.legend()
     figure.savefig(path)
     plt.close(figure)
 
@@ -364,7 +362,7 @@ def run(name: str, options: argparse.Namespace) -> None:
         x, theta = test["context"][0], test["x"][0]
         draws, close = flow.sample(4000, context=x, seed=seed).numpy(), rejection_abc(train, x, accepted)
         labels = "Real NVP", f"rejection ABC ({accepted} draws)"
-        figure = nvp.plots.corner(draws, close, simulator.names, labels=labels, truth=theta)
+        figure = nvp.plots.corner(draws, close, simulator.names, labels=labels, marked=theta)
         figure.savefig(pictures["posterior"])
     if name == "epidemic":
         pictures["prediction"] = options.out / "epidemic_prediction.png"

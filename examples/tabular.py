@@ -18,7 +18,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from sklearn.mixture import GaussianMixture
 
-from common import ACCENT, DATA, MODEL, ProgressBar, keras, nvp, print_scores, save
+from common import ProgressBar, keras, nvp, print_scores, save
 from table import read_table
 
 PARTS = {"train": 0.6, "validation": 0.2, "test": 0.2}
@@ -104,48 +104,9 @@ def alternatives(flow: nvp.RealNVP, train: pd.DataFrame, row: pd.Series) -> pd.D
 
 
 def draw(table: pd.DataFrame, samples: pd.DataFrame, unusual: pd.DataFrame, path: Path) -> None:
-    """Plots the columns of all tables: histograms on the diagonal, pairs of columns below, unusual rows marked."""
-    names, number = list(table), len(table.columns)
-    size = max(4.0, 1.7 * number)
-    figure, axes = plt.subplots(number, number, figsize=(size, size), sharex="col", squeeze=False, layout="constrained")
-    # The axes show nearly all data, since a single extreme value would squeeze the rest into a corner. Markers of
-    # unusual rows beyond the axes are at their ends.
-    limits = table.quantile([0.002, 0.998])
-    margin = 0.05 * (limits.iloc[1] - limits.iloc[0])
-    lower, upper = limits.iloc[0] - margin, limits.iloc[1] + margin
-    marked = unusual.clip(lower, upper, axis="columns")
-    dots = {"s": 4, "linewidths": 0, "alpha": 0.5, "rasterized": True}
-    mark = {"linestyle": "", "color": ACCENT, "markeredgecolor": "white", "markeredgewidth": 0.5, "clip_on": False}
-    for row, y in enumerate(names):
-        for column, x in enumerate(names):
-            axis = axes[row, column]
-            if column > row:
-                axis.set_axis_off()
-                continue
-            axis.set_xlim(lower[x], upper[x])
-            axis.tick_params(labelsize=7)
-            axis.locator_params(nbins=3)
-            if row == number - 1:
-                axis.set_xlabel(x, fontsize=8)
-            if column == row:
-                bins = np.linspace(lower[x], upper[x], 25)
-                axis.hist(table[x], bins, density=True, color=DATA, alpha=0.5)
-                axis.hist(samples[x], bins, density=True, color=MODEL, histtype="step", linewidth=1.2)
-                axis.set_yticks([])
-            else:
-                axis.scatter(table[x], table[y], color=DATA, **dots)
-                axis.scatter(samples[x], samples[y], color=MODEL, **dots)
-                axis.set_ylim(lower[y], upper[y])
-                if column == 0:
-                    axis.set_ylabel(y, fontsize=8)
-                else:
-                    axis.set_yticklabels([])
-            for marker, (_, values) in zip(MARKERS, marked.iterrows(), strict=False):
-                axis.plot(values[x], 0.0 if x == y else values[y], marker=marker, markersize=5, zorder=3, **mark)
-    handles = [plt.Line2D([], [], marker="o", linestyle="", color=color) for color in (DATA, MODEL)]
-    handles += [plt.Line2D([], [], marker=marker, **mark) for marker, _ in zip(MARKERS, unusual.index, strict=False)]
-    labels = ["data (all rows)", "samples of the flow", *(f"unusual test row {label}" for label in unusual.index)]
-    figure.legend(handles, labels, loc="upper right", title="markers at an edge may lie beyond it", title_fontsize=8)
+    """Plots the columns of all tables, with unusual rows marked."""
+    marked = unusual.rename(index="unusual test row {}".format)
+    figure = nvp.plots.corner(samples, table, marked=marked, labels=("samples of the flow", "data (all rows)"))
     figure.savefig(path)
     plt.close(figure)
 

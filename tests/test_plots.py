@@ -32,14 +32,16 @@ def visible(figure):
 
 def test_corner_shows_pairs_of_columns():
     table = pd.DataFrame(ROWS, columns=["mass", "age", "size"])
-    figure = plots.corner(table, ROWS[:100], truth=table.iloc[0])
+    figure = plots.corner(table, ROWS[:100], marked=table.iloc[[0, 3]])
     assert isinstance(figure, Figure) and len(visible(figure)) == 6
     labels = [(ax.get_xlabel(), ax.get_ylabel()) for ax in visible(figure)]
     assert labels[-3:] == [("mass", "size"), ("age", ""), ("size", "")]
     below = visible(figure)[3]
     for limits, column in ((below.get_xlim(), 0), (below.get_ylim(), 2)):
         assert limits[0] < np.quantile(ROWS[:, column], 0.01) and np.quantile(ROWS[:, column], 0.99) < limits[1]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["samples", "data"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["samples", "data", "0", "3"]
+    marks = [line.get_xydata() for line in below.lines]
+    np.testing.assert_allclose(np.concatenate(marks), ROWS[[0, 3]][:, [0, 2]])
     chosen = plots.corner(table, columns=["size", 0], figure=plt.figure())
     assert [ax.get_xlabel() for ax in visible(chosen)[-2:]] == ["size", "mass"] and not chosen.legends
 
@@ -147,7 +149,7 @@ def test_the_package_imports_without_matplotlib():
         (lambda: plots.corner(ROWS, columns=[3]), "columns has 3, but the features are"),
         (lambda: plots.corner(ROWS, columns=[]), "columns must name at least one feature"),
         (lambda: plots.corner(ROWS, weights=[1.0]), "weights must be 500 numbers of at least 0, not all 0"),
-        (lambda: plots.corner(ROWS, truth=[1.0]), r"truth must have shape \[3\], got \[1\]"),
+        (lambda: plots.corner(ROWS, marked=[1.0]), "marked must have the 3 features of samples, got 1"),
         (lambda: plots.density(tfd.MultivariateNormalDiag(tf.zeros(3))), "flow must have one or two features"),
         (lambda: plots.density(NORMAL, limits=[(0, 1)]), r"limits must be 2 pairs \(lower, upper\)"),
         (lambda: plots.density(NORMAL, data=ROWS), "data must have the 2 features of flow, got 3"),

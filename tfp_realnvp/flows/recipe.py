@@ -38,7 +38,7 @@ def options_for(x: Any, context: Any, options: Mapping[str, Any]) -> tuple[dict[
             raise ValueError(f"context must be an array of shape [N, *context_shape], got {context!r:.100}")
         context_shape = as_context_shape(options.pop("context_shape", tuple(context.shape[1:])), network)
         check_array(context, context_shape or (), "context", "float64", True, missing)
-        (size,) = context.shape[1:] if network is None else features_shape(context_shape, missing, network) or (0,)
+        (size,) = features_shape(context_shape, missing, network) or (0,)
     shapes = {"event_shape": x.shape[1], "context_shape": context_shape}
     return shapes, choose_options(sample, len(x), size) | options, has_heavy_tails(sample)
 
@@ -75,7 +75,9 @@ def _unbounded_rows(x: Any, options: Mapping[str, Any]) -> np.ndarray:
 
 
 def choose_options(x: np.ndarray, num_rows: int, context_size: int = 0) -> dict[str, Any]:
-    """Options of `RealNVP` for `num_rows` training rows, of which `x [N, D]` are some, and contexts of this size.
+    """Options of `RealNVP` for `num_rows` training rows, of which `x [N, D]` are some.
+
+    `context_size` is the number of features that couplings see of a context, with indicators of missing values.
 
     The numbers in the comments are mean log-likelihoods of held-out rows in nats, or gaps to the log-likelihood of the
     exact density, after `compile()` and `fit(epochs=100, batch_size=256)`. `benchmarks/density_data.py` describes most

@@ -1,7 +1,8 @@
 """Pictures of flows, data and calibration, with matplotlib: `pip install 'tfp_realnvp[plot]'`.
 
 Each function returns the figure that it has drawn. `ax` or `figure` is what to draw into; without it, the figure is
-new, with the style of this package: colours that colour-blind readers can tell apart, readable at 700 pixels.
+new. Colours are those that colour-blind readers can tell apart. For pictures of your own in the same style:
+`matplotlib.rcParams.update(tfp_realnvp.plots.STYLE)`.
 """
 
 try:
@@ -14,9 +15,9 @@ from tfp_realnvp.plots.corner import corner
 from tfp_realnvp.plots.density import density
 from tfp_realnvp.plots.history import history
 from tfp_realnvp.plots.images import images
-from tfp_realnvp.plots.style import ACCENT, DATA, MODEL, style
+from tfp_realnvp.plots.style import ACCENT, DATA, MODEL, STYLE
 
-__all__ = ["ACCENT", "DATA", "MODEL", "calibration", "corner", "density", "history", "images", "style"]
+__all__ = ["ACCENT", "DATA", "MODEL", "STYLE", "calibration", "corner", "density", "history", "images"]
 
 
 def __dir__() -> list[str]:

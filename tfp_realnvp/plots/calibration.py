@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 from tfp_realnvp.checks import check_fraction
 from tfp_realnvp.diagnostics.calibration import highest_density_levels, sbc_ranks, tarp
@@ -25,8 +25,8 @@ def calibration(
     level: float = 0.95,
     title: str | None = None,
     seed: int | None = 0,
-    figure: Figure | None = None,
-) -> Figure:
+    figure: Figure | SubFigure | None = None,
+) -> Figure | SubFigure:
     """Draws three checks of calibration. Each grey band contains the whole curve of a calibrated flow with 95 %.
 
     - Ranks: the distribution function of the ranks of each feature, minus the uniform one; see `sbc_ranks`. A curve
@@ -59,9 +59,13 @@ def calibration(
         axes = figure.subplots(1, 3 if has_tarp else 2, sharey=True, squeeze=False)[0]
         labels = [f"{name} (p = {_short(p)})" for name, p in zip(names, p_values, strict=True)]
         rows = len(ranks)
-        _draw(axes[0], grid, zip(differences, labels, strict=True), rows, level)
-        xlabel = "rank / number of samples" if has_tarp else "PIT"
-        axes[0].set(title="ranks" if has_tarp else "PIT", xlabel=xlabel, ylabel="observed minus expected")
+        if has_tarp:
+            _draw(axes[0], grid, zip(differences, labels, strict=True), rows, level)
+            axes[0].set(title="ranks", xlabel="rank / number of samples")
+        else:
+            _draw(axes[0], grid, [(differences[0], None)], rows, level)
+            axes[0].set(title=f"PIT (p = {_short(p_values[0])})", xlabel=f"cumulative probability of {names[0]}")
+        axes[0].set_ylabel("observed minus expected")
         of_levels, level_grid = ecdf_differences(levels, None)
         _draw(axes[1], level_grid, [(of_levels, None)], rows, level)
         axes[1].set(title=f"coverage (p = {_short(uniformity_test(levels))})", xlabel="level of the region")

@@ -1,12 +1,13 @@
 """Samples and data in all pairs of features."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
 from tfp_realnvp.plots.style import ACCENT, MODEL, as_names, as_table, new_figure, style
@@ -15,6 +16,15 @@ __all__ = ["corner", "mass_thresholds"]
 
 _BINS = 40
 _LEVELS = (0.5, 0.9)
+_MARKERS = "os^Dv*PX"
+_MARK: dict[str, Any] = {
+    "linestyle": "",
+    "color": "black",
+    "markersize": 6,
+    "markeredgecolor": "white",
+    "markeredgewidth": 0.6,
+    "clip_on": False,
+}
 
 
 def corner(
@@ -25,9 +35,9 @@ def corner(
     columns: Sequence[str | int] | None = None,
     weights: Any = None,
     labels: tuple[str, str] = ("samples", "data"),
-    truth: Sequence[float] | None = None,
-    figure: Figure | None = None,
-) -> Figure:
+    marked: Any = None,
+    figure: Figure | SubFigure | None = None,
+) -> Figure | SubFigure:
     """Draws samples, and data to compare them with: each feature on the diagonal, and each pair below it.
 
     Contours contain 50 % and 90 % of the rows.
@@ -39,7 +49,8 @@ def corner(
         columns: names or indices of the features to draw; None for all.
         weights: None, or weights of the samples, `[N]`, such as `exp(log_weights)` of `importance_weights`.
         labels: names of samples and data in the legend.
-        truth: None, or one row `[D]` to mark.
+        marked: None, or rows to mark, `[D]` or `[K, D]`, such as the truth, or outliers. The index of a DataFrame names
+            them in the legend. Marks beyond the axes are drawn at their ends.
         figure: where to draw; None for a new figure.
 
     Raises:
@@ -48,6 +59,7 @@ def corner(
     model = as_table(samples, "samples")
     size = model.shape[1]
     all_names = as_names(names, size, samples, data)
+    lines = [name if "$" in name else textwrap.fill(name, 14) for name in all_names]  # Long names would overlap.
     chosen = _positions(columns, all_names)
     other = None if data is None else as_table(data, "data")
     if other is not None and other.shape[1] != size:
@@ -55,9 +67,9 @@ def corner(
     weight = None if weights is None else np.asarray(weights, np.float64)
     if weight is not None and (weight.shape != (len(model),) or not np.all(weight >= 0) or not np.any(weight)):
         raise ValueError(f"weights must be {len(model)} numbers of at least 0, not all 0, got {weights!r:.100}")
-    marked = None if truth is None else np.asarray(truth, np.float64)
-    if marked is not None and marked.shape != (size,):
-        raise ValueError(f"truth must have shape {[size]}, got {list(marked.shape)}")
+    marks = None if marked is None else as_table(np.atleast_2d(np.asarray(marked, np.float64)), "marked")
+    if marks is not None and marks.shape[1] != size:
+        raise ValueError(f"marked must have the {size} features of samples, got {marks.shape[1]}")
     parts = [(model, weight, MODEL, labels[0])] + ([] if other is None else [(other, None, ACCENT, labels[1])])
     limits = [_limits([(part[:, column], part_weight) for part, part_weight, _, _ in parts]) for column in chosen]
     number = len(chosen)
@@ -76,13 +88,22 @@ def corner(
                     else:
                         pair = rows[:, [second, first]]
                         _draw_contours(ax, pair, part_weight, limits[column], limits[row], colour, colour == MODEL)
-                _mark(ax, marked, second, None if row == column else first)
-                _label(ax, row, column, number, all_names[second], all_names[first])
+                if marks is not None:
+                    heights = np.zeros(len(marks)) if row == column else np.clip(marks[:, first], *limits[row])
+                    _draw_marks(ax, np.clip(marks[:, second], *limits[column]), heights)
+                _label(ax, row, column, number, lines[second], lines[first])
                 ax.set_xlim(limits[column])
                 if row != column:
                     ax.set_ylim(limits[row])
-        if len(parts) > 1:
-            handles = [Line2D([], [], color=colour, linewidth=2, label=label) for _, _, colour, label in parts]
+        figure.align_labels()
+        handles = [Line2D([], [], color=colour, linewidth=2, label=label) for _, _, colour, label in parts]
+        handles = handles if len(parts) > 1 else []
+        if hasattr(marked, "index") and hasattr(marked, "columns"):
+            handles += [
+                Line2D([], [], marker=marker, label=str(label), **_MARK)
+                for marker, label in zip(_MARKERS, marked.index, strict=False)
+            ]
+        if handles:
             figure.legend(handles=handles, loc="upper right")
     return figure
 
@@ -161,13 +182,11 @@ def mass_thresholds(masses: np.ndarray, levels: Sequence[float]) -> list[float]:
     return sorted(threshold for threshold in found if 0 < threshold < ordered[0])
 
 
-def _mark(ax: Axes, truth: np.ndarray | None, x: int, y: int | None) -> None:
-    if truth is None:
-        return
-    line: dict[str, Any] = {"color": "black", "linewidth": 0.8, "linestyle": "--"}
-    ax.axvline(truth[x], **line)
-    if y is not None:
-        ax.axhline(truth[y], **line)
+def _draw_marks(ax: Axes, x: np.ndarray, y: np.ndarray) -> None:
+    if len(x) == 1:
+        ax.axvline(x[0], color="black", linewidth=0.6, linestyle="--")
+    for index, (across, up) in enumerate(zip(x, y, strict=True)):
+        ax.plot(across, up, marker=_MARKERS[index % len(_MARKERS)], zorder=3, **_MARK)
 
 
 def _label(ax: Axes, row: int, column: int, number: int, x_name: str, y_name: str) -> None:

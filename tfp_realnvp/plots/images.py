@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 from tfp_realnvp.checks import check_size
 from tfp_realnvp.plots.style import new_figure, style
@@ -19,8 +19,8 @@ def images(
     num_levels: int = 256,
     num_columns: int | None = None,
     titles: Sequence[str] | None = None,
-    figure: Figure | None = None,
-) -> Figure:
+    figure: Figure | SubFigure | None = None,
+) -> Figure | SubFigure:
     """Draws images in a grid, row by row.
 
     Args:

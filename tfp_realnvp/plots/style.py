@@ -13,13 +13,25 @@ from matplotlib.figure import Figure
 from tfp_realnvp.flows.arrays import is_array
 from tfp_realnvp.flows.frames import column_names, listed
 
-__all__ = ["ACCENT", "COLOURS", "DATA", "MODEL", "as_names", "as_table", "axes_for", "figure_of", "new_figure", "style"]
+__all__ = [
+    "ACCENT",
+    "COLOURS",
+    "DATA",
+    "MODEL",
+    "STYLE",
+    "as_names",
+    "as_table",
+    "axes_for",
+    "figure_of",
+    "new_figure",
+    "style",
+]
 
 # The colours of Okabe & Ito, which colour-blind readers can tell apart, and a grey.
 DATA, MODEL, ACCENT = "#4c566a", "#0072b2", "#d55e00"
 COLOURS = (MODEL, ACCENT, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "figure.dpi": 110,
     "savefig.dpi": 110,
     "font.size": 10,
@@ -34,7 +46,7 @@ _STYLE: dict[Any, Any] = {
 @contextlib.contextmanager
 def style() -> Iterator[None]:
     """Context manager: new figures of matplotlib have the style of this package."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         yield
 
 
