@@ -205,7 +205,7 @@ SIMULATORS = {"two_moons": TwoMoons, "gaussian_linear_uniform": GaussianLinearUn
 
 def train_flow(simulator: Simulator, train: dict, validation: dict, epochs: int, seed: int, members: int) -> nvp.Flow:
     """Trains a flow, or an ensemble of several."""
-    bounds = list(zip(simulator.lower, simulator.upper, strict=True))
+    bounds = list(zip(simulator.lower.tolist(), simulator.upper.tolist(), strict=True))
     flows = []
     for member in range(members):
         flow = nvp.RealNVP.for_data(
