@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import multivariate_normal
 
 __all__ = [
     "ACCENT",
@@ -23,7 +22,6 @@ __all__ = [
     "at_least_one",
     "format_nll",
     "keras",
-    "linear_gaussian_log_prob",
     "nvp",
     "print_scores",
     "quiet_stderr",
@@ -115,17 +113,6 @@ def format_nll(log_prob: np.ndarray) -> str:
     """Formats the mean negative log-density in nats and its standard error."""
     log_prob = np.asarray(log_prob, np.float64)
     return f"{-log_prob.mean():8.3f} +- {log_prob.std() / np.sqrt(len(log_prob)):.3f}"
-
-
-def linear_gaussian_log_prob(train: dict[str, np.ndarray], test: dict[str, np.ndarray], degree: int = 1) -> np.ndarray:
-    """Log-densities [N] of x under a Gaussian whose mean is a polynomial of the context, fitted by least squares."""
-    features, test_features = (
-        np.column_stack([data["context"] ** power for power in range(1, degree + 1)] + [np.ones(len(data["x"]))])
-        for data in (train, test)
-    )
-    coefficients = np.linalg.lstsq(features, train["x"], rcond=None)[0]
-    residuals = train["x"] - features @ coefficients
-    return multivariate_normal(cov=np.cov(residuals.T)).logpdf(test["x"] - test_features @ coefficients)
 
 
 def print_scores(title: str, scores: dict[str, np.ndarray]) -> None:

@@ -234,22 +234,27 @@ def abc_log_prob(train: dict, test: dict, accepted: int) -> np.ndarray:
     return np.array([gaussian_kde(rejection_abc(train, x, accepted).T).logpdf(theta)[0] for theta, x in pairs])
 
 
-def print_calibration(flow: nvp.Flow, members: list[nvp.Flow], test: dict, quantities: Callable | None, seed: int):
-    """Prints coverage of the flow, and of its first member if it is an ensemble, and tests of its ranks."""
-    print(f"\nCalibration on {len(test['x'])} new simulations")
-    print("  rows inside regions of highest density   " + "".join(f"{level:8.0%}" for level in LEVELS))
-    shown = {"one flow": members[0]} | ({f"ensemble of {len(members)}": flow} if len(members) > 1 else {})
-    for name, each in shown.items():
-        inside = nvp.diagnostics.coverage(each, **test, levels=LEVELS, seed=seed)
-        print(f"  {name:40} " + "".join(f"{part:8.1%}" for part in inside))
-    ranks = nvp.diagnostics.sbc_ranks(flow, **test, seed=seed)
-    told = ", ".join(f"{p:.2g}" for p in nvp.diagnostics.uniformity_test(ranks, 100))
-    print(f"  ranks of parameters: p = {told}")
-    if quantities is not None:
-        ranks = nvp.diagnostics.sbc_ranks(flow, **test, seed=seed, quantities=quantities)
-        print(f"  ranks of log p(x | theta): p = {nvp.diagnostics.uniformity_test(ranks, 100)[0]:.2g}")
-    credibility, expected = nvp.diagnostics.tarp(flow, **test, seed=seed)
-    print(f"  TARP: largest difference of expected coverage and credibility {np.abs(expected - credibility).max():.3f}")
+def print_calibration(flow: nvp.Flow, test: dict, likelihood: Callable | None, seed: int) -> None:
+    """Prints coverage, tests of ranks and of TARP: of a flow, or of the first flow of an ensemble and of all."""
+    checks, members = nvp.diagnostics, getattr(flow, "flows", [])
+    kinds = {"one flow": members[0], f"{len(members)} flows": flow} if members else {"one flow": flow}
+
+    def of_likelihood(theta: np.ndarray, x: np.ndarray) -> np.ndarray:
+        return likelihood(theta, x)[..., np.newaxis]
+
+    print(f"\nCalibration on {len(test['x'])} new simulations: part of them in regions of highest density, p-values")
+    print("of the ranks of theta (the smallest) and of log p(x | theta), and the largest error of coverage in TARP")
+    print("            " + "".join(f"{level:8.0%}" for level in LEVELS) + "   ranks p   likelihood p     TARP")
+    for name, each in kinds.items():
+        line = "".join(f"{part:8.1%}" for part in checks.coverage(each, **test, levels=LEVELS, seed=seed))
+        line += f"{checks.uniformity_test(checks.sbc_ranks(each, **test, seed=seed), 100).min():10.2g}"
+        if likelihood is None:
+            line += f"{'-':>15}"
+        else:
+            ranks = checks.sbc_ranks(each, **test, seed=seed, quantities=of_likelihood)
+            line += f"{checks.uniformity_test(ranks, 100)[0]:15.2g}"
+        credibility, expected = checks.tarp(each, **test, seed=seed)
+        print(f"  {name:10}{line}{np.abs(expected - credibility).max():9.3f}")
 
 
 def print_importance(flow: nvp.Flow, simulator: KnownSimulator, test: dict, seed: int) -> None:
@@ -343,11 +348,8 @@ def run(name: str, options: argparse.Namespace) -> None:
         f"  200 of them: rejection ABC {format_nll(abc).strip()}, Real NVP {format_nll(flow.log_prob(**some)).strip()}"
     )
 
-    likelihood = getattr(simulator, "log_likelihood", None)
-    quantities = likelihood and (lambda theta, x: likelihood(theta, x)[..., np.newaxis])
-    members = list(getattr(flow, "flows", [flow]))
-    print_calibration(flow, members, test, quantities, seed)
-    if likelihood is not None:
+    print_calibration(flow, test, getattr(simulator, "log_likelihood", None), seed)
+    if isinstance(simulator, KnownSimulator):
         print_importance(flow, simulator, test, seed)
     outside = np.isneginf(simulator.log_prior(flow.sample(100, context=test["context"], seed=seed).numpy())).mean()
     print(f"\nPosterior draws outside the prior: {outside:.2%}")

@@ -56,7 +56,7 @@ EXPECTED_WORDS = {
     "tabular": ["Real NVP", "negative log-likelihood", "114 test rows are anomalies", "would give +"],
     "conditional": ["Real NVP", "negative log-likelihood"],
     "photometric_redshifts": ["Real NVP", "negative log-likelihood", "Real NVP minus truth"],
-    "simulation_based_inference": ["Real NVP minus truth", "ensemble of 2", "Pareto k", "outside the prior: 0.00%"],
+    "simulation_based_inference": ["Real NVP minus truth", "2 flows", "Pareto k", "outside the prior: 0.00%"],
     "variational_inference": ["ELBO", "Pareto k", "school H"],
     "neutra_hmc": ["plain HMC", "NeuTra", "R-hat"],
 }
