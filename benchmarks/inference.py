@@ -48,13 +48,14 @@ def measure(simulator: KnownSimulator, simulations: int, members: int, options: 
         for part, rows in enumerate((simulations - held_out, held_out, options.checks))
     )
     bounds = list(zip(simulator.lower.tolist(), simulator.upper.tolist(), strict=True))
+    batch_size = int(np.clip(len(train["x"]) // 20, 32, 256))  # as in the example
     start, flows = time.monotonic(), []
     for member in range(members):
         seed = options.seed + member
         keras.utils.set_random_seed(seed)
         flow = nvp.RealNVP.for_data(**train, support=bounds, seed=seed, verbose=False)
         flow.compile()
-        flow.fit(train, validation_data=validation, batch_size=256, epochs=options.epochs, verbose=0)
+        flow.fit(train, validation_data=validation, batch_size=batch_size, epochs=options.epochs, verbose=0)
         flows.append(flow)
     seconds = time.monotonic() - start
     flow = flows[0] if members == 1 else nvp.Ensemble(flows)

@@ -205,6 +205,7 @@ SIMULATORS = {"two_moons": TwoMoons, "gaussian_linear_uniform": GaussianLinearUn
 
 def train_flow(simulator: Simulator, train: dict, validation: dict, epochs: int, seed: int, members: int) -> nvp.Flow:
     """Trains a flow, or an ensemble of several."""
+    batch_size = int(np.clip(len(train["x"]) // 20, 32, 256))  # Few simulations need more than a few steps an epoch.
     bounds = list(zip(simulator.lower.tolist(), simulator.upper.tolist(), strict=True))
     flows = []
     for member in range(members):
@@ -212,7 +213,14 @@ def train_flow(simulator: Simulator, train: dict, validation: dict, epochs: int,
             **train, support=bounds, context_network=simulator.network(), seed=seed + member, verbose=member == 0
         )
         flow.compile()
-        flow.fit(train, validation_data=validation, batch_size=256, epochs=epochs, verbose=0, callbacks=[ProgressBar()])
+        flow.fit(
+            train,
+            validation_data=validation,
+            batch_size=batch_size,
+            epochs=epochs,
+            verbose=0,
+            callbacks=[ProgressBar()],
+        )
         flows.append(flow)
     return flows[0] if members == 1 else nvp.Ensemble(flows)
 

@@ -63,11 +63,12 @@ def test_features_without_correlations_get_more_dropout():
     assert choose_options(random.normal(size=(5000, 10)), 5000)["dropout"] == 0.7
 
 
-def test_contexts_count_as_features_for_noise_and_dropout():
+def test_contexts_count_as_features_for_dropout_but_need_less_noise():
     x = correlated(2500, 2)
     options, conditional = choose_options(x, 2500), choose_options(x, 2500, context_size=3)
     assert (options["dropout"], "noise" in options) == (0.0, False)
-    assert (conditional["dropout"], conditional["noise"]) == (0.2, 0.05)
+    assert (conditional["dropout"], conditional["noise"]) == (0.2, 0.0)  # Noise would blur a precise p(x | context).
+    assert choose_options(x[:600], 600, context_size=3)["noise"] == 0.1
     assert all((each["coupling"], each["hidden_units"]) == ("spline", (128, 128)) for each in (options, conditional))
     assert choose_options(x[:150], 150, context_size=3)["coupling"] == "affine"
 
