@@ -152,7 +152,7 @@ FAULTS = [
     ("flows/batches.py", 'np.array(array, order="C")', "np.asarray(array)", "flows/test_batches.py"),
     ("flows/steps.py", "lambda index, _: index < number", "lambda index, _: index <= number", "flows/test_steps.py"),
     ("flows/steps.py", "(_CHECKS | _RANDOM)", "_CHECKS", "flows/test_steps.py"),
-    ("flows/steps.py", "each[:rows]", "each", "flows/test_batches.py"),
+    ("flows/predictions.py", "each[:rows]", "each", "flows/test_batches.py"),
     ("flows/callbacks.py", "return any(looks(", "return all(looks(", "flows/test_callbacks.py"),
     ("flows/files.py", "new = os.path.join(temporary, name)", "new = target", "flows/test_resume.py"),
     ("flows/resume.py", "num_epochs_done = epoch + 1", "num_epochs_done = epoch", "flows/test_resume.py"),

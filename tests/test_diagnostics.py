@@ -153,6 +153,46 @@ def flow():
     return nvp.RealNVP(2, context_shape=2, num_couplings=2, hidden_units=(4,), seed=0)
 
 
+def test_columns_are_checked_and_nullable_columns_are_taken():
+    table = pd.DataFrame(np.random.default_rng(0).normal(size=(20, 2)) * [1.0, 5.0], columns=["a", "b"])
+    flow = nvp.RealNVP(2, num_couplings=1, hidden_units=(4,), seed=0)
+    flow.adapt(table)
+    for function in (diagnostics.sbc_ranks, diagnostics.coverage, diagnostics.tarp):
+        with pytest.raises(ValueError, match="column 0 must be 'a', got 'b'"):
+            function(flow, table[["b", "a"]])
+    found = diagnostics.sbc_ranks(flow, table.convert_dtypes(), seed=1)
+    assert np.array_equal(found, diagnostics.sbc_ranks(flow, table, seed=1))
+
+
+def test_pit_uses_the_context_of_any_object():
+    class Located:
+        def sample(self, number, context, seed):
+            return context + np.random.default_rng(seed).normal(size=(number, *context.shape))
+
+        def log_prob(self, x, context):
+            return stats.norm.logpdf(x - context)[..., 0]
+
+        def cdf(self, x, context=0.0):
+            return stats.norm.cdf(x - context)
+
+    context = np.linspace(-9, 9, 400)[:, np.newaxis]
+    found = diagnostics.pit(Located(), context + 0.5, context, seed=0)
+    assert np.all(np.abs(found - stats.norm.cdf(0.5)) < 0.1)
+
+
+def test_evidence_of_whole_numbers():
+    """The evidence of a probability of whole numbers is 1, though the flow does not fit it."""
+    counts = np.random.default_rng(0).poisson(0.9, size=(500, 1)).astype(float)
+    flow = nvp.RealNVP(1, num_couplings=2, coupling="spline", integers=[0], seed=0)
+    flow.adapt(counts)
+    target = stats.poisson(0.7)
+    found = diagnostics.importance_weights(flow, lambda x: target.logpmf(x[:, 0]), 50_000, seed=0)
+    assert np.all(found.samples == np.round(found.samples))
+    assert abs(found.log_evidence) < 4 * found.log_evidence_error < 0.1
+    weights = np.exp(found.log_weights)
+    assert abs(np.average(found.samples[:, 0], weights=weights) - 0.7) < 0.05
+
+
 def test_flows_and_tables(flow):
     theta, observation = pairs(20, 0)
     x, context = pd.DataFrame(theta, columns=["a", "b"]), pd.DataFrame(observation, columns=["u", "v"])
@@ -221,6 +261,11 @@ def test_weights_are_those_of_the_definition(flow):
 def test_pareto_shape(stddev, number, shape):
     weights = np.exp(stddev * np.random.default_rng(0).standard_normal(number))
     np.testing.assert_allclose(pareto_shape(weights / weights.max()), shape, atol=1e-9)
+
+
+def test_pareto_shape_of_weights_beyond_float64():
+    log_weights = 300 * np.random.default_rng(19).normal(size=2000)
+    assert pareto_shape(np.exp(log_weights - log_weights.max())) == np.inf
 
 
 def test_weights_without_spread_or_without_support():

@@ -26,7 +26,7 @@ FLOORS = """
     flows.dequantization
     flows.compiled flows.summary flows.serialization
     flows.base flows.noise flows.recipe flows.stack
-    flows.saving flows.steps flows.executions flows.likelihood flows.training flows.density flows.flow
+    flows.saving flows.steps flows.predictions flows.executions flows.likelihood flows.training flows.density flows.flow
     flows.ensemble flows.real_nvp flows.image_real_nvp flows
 
     diagnostics.draws diagnostics.uniformity diagnostics.calibration diagnostics.importance diagnostics

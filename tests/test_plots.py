@@ -13,11 +13,12 @@ from scipy import stats
 from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as nvp
-from tfp_realnvp.plots.corner import mass_thresholds
 
 plots = nvp.plots
 NORMAL = tfd.MultivariateNormalDiag(tf.constant([1.0, -2.0]), tf.constant([1.0, 0.5]))
 ROWS = np.random.default_rng(0).normal(size=(500, 3)) * [1.0, 2.0, 0.1] + [0.0, 5.0, 1.0]
+
+TABLE = pd.DataFrame(ROWS, columns=["a", "b", "c"])
 
 
 @pytest.fixture(autouse=True)
@@ -55,13 +56,15 @@ def test_weights_move_the_histograms():
     assert np.isclose(np.sum(values * np.diff(edges)), 1.0)
 
 
-def test_contours_contain_their_mass():
-    grid = np.linspace(-5, 5, 400)
-    masses = stats.multivariate_normal(cov=np.eye(2)).pdf(np.stack(np.meshgrid(grid, grid), axis=-1))
-    thresholds = mass_thresholds(masses, (0.5, 0.9))
-    # Inside the radius r is the probability 1 - exp(-r^2 / 2), and the density there is above exp(-r^2 / 2) / (2 pi).
-    np.testing.assert_allclose(thresholds, np.array([0.1, 0.5]) / (2 * np.pi), rtol=0.01)
-    assert mass_thresholds(np.zeros((3, 3)), (0.5,)) == []
+@pytest.mark.parametrize("correlation", [0.0, 0.9, 0.99])
+@pytest.mark.parametrize("shrink", [1.0, 0.02])
+def test_contours_contain_their_part_of_the_rows(correlation, shrink):
+    rows = np.random.default_rng(1).multivariate_normal([0, 0], [[1, correlation], [correlation, 1]], 4000)
+    figure = plots.corner(rows, shrink * rows)
+    contours = [each for each in visible(figure)[1].collections if len(each.get_paths()) == 2]
+    for drawn, points in zip(contours[-2:], (rows, shrink * rows), strict=True):
+        for path, part in zip(drawn.get_paths(), (0.9, 0.5), strict=True):
+            assert abs(path.contains_points(points).mean() - part) < 0.04, (part, path.contains_points(points).mean())
 
 
 def test_density_of_two_features_has_contours_by_probability():
@@ -73,6 +76,13 @@ def test_density_of_two_features_has_contours_by_probability():
     np.testing.assert_allclose(contours.levels, expected, rtol=0.15)
     (lower, upper), (left, right) = ax.get_xlim(), ax.get_ylim()
     assert lower < -1.5 and upper > 3.5 and left < -3.2 and right > -0.8
+
+
+def test_histogram_has_the_scale_of_the_density():
+    rows = np.random.default_rng(0).normal(size=(20_000, 1))
+    ax = plots.density(tfd.MultivariateNormalDiag([0.0], [1.0]), data=rows, limits=[(1, 4)]).axes[0]
+    heights = np.array([patch.get_height() for patch in ax.patches])
+    assert abs(heights.sum() * 3 / 60 - stats.norm.sf(1)) < 0.02
 
 
 def test_density_of_one_feature_is_a_curve_in_given_axes():
@@ -148,10 +158,26 @@ def test_the_package_imports_without_matplotlib():
         ),
         (lambda: plots.corner(ROWS, columns=[3]), "columns has 3, but the features are"),
         (lambda: plots.corner(ROWS, columns=[]), "columns must name at least one feature"),
-        (lambda: plots.corner(ROWS, weights=[1.0]), "weights must be 500 numbers of at least 0, not all 0"),
+        (
+            lambda: plots.corner(ROWS, weights=[1.0]),
+            "weights must be 500 numbers of at least 0 with a finite sum, not all 0",
+        ),
         (lambda: plots.corner(ROWS, marked=[1.0]), "marked must have the 3 features of samples, got 1"),
         (lambda: plots.density(tfd.MultivariateNormalDiag(tf.zeros(3))), "flow must have one or two features"),
         (lambda: plots.density(NORMAL, limits=[(0, 1)]), r"limits must be 2 pairs \(lower, upper\)"),
+        (lambda: plots.density(NORMAL, levels=(50, 90)), r"levels must be a sequence of probabilities between 0 and 1"),
+        (
+            lambda: plots.corner(TABLE, TABLE[["b", "a", "c"]]),
+            "data must have the columns 'a', 'b', 'c', got 'b', 'a', 'c'",
+        ),
+        (
+            lambda: plots.corner(TABLE.assign(a="x")),
+            "samples must be an array of numbers: convert or drop the columns 'a'",
+        ),
+        (
+            lambda: plots.images(np.full((2, 2, 2), 0.5)),
+            "images must have pixels from 0 to num_levels = 256, got floats",
+        ),
         (lambda: plots.density(NORMAL, data=ROWS), "data must have the 2 features of flow, got 3"),
         (lambda: plots.history({"loss": []}), "history must be from fit with at least one epoch"),
         (lambda: plots.images(np.zeros((2, 2))), r"images must have shape \[N, H, W, 1 or 3\] or \[N, H, W\], got"),

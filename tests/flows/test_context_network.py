@@ -261,9 +261,10 @@ def test_ensembles_take_members_with_networks_of_their_own(tmp_path):
     ensemble.save(tmp_path / "ensemble.keras")
     loaded = keras.models.load_model(tmp_path / "ensemble.keras")
     np.testing.assert_allclose(loaded.log_prob(X, context), expected, rtol=1e-4, atol=1e-4)
-    network = MeanOverSet()
+    shared = MeanOverSet()
+    networks = [keras.Sequential([shared, layers.Dense(2)]) for _ in range(2)]
     with pytest.raises(ValueError, match=r"context networks of their own, but flows\[1\] shares mean_over_set"):
-        nvp.Ensemble([small_flow(context_network=network), small_flow(context_network=network)])
+        nvp.Ensemble([small_flow(context_network=network) for network in networks])
 
 
 def test_for_data_takes_raw_contexts(capsys):
@@ -279,6 +280,38 @@ def test_for_data_takes_raw_contexts(capsys):
         nvp.RealNVP.for_data(X, context[:, 0], context_shape=3)
     with pytest.raises(ValueError, match=r"context must have shape \[N, None, 3\], got \[12, 6, 2\]"):
         nvp.RealNVP.for_data(X, context, context_shape=(None, 3), **options)
+
+
+def test_networks_with_tokens_or_padding_see_contexts_as_they_are():
+    padded = np.concatenate([contexts((6, 2)), np.zeros((N, 3, 2), "float32")], axis=1)
+    masking = keras.Sequential([layers.Masking(0.0), layers.LSTM(3)])
+    flow = small_flow(context_network=masking)
+    flow.adapt({"x": X, "context": padded})
+    perturbed(flow)
+    np.testing.assert_allclose(flow.log_prob(X, padded), flow.log_prob(X, padded[:, :6]), rtol=1e-5)
+    tokens = np.random.default_rng(0).integers(0, 20, (N, 6))
+    embedding = keras.Sequential([layers.Embedding(20, 4), layers.GlobalAveragePooling1D()])
+    flow = nvp.RealNVP.for_data(X, tokens, context_network=embedding, num_couplings=1, verbose=False)
+    expected = embedding.layers[0].embeddings.numpy()[tokens].mean(axis=1)
+    np.testing.assert_allclose(flow._contexts.encoded(tf.constant(tokens, tf.float32)), expected, rtol=1e-5)
+
+
+def test_variables_that_the_model_cannot_see_are_an_error():
+    hidden = tf.Variable(np.ones((2, 3), "float32"))
+    network = layers.Lambda(lambda inputs: tf.reduce_mean(inputs, axis=1) @ hidden, output_shape=(3,))
+    flow = small_flow(context_network=network)
+    flow.compile()
+    with pytest.raises(ValueError, match="depends on variables that the model cannot see"):
+        flow.fit({"x": X, "context": contexts((6, 2))}, verbose=0)
+
+
+def test_batches_of_wrong_channels_are_an_error():
+    data = tf.data.Dataset.from_generator(
+        lambda: [{"x": X, "context": contexts((6, 3))}],
+        output_signature={"x": tf.TensorSpec(None), "context": tf.TensorSpec(None)},
+    )
+    with pytest.raises(ValueError, match=r"must have shape \[\S+, None, 2\].*\[12,6,3\]|\[12, 6, 3\]"):
+        small_flow().predict(data, verbose=0)
 
 
 def test_double_precision_flows_take_networks_of_single_precision():

@@ -39,11 +39,13 @@ def pit(flow: Any, x: Any, context: Any = None, *, num_samples: int = 1000, seed
     >>> pit(tfd.MultivariateNormalDiag([0.0], [1.0]), np.zeros([3, 1]), seed=0).round(1)
     array([0.5, 0.5, 0.5])
     """
-    rows = as_rows(x, context)
+    rows = as_rows(flow, x, context)
     if rows.shape[1] != 1:
         raise ValueError(f"x must have one feature, got shape {list(rows.shape)}; use sbc_ranks for several")
     distribution = flow.distribution(context) if isinstance(flow, Flow) else flow
     try:
+        if context is not None and not isinstance(flow, Flow):
+            raise NotImplementedError  # A `cdf` of unknown kind may ignore the context.
         found = np.asarray(distribution.cdf(rows), np.float64).reshape(len(rows))
     except (AttributeError, NotImplementedError):
         draw_seed, rank_seed = split_seed(seed, 2)
@@ -78,7 +80,7 @@ def sbc_ranks(
         flow: see the module.
         x: rows `[N, D]` from the process that the flow describes, not those that it was trained on.
         context: None, or one context for each row.
-        num_samples: number S of samples for each row. 100 or 1000 give ranks that fall into bins of equal size.
+        num_samples: number S of samples for each row. 99 or 999 give ranks that fall into bins of equal size.
         seed: integer, for results that can be repeated. Equal values get a random order.
         quantities: function from x `[..., n, D]` and the contexts of its n rows to quantities `[..., n, Q]`, which are
             ranked in place of the features.
@@ -201,7 +203,7 @@ def tarp(
     True
     """
     draw_seed, reference_seed = split_seed(seed, 2)
-    random, rows = np.random.default_rng(reference_seed), as_rows(x, context)
+    random, rows = np.random.default_rng(reference_seed), as_rows(flow, x, context)
     least, greatest = rows.min(axis=0), rows.max(axis=0)
     if np.any(least == greatest):
         raise ValueError(f"x must vary in each feature, got a constant in {np.flatnonzero(least == greatest)}")

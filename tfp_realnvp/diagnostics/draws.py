@@ -8,8 +8,9 @@ import keras
 import numpy as np
 
 from tfp_realnvp.checks import check_size
+from tfp_realnvp.flows import Flow
 from tfp_realnvp.flows.arrays import is_array
-from tfp_realnvp.flows.frames import listed
+from tfp_realnvp.flows.frames import listed, with_numpy_dtypes
 from tfp_realnvp.flows.inputs import check_array, check_same_number_of_rows
 
 __all__ = ["Batch", "as_rows", "draw", "log_prob", "progress", "split_seed"]
@@ -34,8 +35,11 @@ class Batch(NamedTuple):
     samples: np.ndarray
 
 
-def as_rows(x: Any, context: Any) -> np.ndarray:
-    """x as an array `[N, D]`. Raises a ValueError if x is not finite, or has other rows than the context."""
+def as_rows(flow: Any, x: Any, context: Any) -> np.ndarray:
+    """x as an array `[N, D]`. Raises a ValueError if x is not finite, has other columns than those that the flow has
+    learned, or other rows than the context.
+    """
+    x = flow.columns.checked_part("x", x) if isinstance(flow, Flow) else with_numpy_dtypes(x)
     if not is_array(x):
         x = np.asarray(x)
     if len(x.shape) != 2 or 0 in x.shape:
@@ -52,17 +56,17 @@ def draw(flow: Any, x: Any, context: Any, num_samples: int, seed: int) -> Iterat
     Raises a ValueError if x or num_samples is wrong, or if samples are not finite, for example since a context is NaN.
     """
     check_size("num_samples", num_samples)
-    rows = as_rows(x, context)
+    rows = as_rows(flow, x, context)
     size = max(1, min(len(rows), _NUMBERS // (num_samples * rows.shape[1])))
     random = np.random.default_rng(seed)
     for start in progress(range(0, len(rows), size)):
         part = slice(start, start + size)
         given = None if context is None else getattr(context, "iloc", context)[part]  # `iloc` of a DataFrame
-        samples = _sample(flow, num_samples, rows[part], given, int(random.integers(2**31)))
+        samples = _sample(flow, num_samples, rows[part], given, int(random.integers(2**31)), start)
         yield Batch(part, rows[part], given, samples)
 
 
-def _sample(flow: Any, num_samples: int, x: np.ndarray, context: Any, seed: int) -> np.ndarray:
+def _sample(flow: Any, num_samples: int, x: np.ndarray, context: Any, seed: int, start: int) -> np.ndarray:
     if context is None:
         samples = flow.sample((num_samples, len(x)), seed=seed)
     else:
@@ -73,9 +77,9 @@ def _sample(flow: Any, num_samples: int, x: np.ndarray, context: Any, seed: int)
             f"x must have one row for each sample of flow: x {list(x.shape)} needs {num_samples} samples of shape "
             f"{[num_samples, *x.shape]}, got {list(samples.shape)}"
         )
-    bad = np.flatnonzero(~np.isfinite(samples).all(axis=(0, 2)))
+    bad = start + np.flatnonzero(~np.isfinite(samples).all(axis=(0, 2)))
     if bad.size:
-        raise ValueError(f"flow has samples that are not finite for the rows {listed(bad.tolist())} of a batch")
+        raise ValueError(f"flow has samples that are not finite for the rows {listed(bad.tolist())}")
     return samples
 
 

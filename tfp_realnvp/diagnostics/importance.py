@@ -8,6 +8,7 @@ import numpy as np
 
 from tfp_realnvp.checks import check_size
 from tfp_realnvp.diagnostics.draws import log_prob, progress
+from tfp_realnvp.flows import Flow
 
 __all__ = ["ImportanceWeights", "importance_weights"]
 
@@ -55,7 +56,7 @@ def importance_weights(
     Args:
         flow: see the module.
         target_log_prob: function from x `[n, D]`, a NumPy array in the dtype of the flow, to log f(x) `[n]` in nats.
-            -inf is allowed.
+            -inf is allowed. In columns of whole numbers (`integers`), x is rounded, and f is a probability.
         num_samples: number S of samples, at least 2.
         context: None, or one context.
         seed: integer, for results that can be repeated.
@@ -75,8 +76,7 @@ def importance_weights(
     samples, log_weights = [], []
     for start in progress(range(0, num_samples, _BATCH)):
         number, draw_seed = min(_BATCH, num_samples - start), int(random.integers(2**31))
-        given = {} if context is None else {"context": context}
-        x = np.asarray(flow.sample(number, seed=draw_seed, **given))
+        x, of_flow = _sample_and_log_prob(flow, number, context, draw_seed)
         if x.ndim != 2:
             raise ValueError(f"context must be one context, got one with samples of shape {list(x.shape)}")
         of_target = np.asarray(target_log_prob(x), np.float64)
@@ -88,13 +88,24 @@ def importance_weights(
                 f"target_log_prob is NaN or +inf for {wrong.sum()} of {number} samples, the first at {x[wrong][0]}"
             )
         samples.append(x)
-        of_flow = log_prob(flow, x, context)
         if np.any(np.isinf(of_flow)):
             raise ValueError(
                 f"flow has infinite log-densities at {np.isinf(of_flow).sum()} of its own {number} samples"
             )
         log_weights.append(of_target - of_flow)
     return _summary(np.concatenate(samples), np.concatenate(log_weights))
+
+
+def _sample_and_log_prob(flow: Any, number: int, context: Any, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Samples, in which columns of whole numbers are rounded, and their log-densities before the rounding.
+
+    The target of a whole number stands for the mean of a density over its cell, from which the flow draws.
+    """
+    if isinstance(flow, Flow):
+        continuous, of_flow = flow.sample_and_log_prob(number, context, seed)
+        return np.asarray(flow._dequantization.as_sample(continuous)), np.asarray(of_flow, np.float64)
+    x = np.asarray(flow.sample(number, seed=seed, **({} if context is None else {"context": context})))
+    return x, log_prob(flow, x, context)
 
 
 def _summary(samples: np.ndarray, log_weights: np.ndarray) -> ImportanceWeights:
@@ -119,7 +130,10 @@ def pareto_shape(weights: np.ndarray) -> float:
     tail = tail[tail > 0]
     if len(tail) < 5:  # Nearly all of the largest weights are equal.
         return -math.inf if ordered[-1] == ordered[-number - 1] else math.inf
-    shape = _zhang_stephens(tail)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        shape = _zhang_stephens(tail)
+    if not math.isfinite(shape):  # The weights spread over more powers of ten than float64 has.
+        return math.inf
     return (shape * len(tail) + 0.5 * 10) / (len(tail) + 10)  # A prior of 10 observations around 1/2.
 
 

@@ -10,6 +10,7 @@ from tfp_realnvp.bijectors.context import as_rows
 from tfp_realnvp.checks import is_size
 from tfp_realnvp.flows.arguments import as_vector_shape
 from tfp_realnvp.flows.inputs import as_tensor, check_context
+from tfp_realnvp.keras_internals import layers_within
 
 __all__ = ["ContextEncoder", "as_context_shape", "context_placeholder", "features_shape"]
 
@@ -39,8 +40,8 @@ class ContextEncoder:
 
         features = network((context - shift) / scale)
 
-    Shift and scale are numbers for each channel, the last axis of a context. Without a network, contexts are `[..., K]`
-    and their features are the standardised context, F = K.
+    Shift and scale are numbers for each channel, the last axis of a context; 0 and 1 if the network has `Embedding` or
+    `Masking` layers. Without a network, contexts are `[..., K]` and features are the standardised context, F = K.
 
     With `missing`, NaN in a context means that a value was not observed. It then becomes 0, the mean of the
     standardised channel, and as many channels of indicators follow, which are 1 where the value is missing.
@@ -55,6 +56,10 @@ class ContextEncoder:
 
     def __init__(self, shape: Shape | None, dtype: str, missing: bool = False, network: Any = None):
         self.shape, self.dtype, self.missing, self.network = shape, dtype, missing, network
+        # These layers compare contexts with fixed numbers, such as the token 3 or the padding 0.
+        layers = [] if network is None else layers_within(network)
+        fixed = keras.layers.Embedding, keras.layers.Masking
+        self.is_standardized = shape is not None and not any(isinstance(layer, fixed) for layer in layers)
         self.features_shape = features_shape(shape, missing, network, dtype)
         self.variables: list[tf.Variable] = []  # shift and scale, which `adapt` sets
         if shape is not None:

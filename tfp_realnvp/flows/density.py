@@ -68,7 +68,8 @@ class DensityModel(TrainingModel):
 
         Args:
             context: None, or a tensor `[B..., K]` for a conditional flow, or `[B..., *context_shape]` if it has a
-                context network. In eager mode, the network runs in this call.
+                context network. The network runs in this call, so gradients of its variables need a tape around it. The
+                variables of the network are not among those of the distribution, but among those of the flow.
 
         Returns:
             `tfd.TransformedDistribution` with batch shape `[B...]`. It shares the variables of the model.

@@ -11,6 +11,7 @@ from tensorflow_probability import distributions as tfd
 from tfp_realnvp.flows.callbacks import backups
 from tfp_realnvp.flows.flow import Flow
 from tfp_realnvp.flows.serialization import reading
+from tfp_realnvp.keras_internals import layers_within
 
 __all__ = ["Ensemble"]
 
@@ -183,10 +184,15 @@ def _checked(flows: Any) -> list[Flow]:
             raise ValueError(f"flows must have the same integers, got {first} and {other} in flows[{index}]")
         if any(flow is other for other in flows[:index]):
             raise ValueError(f"flows must be different objects, but flows[{index}] is there twice")
-        network = flow.context_network
-        if network is not None and any(network is other.context_network for other in flows[:index]):
-            raise ValueError(f"flows must have context networks of their own, but flows[{index}] shares {network.name}")
+        for layer in _shared_layers(flow.context_network, [other.context_network for other in flows[:index]]):
+            raise ValueError(f"flows must have context networks of their own, but flows[{index}] shares {layer.name}")
     return list(flows)
+
+
+def _shared_layers(network: Any, others: Sequence[Any]) -> list[keras.layers.Layer]:
+    """The layers of a network that are also layers of others, each of which may be None."""
+    known = {id(layer) for other in others if other is not None for layer in layers_within(other)}
+    return [] if network is None else [layer for layer in layers_within(network) if id(layer) in known]
 
 
 def _means(columns: Sequence[Sequence[float]]) -> list[float]:

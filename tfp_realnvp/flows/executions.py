@@ -12,8 +12,9 @@ import tensorflow as tf
 
 from tfp_realnvp.flows.batches import are_arrays, batches_of, num_batches
 from tfp_realnvp.flows.callbacks import needs_every_batch
+from tfp_realnvp.flows.predictions import Predictions
 from tfp_realnvp.flows.saving import SavingModel
-from tfp_realnvp.flows.steps import Predictions, Step, Steps
+from tfp_realnvp.flows.steps import Step, Steps
 
 __all__ = ["Call", "ExecutionsModel"]
 

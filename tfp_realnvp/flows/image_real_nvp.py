@@ -143,7 +143,7 @@ class ImageRealNVP(Flow):
             "missing_context": self.missing_context,
             "seed": int(seed),
         }
-        self._has_foreign_parts = type(self) is not ImageRealNVP
+        self._has_foreign_parts = type(self) is not ImageRealNVP or context_network is not None
         self._noise_seed = keras.random.SeedGenerator(seed)  # an attribute, so that Keras tracks its state
         margin = alpha * num_levels / (1 - 2 * alpha) + 1e-6 * num_levels  # beyond the pixels, plus rounding
         self._dequantization = PixelDequantization(num_levels, margin, dtype, self._noise_seed)

@@ -63,8 +63,8 @@ class RealNVP(Flow):
             give smooth densities. Hamiltonian Monte Carlo in the latent space of a smooth flow can take larger steps.
         context_shape: number K of context features, or `(K,)`, for a conditional density, or None. With a context
             network, the shape of one input, such as `(100, 3)`, or `(None, 3)` for any length.
-        context_network: Keras 3 layer or model from raw contexts `[N, *context_shape]` to features `[N, F]` for the
-            couplings. It sees contexts that `adapt` has standardised by channel, the last axis. `fit` trains it.
+        context_network: Keras layer or model from raw contexts `[N, *context_shape]` to features `[N, F]`, trained too.
+            It sees contexts standardised by channel, the last axis, unless it has `Embedding` or `Masking` layers.
         missing_context: whether NaN in a context means that the value was not observed. The flow then learns p(x | the
             observed values) from rows with such contexts. Otherwise, NaN is an error in `fit`. A context network sees 0
             in place of NaN, and as many channels again, which are 1 where values are missing.
@@ -226,7 +226,7 @@ class RealNVP(Flow):
             self._seeds = keras.random.SeedGenerator(seed)  # an attribute, so that Keras tracks its state
             self._dequantization = ColumnDequantization(integers, size, dtype, self._seeds, bounds)
         is_plain = isinstance(base_distribution, str | None) and is_named and type(self) is RealNVP
-        self._has_foreign_parts = not is_plain
+        self._has_foreign_parts = not is_plain or context_network is not None
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "RealNVP":

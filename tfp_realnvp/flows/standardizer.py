@@ -69,7 +69,9 @@ class Standardizer:
         points = tf.cast(points, self._dtype)
         points = points if self.bounds is None else self.bounds.forward(points)
         had_density = np.isfinite(log_prob(points))
-        _assign([*self._of_x, *self._contexts.variables], [*of_x, *(of_context or ())])
+        _assign(self._of_x, of_x)
+        if of_context is not None:
+            self._assign_context(of_context)
         if np.any(had_density & ~np.isfinite(log_prob(points))):
             raise ValueError(
                 "data: the distribution has bounds, and adapt would move them away from the data. Use nvp.Bounds, "
@@ -78,7 +80,11 @@ class Standardizer:
 
     def adapt_context(self, data: Any, robust: bool) -> None:
         """Like `adapt`, for the context in `data` only."""
-        _assign(self._contexts.variables, context_moments(data, self._event_shape, self._contexts, self._dtype, robust))
+        self._assign_context(context_moments(data, self._event_shape, self._contexts, self._dtype, robust))
+
+    def _assign_context(self, moments: tuple[np.ndarray, np.ndarray]) -> None:
+        if self._contexts.is_standardized:
+            _assign(self._contexts.variables, moments)
 
 
 def _assign(variables: list[tf.Variable], values: Any) -> None:

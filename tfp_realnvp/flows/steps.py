@@ -1,11 +1,11 @@
-"""The steps of `fit` and `evaluate`, one after another or many as one XLA program, and the batches of `predict`."""
+"""The steps of `fit` and `evaluate`, one after another or many as one XLA program."""
 
 import contextlib
 import functools
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["Predictions", "Step", "Steps"]
+__all__ = ["Step", "Steps", "is_faithful", "is_slow", "operations"]
 
 MAX_STEPS = 32  # of one program
 MAX_BYTES = 1 << 26  # of the batches of one program
@@ -84,7 +84,7 @@ class Step:
 
     def _traced_for(self, batch: Any, any_rows: bool) -> Any:
         specs = tf.nest.map_structure(functools.partial(_spec_of, any_rows=any_rows), batch)
-        if any_rows and self._context_shape is not None and None in self._context_shape:
+        if any_rows and self._context_shape and None in self._context_shape:
             specs = _of_any_length(specs, self._context_shape)
         key = repr(specs)  # the structure too
         if key not in self._traced:
@@ -143,7 +143,7 @@ class Steps:
     def _program(self, stacks: Any, batch: Any) -> Any:
         """The program for stacks `[size, N, ...]` of batches, or None if XLA would change its results."""
         step = self._step.traced(tf.nest.map_structure(_as_tensor, batch))
-        if not self._forced and _is_slow(_operations(step)):
+        if not self._forced and is_slow(operations(step)):
             return None
         logs = step.structured_outputs
 
@@ -157,59 +157,10 @@ class Steps:
 
         specs = tf.nest.map_structure(lambda stack: tf.TensorSpec(stack.shape, stack.dtype), stacks)
         traced = _traced(program, tf.TensorSpec([], tf.int32), specs, jit_compile=True)
-        return traced if _is_faithful(_operations(traced)) else None
+        return traced if is_faithful(operations(traced)) else None
 
 
-class Predictions:
-    """Calls a function of batches whose outputs have a row for each row of a batch, and joins the outputs.
-
-    Args:
-        function: function of a batch, such as `predict_step` of a Keras model.
-        run_eagerly, jit_compile, context_shape, waiting: as in `Step`.
-        forced: as in `Steps`.
-    """
-
-    def __init__(
-        self,
-        function: Callable[[Any], Any],
-        *,
-        run_eagerly: bool,
-        jit_compile: bool,
-        context_shape: Shape | None,
-        waiting: Callable[[], AbstractContextManager[object]],
-        forced: bool,
-    ):
-        self._forced = forced
-        options: dict[str, Any] = {"jit_compile": jit_compile, "context_shape": context_shape}
-        self._single = Step(function, run_eagerly=run_eagerly, waiting=waiting, **options)
-        # With a known number of rows, the function needs no checks at run time, which XLA would skip.
-        self._compiled = Step(function, run_eagerly=False, jit_compile=True, any_rows=False, waiting=waiting)
-        self._suits: bool | None = None  # whether `_compiled` can be used, or None if this is not known yet
-
-    def run(self, batches: Sequence[Any], compiled_rows: int | None) -> Any:
-        """The outputs of all batches. XLA compiles the function for `compiled_rows` rows, unless it is None."""
-        outputs = [self._output(batch, compiled_rows) for batch in batches]
-        return outputs[0] if len(outputs) == 1 else tf.nest.map_structure(lambda *each: tf.concat(each, 0), *outputs)
-
-    def _output(self, batch: Any, compiled_rows: int | None) -> Any:
-        if compiled_rows is None or self._suits is False:
-            return self._single(batch)
-        rows = len(tf.nest.flatten(batch)[0])
-        # XLA would compile the function again for a short last batch.
-        batch = tf.nest.map_structure(lambda part: tf.constant(_padded(part, compiled_rows)), batch)
-        try:
-            with self._compiled.waiting() if self._suits is None else contextlib.nullcontext():
-                if self._suits is None:
-                    operations = _operations(self._compiled.traced(batch))
-                    self._suits = _is_faithful(operations) and (self._forced or not _is_slow(operations))
-                output = self._compiled(batch) if self._suits else None
-        except Exception as error:  # If the single step fails too, the user gets its error.
-            _log.debug("XLA cannot compile this step: %s", error)
-            output, self._suits = None, False
-        return tf.nest.map_structure(lambda each: each[:rows], self._single(batch) if output is None else output)
-
-
-def _is_faithful(operations: set[str]) -> bool:
+def is_faithful(operations: set[str]) -> bool:
     """Whether a function with these operations gives the same results with XLA as without."""
     unlike = operations & (_CHECKS | _RANDOM)
     if unlike:
@@ -217,7 +168,7 @@ def _is_faithful(operations: set[str]) -> bool:
     return not unlike
 
 
-def _is_slow(operations: set[str]) -> bool:
+def is_slow(operations: set[str]) -> bool:
     """Whether a function with these operations is slow with XLA."""
     slow = bool(operations & _CONVOLUTIONS) and not tf.config.list_physical_devices("GPU")
     if slow:
@@ -225,7 +176,7 @@ def _is_slow(operations: set[str]) -> bool:
     return slow
 
 
-def _operations(traced: Any) -> set[str]:
+def operations(traced: Any) -> set[str]:
     """Types of the operations in a traced function, and in the loops inside it."""
     graph = traced.graph.as_graph_def()
     nested = (node for inner in graph.library.function for node in inner.node_def)
@@ -272,13 +223,6 @@ def _stack(*parts: Any) -> tf.Tensor:
     return tf.constant(np.stack(parts)) if isinstance(parts[0], np.ndarray) else tf.stack(parts)
 
 
-def _padded(part: np.ndarray, rows: int) -> np.ndarray:
-    """A part of a batch with copies of its first row at the end, so that it has at least `rows` rows."""
-    if len(part) >= rows:
-        return part
-    return np.concatenate([part, np.repeat(part[:1], rows - len(part), axis=0)])
-
-
 def _as_tensor(part: Any) -> Any:
     if isinstance(part, tf.experimental.Optional):  # Keras's generators yield it for None.
         return None
@@ -288,8 +232,9 @@ def _as_tensor(part: Any) -> Any:
 def _of_any_length(specs: Any, context_shape: Shape) -> Any:
     """The specs of a batch `(x, ...)` or x, in which contexts of all lengths need one trace."""
     x, *rest = specs if isinstance(specs, tuple) else (specs,)
-    if isinstance(x, Mapping) and isinstance(x.get("context"), tf.TensorSpec):
-        x = {**x, "context": tf.TensorSpec([None, *context_shape], x["context"].dtype)}
+    context, shape = x.get("context") if isinstance(x, Mapping) else None, [None, *context_shape]
+    if isinstance(context, tf.TensorSpec) and context.shape.is_compatible_with(shape):
+        x = {**x, "context": tf.TensorSpec(shape, context.dtype)}
     return (x, *rest) if isinstance(specs, tuple) else x
 
 

@@ -49,7 +49,7 @@ def calibration(
     check_fraction("level", level)
     ranks = sbc_ranks(flow, x, context, num_samples, seed)
     size = ranks.shape[1]
-    names = as_names(names or getattr(flow, "feature_names", None), size, x)
+    names = as_names(getattr(flow, "feature_names", None) if names is None else names, size, x)
     p_values = uniformity_test(ranks, num_samples)
     differences, grid = ecdf_differences(ranks, num_samples)
     levels = highest_density_levels(flow, x, context, num_samples, seed)

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from tfp_realnvp.plots.style import ACCENT, MODEL, as_names, as_table, new_figure, style
 
-__all__ = ["corner", "mass_thresholds"]
+__all__ = ["contour_thresholds", "corner"]
 
 _BINS = 40
 _LEVELS = (0.5, 0.9)
@@ -40,17 +40,17 @@ def corner(
 ) -> Figure | SubFigure:
     """Draws samples, and data to compare them with: each feature on the diagonal, and each pair below it.
 
-    Contours contain 50 % and 90 % of the rows.
+    Contours contain 50 % and 90 % of the rows, as far as 40 bins of each axis can show it.
 
     Args:
         samples: `[N, D]`, an array or a DataFrame.
         data: None, or `[M, D]`.
         names: names of the features. None for the columns of a DataFrame, or x1, x2, ...
         columns: names or indices of the features to draw; None for all.
-        weights: None, or weights of the samples, `[N]`, such as `exp(log_weights)` of `importance_weights`.
+        weights: None, or weights of the samples, `[N]`: `exp(log_weights - max(log_weights))` of `importance_weights`.
         labels: names of samples and data in the legend.
         marked: None, or rows to mark, `[D]` or `[K, D]`, such as the truth, or outliers. The index of a DataFrame names
-            them in the legend. Marks beyond the axes are drawn at their ends.
+            them in the legend, up to 8 rows. Marks beyond the axes are drawn at their ends.
         figure: where to draw; None for a new figure.
 
     Raises:
@@ -61,13 +61,17 @@ def corner(
     all_names = as_names(names, size, samples, data)
     lines = [name if "$" in name else textwrap.fill(name, 14) for name in all_names]  # Long names would overlap.
     chosen = _positions(columns, all_names)
-    other = None if data is None else as_table(data, "data")
+    other = None if data is None else as_table(data, "data", samples)
     if other is not None and other.shape[1] != size:
         raise ValueError(f"data must have the {size} features of samples, got {other.shape[1]}")
     weight = None if weights is None else np.asarray(weights, np.float64)
-    if weight is not None and (weight.shape != (len(model),) or not np.all(weight >= 0) or not np.any(weight)):
-        raise ValueError(f"weights must be {len(model)} numbers of at least 0, not all 0, got {weights!r:.100}")
-    marks = None if marked is None else as_table(np.atleast_2d(np.asarray(marked, np.float64)), "marked")
+    if weight is not None and (
+        weight.shape != (len(model),) or not np.all(weight >= 0) or not 0 < np.sum(weight) < np.inf
+    ):
+        raise ValueError(
+            f"weights must be {len(model)} numbers of at least 0 with a finite sum, not all 0, got {weights!r:.100}"
+        )
+    marks = None if marked is None else as_table(marked if np.ndim(marked) == 2 else [marked], "marked", samples)
     if marks is not None and marks.shape[1] != size:
         raise ValueError(f"marked must have the {size} features of samples, got {marks.shape[1]}")
     parts = [(model, weight, MODEL, labels[0])] + ([] if other is None else [(other, None, ACCENT, labels[1])])
@@ -86,8 +90,7 @@ def corner(
                     if row == column:
                         _draw_histogram(ax, rows[:, first], part_weight, limits[row], colour)
                     else:
-                        pair = rows[:, [second, first]]
-                        _draw_contours(ax, pair, part_weight, limits[column], limits[row], colour, colour == MODEL)
+                        _draw_contours(ax, rows[:, [second, first]], part_weight, colour, colour == MODEL)
                 if marks is not None:
                     heights = np.zeros(len(marks)) if row == column else np.clip(marks[:, first], *limits[row])
                     _draw_marks(ax, np.clip(marks[:, second], *limits[column]), heights)
@@ -98,7 +101,7 @@ def corner(
         figure.align_labels()
         handles = [Line2D([], [], color=colour, linewidth=2, label=label) for _, _, colour, label in parts]
         handles = handles if len(parts) > 1 else []
-        if hasattr(marked, "index") and hasattr(marked, "columns"):
+        if hasattr(marked, "index") and hasattr(marked, "columns") and len(marked) <= len(_MARKERS):
             handles += [
                 Line2D([], [], marker=marker, label=str(label), **_MARK)
                 for marker, label in zip(_MARKERS, marked.index, strict=False)
@@ -145,21 +148,14 @@ def _draw_histogram(
         ax.stairs(density, edges, color=colour, alpha=0.2, fill=True)
 
 
-def _draw_contours(
-    ax: Axes,
-    pair: np.ndarray,
-    weight: np.ndarray | None,
-    x_limits: tuple[float, float],
-    y_limits: tuple[float, float],
-    colour: str,
-    is_filled: bool,
-) -> None:
-    counts, x_edges, y_edges = np.histogram2d(pair[:, 0], pair[:, 1], _BINS, [x_limits, y_limits], weights=weight)
+def _draw_contours(ax: Axes, pair: np.ndarray, weight: np.ndarray | None, colour: str, is_filled: bool) -> None:
+    limits = [_limits([(pair[:, axis], weight)]) for axis in range(2)]  # of these rows: others may be much wider
+    counts, x_edges, y_edges = np.histogram2d(pair[:, 0], pair[:, 1], _BINS, limits, weights=weight)
     smooth = _smoothed(_smoothed(counts).T)
-    thresholds = mass_thresholds(smooth, _LEVELS)
+    centres = [(edges[1:] + edges[:-1]) / 2 for edges in (x_edges, y_edges)]
+    thresholds = contour_thresholds(smooth, centres, pair, weight, _LEVELS)
     if not thresholds:
         return
-    centres = [(edges[1:] + edges[:-1]) / 2 for edges in (x_edges, y_edges)]
     if is_filled:
         shades = [to_rgba(colour, alpha) for alpha in np.linspace(0.2, 0.55, len(thresholds))]
         ax.contourf(*centres, smooth, [*thresholds, np.max(smooth) * 1.001], colors=shades)
@@ -172,21 +168,35 @@ def _smoothed(counts: np.ndarray) -> np.ndarray:
     return np.stack([np.convolve(column, kernel / kernel.sum(), mode="same") for column in counts.T], axis=1)
 
 
-def mass_thresholds(masses: np.ndarray, levels: Sequence[float]) -> list[float]:
-    """Ascending thresholds: the cells with more than a threshold have the part `level` of all mass."""
-    ordered = np.sort(masses.ravel())[::-1]
-    cumulated = np.cumsum(ordered)
-    if not cumulated[-1] > 0:
-        return []
-    found = {float(ordered[np.searchsorted(cumulated, level * cumulated[-1])]) for level in levels}
-    return sorted(threshold for threshold in found if 0 < threshold < ordered[0])
+def contour_thresholds(
+    grid: np.ndarray,
+    centres: Sequence[np.ndarray],
+    pair: np.ndarray,
+    weight: np.ndarray | None,
+    levels: Sequence[float],
+) -> list[float]:
+    """Ascending thresholds: `grid [y, x]`, interpolated, is above a threshold at the part `level` of the rows."""
+    cells = [(rows - axis[0]) / (axis[1] - axis[0]) for rows, axis in zip(pair.T, centres, strict=True)]
+    inside = np.all([(cell >= 0) & (cell <= len(axis) - 1) for cell, axis in zip(cells, centres, strict=True)], axis=0)
+    (x, across), (y, up) = (
+        np.divmod(np.clip(cell, 0, len(axis) - 1.001), 1) for cell, axis in zip(cells, centres, strict=True)
+    )
+    x, y = x.astype(int), y.astype(int)
+    below = grid[y, x] * (1 - across) + grid[y, x + 1] * across
+    above = grid[y + 1, x] * (1 - across) + grid[y + 1, x + 1] * across
+    values = np.where(inside, below * (1 - up) + above * up, 0.0)
+    order = np.argsort(values)[::-1]
+    mass = np.cumsum(np.ones(len(values)) if weight is None else weight[order])
+    found = {float(values[order][min(np.searchsorted(mass, level * mass[-1]), len(mass) - 1)]) for level in levels}
+    return sorted(threshold for threshold in found if 0 < threshold < np.max(grid))
 
 
 def _draw_marks(ax: Axes, x: np.ndarray, y: np.ndarray) -> None:
     if len(x) == 1:
         ax.axvline(x[0], color="black", linewidth=0.6, linestyle="--")
-    for index, (across, up) in enumerate(zip(x, y, strict=True)):
-        ax.plot(across, up, marker=_MARKERS[index % len(_MARKERS)], zorder=3, **_MARK)
+    markers = _MARKERS if len(x) <= len(_MARKERS) else "o" * len(x)
+    for across, up, marker in zip(x, y, markers, strict=False):
+        ax.plot(across, up, marker=marker, zorder=3, **_MARK)
 
 
 def _label(ax: Axes, row: int, column: int, number: int, x_name: str, y_name: str) -> None:

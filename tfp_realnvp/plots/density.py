@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from tfp_realnvp.checks import check_size
 from tfp_realnvp.diagnostics.draws import log_prob
+from tfp_realnvp.flows import Flow
 from tfp_realnvp.plots.style import DATA, MODEL, as_names, as_table, axes_for, figure_of, style
 
 __all__ = ["density"]
@@ -48,15 +49,19 @@ def density(
         ValueError: if the flow has more than two features, or if an argument is wrong.
     """
     check_size("num_points", num_points, least=2)
+    if np.ndim(levels) != 1 or not all(0 < level < 1 for level in levels):
+        raise ValueError(f"levels must be a sequence of probabilities between 0 and 1, got {levels!r:.100}")
     given = {} if context is None else {"context": context}
     samples = np.asarray(flow.sample(_SAMPLES, seed=seed, **given), np.float64)
     if samples.ndim != 2 or samples.shape[1] > 2:
         raise ValueError(f"flow must have one or two features and one context, got samples {list(samples.shape)}")
     size = samples.shape[1]
+    if isinstance(flow, Flow):
+        data = flow.columns.checked_part("x", data, "data")
     rows = None if data is None else as_table(data, "data")
     if rows is not None and rows.shape[1] != size:
         raise ValueError(f"data must have the {size} features of flow, got {rows.shape[1]}")
-    names = as_names(names or getattr(flow, "feature_names", None), size, data)
+    names = as_names(getattr(flow, "feature_names", None) if names is None else names, size, data)
     ranges = _limits([samples] if rows is None else [samples, rows]) if limits is None else np.asarray(limits, float)
     if ranges.shape != (size, 2) or not np.all(ranges[:, 0] < ranges[:, 1]):
         raise ValueError(f"limits must be {size} pairs (lower, upper), got {limits!r:.100}")
@@ -82,7 +87,9 @@ def _limits(tables: Sequence[np.ndarray]) -> np.ndarray:
 
 def _draw_curve(ax: Axes, grid: np.ndarray, values: np.ndarray, rows: np.ndarray | None, name: str) -> None:
     if rows is not None:
-        ax.hist(rows[:, 0], 60, range=(grid[0], grid[-1]), density=True, color=DATA, alpha=0.3, label="data")
+        # Rows outside the axes count too, as the probability there does.
+        weights = np.full(len(rows), 60 / (len(rows) * (grid[-1] - grid[0])))
+        ax.hist(rows[:, 0], 60, range=(grid[0], grid[-1]), weights=weights, color=DATA, alpha=0.3, label="data")
     ax.plot(grid, values, color=MODEL, linewidth=1.6, label="flow")
     ax.set(xlabel=name, ylabel="density", xlim=(grid[0], grid[-1]))
     ax.set_ylim(bottom=0)

@@ -23,7 +23,7 @@ def history(history: Any, *, ax: Axes | None = None) -> Figure:
         ValueError: if there is no loss in the history.
     """
     found = getattr(history, "history", history)
-    if not isinstance(found, dict) or not found.get("loss"):
+    if not isinstance(found, dict) or not len(found.get("loss", ())):
         raise ValueError(f"history must be from fit with at least one epoch, got {found!r:.100}")
     key, unit = ("bits_per_dim", "bits/dim") if "bits_per_dim" in found else ("loss", "nats")
     epochs = getattr(history, "epoch", None) or range(len(found[key]))

@@ -39,6 +39,8 @@ def images(
     if pixels.ndim != 4 or pixels.shape[-1] not in (1, 3) or 0 in pixels.shape:
         raise ValueError(f"images must have shape [N, H, W, 1 or 3] or [N, H, W], got {list(np.shape(images))}")
     check_size("num_levels", num_levels, least=2)
+    if pixels.dtype.kind == "f" and 0 < pixels.max() <= 1 and np.any(pixels % 1):
+        raise ValueError(f"images must have pixels from 0 to num_levels = {num_levels}, got floats from 0 to 1")
     number, height, width, channels = pixels.shape
     columns = math.ceil(math.sqrt(number)) if num_columns is None else num_columns
     check_size("num_columns", columns)
@@ -49,7 +51,9 @@ def images(
     rows = math.ceil(number / columns)
     size = min(1.0, 6.4 / columns)
     with style():
-        figure = figure or new_figure(size * columns, size * rows * height / width + (0.3 * rows if titles else 0))
+        figure = figure or new_figure(
+            size * columns, size * rows * height / width + (0 if titles is None else 0.3 * rows)
+        )
         for index, ax in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
             ax.set_axis_off()
             if index < number:

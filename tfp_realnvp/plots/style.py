@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tfp_realnvp.flows.arrays import is_array
-from tfp_realnvp.flows.frames import column_names, listed
+from tfp_realnvp.flows.frames import column_names, in_features, listed, non_numeric_columns, with_numpy_dtypes
 
 __all__ = [
     "ACCENT",
@@ -67,14 +67,29 @@ def figure_of(ax: Axes) -> Figure:
     return figure
 
 
-def as_table(array: Any, argument: str) -> np.ndarray:
-    """An array, a tensor or a DataFrame `[N, D]` as numbers. Raises a ValueError if it is another or not finite."""
-    found = np.asarray(array if is_array(array) else np.asarray(array), np.float64)
+def as_table(array: Any, argument: str, like: Any = None) -> np.ndarray:
+    """An array, a tensor or a DataFrame `[N, D]` as numbers.
+
+    Raises a ValueError if it is another or not finite, or if it has other column names than the DataFrame `like`.
+    """
+    array = with_numpy_dtypes(array)
+    names, known = column_names(array), column_names(like)
+    if names is not None and known is not None and names != known:
+        raise ValueError(f"{argument} must have the columns {listed(map(repr, known))}, got {listed(map(repr, names))}")
+    try:
+        found = np.asarray(array if is_array(array) else np.asarray(array), np.float64)
+    except (TypeError, ValueError) as error:
+        got = non_numeric_columns(array) or f", got {array!r:.100}"
+        raise ValueError(f"{argument} must be an array of numbers{got}") from error
     if found.ndim != 2 or 0 in found.shape:
         raise ValueError(f"{argument} must have shape [N, D] with at least one row, got {list(found.shape)}")
-    bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
+    finite = np.isfinite(found)
+    bad = np.flatnonzero(~finite.all(axis=1))
     if bad.size:
-        raise ValueError(f"{argument} has a NaN or infinity in {bad.size} of its {len(found)} rows: {listed(bad)}")
+        where = in_features(array, np.asarray(~finite.all(axis=0)))
+        raise ValueError(
+            f"{argument} has a NaN or infinity in {bad.size} of its {len(found)} rows: {listed(bad)}{where}"
+        )
     return found
 
 
