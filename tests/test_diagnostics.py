@@ -124,6 +124,14 @@ def test_results_do_not_depend_on_batches_of_unconditional_draws_beyond_noise(mo
     assert np.all(np.abs(whole / 1000 - stats.norm.cdf(x)) < 0.08)
 
 
+def test_results_of_distributions_can_be_repeated():
+    base = tfd.MultivariateNormalDiag(tf.zeros(2), tf.ones(2))
+    x = np.random.default_rng(0).normal(size=(50, 2))
+    ranks = [diagnostics.sbc_ranks(base, x, seed=1) for _ in range(2)]
+    weights = [diagnostics.importance_weights(base, base.log_prob, 100, seed=1).samples for _ in range(2)]
+    assert np.array_equal(*ranks) and np.array_equal(*weights)
+
+
 def test_long_runs_show_progress(monkeypatch, capsys):
     monkeypatch.setattr(draws, "_SECONDS_OF_SILENCE", 0.0)
     monkeypatch.setattr(draws, "_NUMBERS", 100)

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+import tensorflow as tf
+from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp.checks import check_size
 from tfp_realnvp.flows import Flow
@@ -13,7 +15,7 @@ from tfp_realnvp.flows.arrays import is_array
 from tfp_realnvp.flows.frames import listed, with_numpy_dtypes
 from tfp_realnvp.flows.inputs import check_array, check_same_number_of_rows
 
-__all__ = ["Batch", "as_rows", "draw", "log_prob", "progress", "split_seed"]
+__all__ = ["Batch", "as_rows", "draw", "log_prob", "progress", "sample", "split_seed"]
 
 _NUMBERS = 1 << 21  # of the samples in one batch
 _SECONDS_OF_SILENCE = 5.0
@@ -67,11 +69,8 @@ def draw(flow: Any, x: Any, context: Any, num_samples: int, seed: int) -> Iterat
 
 
 def _sample(flow: Any, num_samples: int, x: np.ndarray, context: Any, seed: int, start: int) -> np.ndarray:
-    if context is None:
-        samples = flow.sample((num_samples, len(x)), seed=seed)
-    else:
-        samples = flow.sample(num_samples, context=context, seed=seed)
-    samples = np.asarray(samples, np.float64)
+    shape = num_samples if context is not None else (num_samples, len(x))
+    samples = np.asarray(sample(flow, shape, context, seed), np.float64)
     if samples.shape != (num_samples, *x.shape):
         raise ValueError(
             f"x must have one row for each sample of flow: x {list(x.shape)} needs {num_samples} samples of shape "
@@ -81,6 +80,14 @@ def _sample(flow: Any, num_samples: int, x: np.ndarray, context: Any, seed: int,
     if bad.size:
         raise ValueError(f"flow has samples that are not finite for the rows {listed(bad.tolist())}")
     return samples
+
+
+def sample(flow: Any, sample_shape: Any, context: Any, seed: int) -> Any:
+    """Samples of a flow, a distribution or another object: the same samples for the same seed."""
+    given = {} if context is None else {"context": context}
+    if isinstance(flow, tfd.Distribution):  # Its samples for an integer depend on what TensorFlow has drawn before.
+        return flow.sample(sample_shape, seed=tf.constant([0, seed], tf.int32), **given)
+    return flow.sample(sample_shape, seed=seed, **given)
 
 
 def log_prob(flow: Any, x: np.ndarray, context: Any) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfp_realnvp.checks import check_size
-from tfp_realnvp.diagnostics.draws import log_prob, progress
+from tfp_realnvp.diagnostics.draws import log_prob, progress, sample
 from tfp_realnvp.flows import Flow
 
 __all__ = ["ImportanceWeights", "importance_weights"]
@@ -104,7 +104,7 @@ def _sample_and_log_prob(flow: Any, number: int, context: Any, seed: int) -> tup
     if isinstance(flow, Flow):
         continuous, of_flow = flow.sample_and_log_prob(number, context, seed)
         return np.asarray(flow._dequantization.as_sample(continuous)), np.asarray(of_flow, np.float64)
-    x = np.asarray(flow.sample(number, seed=seed, **({} if context is None else {"context": context})))
+    x = np.asarray(sample(flow, number, context, seed))
     return x, log_prob(flow, x, context)
 
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tfp_realnvp.checks import check_size
-from tfp_realnvp.diagnostics.draws import log_prob
+from tfp_realnvp.diagnostics.draws import log_prob, sample
 from tfp_realnvp.flows import Flow
 from tfp_realnvp.plots.style import DATA, MODEL, as_names, as_table, axes_for, figure_of, style
 
@@ -26,7 +26,7 @@ def density(
     names: Sequence[str] | None = None,
     levels: Sequence[float] = (0.5, 0.9),
     num_points: int = 200,
-    seed: int | None = 0,
+    seed: int = 0,
     ax: Axes | None = None,
 ) -> Figure:
     """Draws the density of a flow of one or two features.
@@ -51,8 +51,7 @@ def density(
     check_size("num_points", num_points, least=2)
     if np.ndim(levels) != 1 or not all(0 < level < 1 for level in levels):
         raise ValueError(f"levels must be a sequence of probabilities between 0 and 1, got {levels!r:.100}")
-    given = {} if context is None else {"context": context}
-    samples = np.asarray(flow.sample(_SAMPLES, seed=seed, **given), np.float64)
+    samples = np.asarray(sample(flow, _SAMPLES, context, seed), np.float64)
     if samples.ndim != 2 or samples.shape[1] > 2:
         raise ValueError(f"flow must have one or two features and one context, got samples {list(samples.shape)}")
     size = samples.shape[1]
