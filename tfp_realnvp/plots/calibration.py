@@ -57,18 +57,18 @@ def calibration(
     with style():
         figure = figure or new_figure(8.0 if has_tarp else 6.0, 3.1)
         axes = figure.subplots(1, 3 if has_tarp else 2, sharey=True, squeeze=False)[0]
-        labels = [f"{name} (p = {_short(p)})" for name, p in zip(names, p_values, strict=True)]
+        labels = [f"{name} (p {_short(p)})" for name, p in zip(names, p_values, strict=True)]
         rows = len(ranks)
         if has_tarp:
             _draw(axes[0], grid, zip(differences, labels, strict=True), rows, level)
             axes[0].set(title="ranks", xlabel="rank / number of samples")
         else:
             _draw(axes[0], grid, [(differences[0], None)], rows, level)
-            axes[0].set(title=f"PIT (p = {_short(p_values[0])})", xlabel=f"cumulative probability of {names[0]}")
+            axes[0].set(title=f"PIT (p {_short(p_values[0])})", xlabel=f"cumulative probability of {names[0]}")
         axes[0].set_ylabel("observed minus expected")
         of_levels, level_grid = ecdf_differences(levels, None)
         _draw(axes[1], level_grid, [(of_levels, None)], rows, level)
-        axes[1].set(title=f"coverage (p = {_short(uniformity_test(levels))})", xlabel="level of the region")
+        axes[1].set(title=f"coverage (p {_short(uniformity_test(levels))})", xlabel="level of the region")
         if has_tarp:
             credibility, expected = tarp(flow, x, context, num_samples, seed)
             _draw(axes[2], credibility[1:-1], [((expected - credibility)[1:-1], None)], rows, level)
@@ -95,4 +95,4 @@ def _draw(
 
 
 def _short(p: Any) -> str:
-    return "< 0.001" if p < 0.001 else f"{float(p):.2g}"
+    return "< 0.001" if p < 0.001 else f"= {float(p):.2g}"
