@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfp_realnvp.bijectors.context import as_rows
+from tfp_realnvp.bijectors.context import as_rows, with_batch_of
 
 __all__ = ["condition"]
 
@@ -46,7 +46,7 @@ def condition(
         returned = conditioner(rows, context_rows)
     outputs = _checked_outputs(returned, rows.shape, output_shapes, f"conditioner must return {expected}")
     if kept.shape.rank != 1 + event_ndims:
-        outputs = [_with_batch_of(kept, event_ndims, output) for output in outputs]
+        outputs = [with_batch_of(kept, event_ndims, output) for output in outputs]
     return [tf.cast(output, kept.dtype) for output in outputs]
 
 
@@ -73,9 +73,3 @@ def _checked_outputs(
         elif output.shape.rank is None:  # for example from `tf.py_function`
             outputs[index] = tf.ensure_shape(output, positions + shape)
     return outputs
-
-
-def _with_batch_of(kept: tf.Tensor, event_ndims: int, output: tf.Tensor) -> tf.Tensor:
-    """`output [N, ...]` reshaped to `[*batch, ...]`, where `batch` is the batch shape of `kept`."""
-    shape = tf.concat([tf.shape(kept)[:-event_ndims], tf.shape(output)[1:]], axis=0)
-    return tf.ensure_shape(tf.reshape(output, shape), kept.shape[:-event_ndims] + output.shape[1:])

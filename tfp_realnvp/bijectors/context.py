@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-__all__ = ["as_context", "as_rows", "broadcast_batch_shape", "broadcast_batches", "is_reference"]
+__all__ = ["as_context", "as_rows", "broadcast_batch_shape", "broadcast_batches", "is_reference", "with_batch_of"]
 
 
 def is_reference(context: Any) -> bool:
@@ -38,6 +38,12 @@ def as_rows(tensor: tf.Tensor, event_ndims: int) -> tf.Tensor:
     shape = tf.shape(tensor)
     rows = tf.reshape(tensor, tf.concat([[tf.reduce_prod(shape[:-event_ndims])], shape[-event_ndims:]], axis=0))
     return tf.ensure_shape(rows, [None, *tensor.shape[-event_ndims:]])
+
+
+def with_batch_of(tensor: tf.Tensor, event_ndims: int, rows: tf.Tensor) -> tf.Tensor:
+    """`rows [N, ...]` reshaped to `[*batch, ...]`, where `batch` is the batch shape of `tensor [*batch, *event]`."""
+    shape = tf.concat([tf.shape(tensor)[:-event_ndims], tf.shape(rows)[1:]], axis=0)
+    return tf.ensure_shape(tf.reshape(rows, shape), tensor.shape[:-event_ndims] + rows.shape[1:])
 
 
 def broadcast_batches(

@@ -104,7 +104,7 @@ class CompiledDensity:
             if self._once_per_context and context.shape.num_elements() and x.shape.num_elements():
                 return self._log_prob_of_grid(x, context)
             x, context = broadcast_batches(x, event_ndims, context, self._context_ndims)
-            context = self._as_rows(context)
+            context = as_rows(context, self._context_ndims)
         batch_shape = tf.shape(x)[: x.shape.rank - event_ndims]
         log_prob = self.log_prob(tf.reshape(x, [-1, *self._event_shape]), context)
         return tf.reshape(log_prob, batch_shape)
@@ -126,13 +126,9 @@ class CompiledDensity:
         of_event = range(rank, rank + event_ndims)
         x = tf.transpose(tf.broadcast_to(x, [*batch_dims, *self._event_shape]), [*order, *of_event])
         x = tf.reshape(x, [-1, math.prod(batch_dims[axis] for axis in of_contexts), *self._event_shape])
-        log_prob = self.log_prob_of_samples(x, self._as_rows(context))
+        log_prob = self.log_prob_of_samples(x, as_rows(context, self._context_ndims))
         log_prob = tf.reshape(log_prob, [batch_dims[axis] for axis in order])
         return tf.transpose(log_prob, np.argsort(order))
-
-    def _as_rows(self, context: tf.Tensor) -> tf.Tensor:
-        """Contexts `[B..., *context_shape]` as rows `[N, *context_shape]`."""
-        return as_rows(context, self._context_ndims)
 
     def samples(
         self, function: Callable[..., Any], shape: Any, context: tf.Tensor | None, seed: tf.Tensor
@@ -144,7 +140,7 @@ class CompiledDensity:
         number = tf.reduce_prod(shape) if tf.is_tensor(shape) else np.prod(shape, dtype=np.int32)
         if context is not None:
             shape = tf.concat([shape, tf.shape(context)[: -self._context_ndims]], axis=0)
-            context = self._as_rows(context)
+            context = as_rows(context, self._context_ndims)
         results = tf.nest.flatten(function(number, seed, context))
         if context is None and tuple(shape.shape) == (1,):  # The results have this shape already.
             return tuple(results)

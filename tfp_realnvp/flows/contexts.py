@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from tfp_realnvp.bijectors.base import all_finite, nan_unless, with_dimensions
-from tfp_realnvp.bijectors.context import as_rows
+from tfp_realnvp.bijectors.context import as_rows, with_batch_of
 from tfp_realnvp.checks import is_size
 from tfp_realnvp.flows.arguments import as_vector_shape
 from tfp_realnvp.flows.inputs import as_tensor, check_context
@@ -91,16 +91,14 @@ class ContextEncoder:
 
     def _by_network(self, inputs: tf.Tensor) -> tf.Tensor:
         """The features of standardised contexts."""
-        ndims, rows = len(self.shape or ()), as_rows(inputs, len(self.shape or ()))
+        ndims = len(self.shape or ())
+        rows = as_rows(inputs, ndims)
         # Some kernels turn NaN into a number, and batch normalisation spreads it to other rows.
         valid = all_finite(rows, ndims)
         rows = tf.where(with_dimensions(valid, ndims), rows, tf.zeros([], rows.dtype))
         features = nan_unless(with_dimensions(valid, 1), tf.cast(self.network(rows), inputs.dtype))
-        if inputs.shape.rank == 1 + ndims:
-            return features
-        batch_shape = tf.shape(inputs)[:-ndims]
-        features = tf.reshape(features, tf.concat([batch_shape, tf.shape(features)[1:]], axis=0))
-        return tf.ensure_shape(features, [*inputs.shape[:-ndims], *(self.features_shape or ())])
+        features = tf.ensure_shape(features, [None, *(self.features_shape or ())])
+        return features if inputs.shape.rank == 1 + ndims else with_batch_of(inputs, ndims, features)
 
 
 def context_placeholder(shape: Shape | None, missing: bool, network: Any, dtype: str) -> tf.Tensor | None:
