@@ -323,6 +323,10 @@ THETA, OBSERVATION = pairs(4, 0)
             lambda flow: diagnostics.importance_weights(flow, lambda x: x[:, 0] * np.nan, 10, OBSERVATION[0]),
             "target_log_prob is NaN or .inf for 10 of 10 samples",
         ),
+        (
+            lambda flow: diagnostics.importance_weights(flow, lambda x: np.zeros(len(x)), 10, [np.nan, 0.0]),
+            "flow has log-densities that are not finite at 10 of its own 10 samples",
+        ),
         (lambda flow: diagnostics.uniformity_test([[0.5], [1.5]]), "values must be from 0 to 1.0, got 0.5 to 1.5"),
         (lambda flow: diagnostics.uniformity_test([0, 7], 5), "values must be from 0 to 5, got 0 to 7"),
         (lambda flow: diagnostics.uniformity_test([0.5], 5), "values must be integers if num_samples is given"),

@@ -1,5 +1,6 @@
 """Calibration of a density p(x) or p(x | context) on pairs (x, context) from the process that it describes."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,9 +9,12 @@ import numpy as np
 from tfp_realnvp.diagnostics.draws import Batch, as_rows, draw, log_prob, split_seed
 from tfp_realnvp.flows import Flow
 
-__all__ = ["coverage", "highest_density_levels", "pit", "sbc_ranks", "tarp"]
+__all__ = ["all_checks", "coverage", "highest_density_levels", "pit", "sbc_ranks", "tarp"]
 
 _LEVELS = 101  # of the curve of `tarp`
+
+# The values of samples `[S, n, ...]` and of x `[n, ...]` in a batch.
+Values = Callable[[Batch, np.random.Generator], tuple[np.ndarray, np.ndarray]]
 
 
 def pit(flow: Any, x: Any, context: Any = None, *, num_samples: int = 1000, seed: int | None = None) -> np.ndarray:
@@ -50,7 +54,7 @@ def pit(flow: Any, x: Any, context: Any = None, *, num_samples: int = 1000, seed
     except (AttributeError, NotImplementedError):
         draw_seed, rank_seed = split_seed(seed, 2)
         ranks = sbc_ranks(flow, x, context, num_samples, draw_seed)[:, 0]
-        found = (ranks + np.random.default_rng(rank_seed).uniform(size=len(ranks))) / (num_samples + 1)
+        found = _as_levels(ranks, np.random.default_rng(rank_seed), num_samples)
     if np.any(np.isnan(found)):
         raise ValueError(f"flow has the cdf NaN in {np.isnan(found).sum()} of {len(rows)} rows")
     return np.clip(found, np.finfo(np.float64).tiny, 1 - np.finfo(np.float64).epsneg)
@@ -97,30 +101,9 @@ def sbc_ranks(
     >>> ranks.shape, bool(ranks.min() >= 0), bool(ranks.max() <= 100)
     ((200, 2), True, True)
     """
-    draw_seed, tie_seed = split_seed(seed, 2)
-    random = np.random.default_rng(tie_seed)
-    of_batches = []
-    for batch in draw(flow, x, context, num_samples, draw_seed):
-        values, samples = batch.x, batch.samples
-        if quantities is not None:
-            values, samples = (_quantities(quantities, each, batch) for each in (values, samples))
-        of_batches.append(_ranks(samples, values, random))
-    return np.concatenate(of_batches)
-
-
-def _quantities(function: Callable[[np.ndarray, Any], np.ndarray], x: np.ndarray, batch: Batch) -> np.ndarray:
-    found = np.asarray(function(x, batch.context), np.float64)
-    if found.shape[:-1] != x.shape[:-1]:
-        raise ValueError(f"quantities must return shape {[*x.shape[:-1], 'Q']}, got {list(found.shape)}")
-    if np.any(np.isnan(found)):
-        raise ValueError(f"quantities has returned NaN in {np.isnan(found).sum()} of {found.size} numbers")
-    return found
-
-
-def _ranks(samples: np.ndarray, values: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Number of samples `[S, ...]` below values `[...]`, where equal samples count with a random number of them."""
-    ties = np.sum(samples == values, axis=0)
-    return np.asarray(np.sum(samples < values, axis=0) + random.integers(0, ties + 1))
+    values = _features if quantities is None else functools.partial(_quantities, quantities)
+    ((ranks, _),) = _ranked(flow, x, context, num_samples, seed, values)
+    return ranks
 
 
 def coverage(
@@ -160,20 +143,6 @@ def coverage(
     return np.asarray(np.mean(found[:, np.newaxis] <= asked, axis=0))
 
 
-def highest_density_levels(flow: Any, x: Any, context: Any, num_samples: int, seed: int | None) -> np.ndarray:
-    """The level, in (0, 1), of the region of highest density with x on its border, `[N]`. Uniform if calibrated."""
-    draw_seed, tie_seed = split_seed(seed, 2)
-    random = np.random.default_rng(tie_seed)
-    ranks = np.concatenate(
-        [
-            # The densities of samples above the density of x.
-            _ranks(-log_prob(flow, batch.samples, batch.context), -log_prob(flow, batch.x, batch.context), random)
-            for batch in draw(flow, x, context, num_samples, draw_seed)
-        ]
-    )
-    return np.asarray((ranks + random.uniform(size=len(ranks))) / (num_samples + 1))
-
-
 def tarp(
     flow: Any, x: Any, context: Any = None, num_samples: int = 1000, seed: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -202,19 +171,97 @@ def tarp(
     >>> bool(np.abs(expected - credibility).max() < 0.05)
     True
     """
-    draw_seed, reference_seed = split_seed(seed, 2)
-    random, rows = np.random.default_rng(reference_seed), as_rows(flow, x, context)
+    ((ranks, random),) = _ranked(flow, x, context, num_samples, seed, _distances_in(as_rows(flow, x, context)))
+    return _curve(_as_levels(ranks, random, num_samples))
+
+
+def highest_density_levels(flow: Any, x: Any, context: Any, num_samples: int, seed: int | None) -> np.ndarray:
+    """The level, in (0, 1), of the region of highest density with x on its border, `[N]`. Uniform if calibrated."""
+    ((ranks, random),) = _ranked(flow, x, context, num_samples, seed, functools.partial(_minus_log_densities, flow))
+    return _as_levels(ranks, random, num_samples)
+
+
+def all_checks(
+    flow: Any, x: Any, context: Any, num_samples: int, seed: int | None
+) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray] | None]:
+    """What `sbc_ranks`, `highest_density_levels` and `tarp` return, from the same samples.
+
+    With one feature, there is no TARP, which then tests the same as the ranks.
+    """
+    rows = as_rows(flow, x, context)
+    kinds: list[Values] = [_features, functools.partial(_minus_log_densities, flow)]
+    kinds += [_distances_in(rows)] if rows.shape[1] > 1 else []
+    (ranks, _), *others = _ranked(flow, x, context, num_samples, seed, *kinds)
+    levels, *distances = (_as_levels(*each, num_samples) for each in others)
+    return ranks, levels, _curve(distances[0]) if distances else None
+
+
+def _features(batch: Batch, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    return batch.samples, batch.x
+
+
+def _quantities(
+    function: Callable[[np.ndarray, Any], np.ndarray], batch: Batch, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    found = [np.asarray(function(x, batch.context), np.float64) for x in (batch.x, batch.samples)]
+    for values, x in zip(found, (batch.x, batch.samples), strict=True):
+        if values.shape[:-1] != x.shape[:-1]:
+            raise ValueError(f"quantities must return shape {[*x.shape[:-1], 'Q']}, got {list(values.shape)}")
+        if np.any(np.isnan(values)):
+            raise ValueError(f"quantities has returned NaN in {np.isnan(values).sum()} of {values.size} numbers")
+    return found[1], found[0]
+
+
+def _minus_log_densities(flow: Any, batch: Batch, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    return -log_prob(flow, batch.samples, batch.context), -log_prob(flow, batch.x, batch.context)
+
+
+def _distances_in(rows: np.ndarray) -> Values:
+    """Distances from a random point for each row, in units of the range of rows `[N, D]`."""
     least, greatest = rows.min(axis=0), rows.max(axis=0)
     if np.any(least == greatest):
         raise ValueError(f"x must vary in each feature, got a constant in {np.flatnonzero(least == greatest)}")
-    ranks = []
-    for batch in draw(flow, x, context, num_samples, draw_seed):
+
+    def distances(batch: Batch, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         reference = random.uniform(least, greatest, batch.x.shape)
         of_samples, of_x = (
             np.linalg.norm((each - reference) / (greatest - least), axis=-1) for each in (batch.samples, batch.x)
         )
-        ranks.append(_ranks(of_samples, of_x, random))
-    inside = np.concatenate(ranks)
-    levels = (inside + random.uniform(size=len(inside))) / (num_samples + 1)
+        return of_samples, of_x
+
+    return distances
+
+
+def _ranked(
+    flow: Any, x: Any, context: Any, num_samples: int, seed: int | None, *kinds: Values
+) -> list[tuple[np.ndarray, np.random.Generator]]:
+    """Draws samples once, and ranks each kind of values of x among those of the samples.
+
+    Returns (ranks `[N, ...]`, generator) for each kind. Each kind has a generator of its own, with the same seed, so
+    that its ranks do not depend on the other kinds.
+    """
+    draw_seed, rank_seed = split_seed(seed, 2)
+    randoms = [np.random.default_rng(rank_seed) for _ in kinds]
+    of_batches = [
+        [_ranks(*values(batch, random), random) for values, random in zip(kinds, randoms, strict=True)]
+        for batch in draw(flow, x, context, num_samples, draw_seed)
+    ]
+    ranks = [np.concatenate(parts) for parts in zip(*of_batches, strict=True)]
+    return list(zip(ranks, randoms, strict=True))
+
+
+def _ranks(samples: np.ndarray, values: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Number of samples `[S, ...]` below values `[...]`, where equal samples count with a random number of them."""
+    ties = np.sum(samples == values, axis=0)
+    return np.asarray(np.sum(samples < values, axis=0) + random.integers(0, ties + 1))
+
+
+def _as_levels(ranks: np.ndarray, random: np.random.Generator, num_samples: int) -> np.ndarray:
+    """Ranks `[N]` from 0 to num_samples as numbers in (0, 1), uniform if the ranks are."""
+    return np.asarray((ranks + random.uniform(size=len(ranks))) / (num_samples + 1))
+
+
+def _curve(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(credibility, expected_coverage) of `tarp`."""
     credibility = np.linspace(0.0, 1.0, _LEVELS)
     return credibility, np.mean(levels[:, np.newaxis] <= credibility, axis=0)

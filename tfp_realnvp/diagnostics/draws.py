@@ -25,13 +25,11 @@ class Batch(NamedTuple):
     """Some of the rows, and samples for each of them.
 
     Attributes:
-        rows: which rows.
         x: their values `[n, D]`.
         context: their contexts, as the user has given them, or None.
         samples: `[S, n, D]`.
     """
 
-    rows: slice
     x: np.ndarray
     context: Any
     samples: np.ndarray
@@ -65,7 +63,7 @@ def draw(flow: Any, x: Any, context: Any, num_samples: int, seed: int) -> Iterat
         part = slice(start, start + size)
         given = None if context is None else getattr(context, "iloc", context)[part]  # `iloc` of a DataFrame
         samples = _sample(flow, num_samples, rows[part], given, int(random.integers(2**31)), start)
-        yield Batch(part, rows[part], given, samples)
+        yield Batch(rows[part], given, samples)
 
 
 def _sample(flow: Any, num_samples: int, x: np.ndarray, context: Any, seed: int, start: int) -> np.ndarray:

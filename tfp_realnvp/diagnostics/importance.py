@@ -87,11 +87,10 @@ def importance_weights(
             raise ValueError(
                 f"target_log_prob is NaN or +inf for {wrong.sum()} of {number} samples, the first at {x[wrong][0]}"
             )
+        bad = ~np.isfinite(of_flow)
+        if np.any(bad):
+            raise ValueError(f"flow has log-densities that are not finite at {bad.sum()} of its own {number} samples")
         samples.append(x)
-        if np.any(np.isinf(of_flow)):
-            raise ValueError(
-                f"flow has infinite log-densities at {np.isinf(of_flow).sum()} of its own {number} samples"
-            )
         log_weights.append(of_target - of_flow)
     return _summary(np.concatenate(samples), np.concatenate(log_weights))
 

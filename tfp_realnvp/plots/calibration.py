@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from tfp_realnvp.checks import check_fraction
-from tfp_realnvp.diagnostics.calibration import highest_density_levels, sbc_ranks, tarp
+from tfp_realnvp.diagnostics.calibration import all_checks
 from tfp_realnvp.diagnostics.uniformity import ecdf_differences, simultaneous_band, uniformity_test
 from tfp_realnvp.plots.style import COLOURS, DATA, MODEL, as_names, new_figure, style
 
@@ -47,30 +47,27 @@ def calibration(
         ValueError: as in `sbc_ranks`.
     """
     check_fraction("level", level)
-    ranks = sbc_ranks(flow, x, context, num_samples, seed)
-    size = ranks.shape[1]
-    names = as_names(getattr(flow, "feature_names", None) if names is None else names, size, x)
+    ranks, levels, curve = all_checks(flow, x, context, num_samples, seed)
+    names = as_names(getattr(flow, "feature_names", None) if names is None else names, ranks.shape[1], x)
     p_values = uniformity_test(ranks, num_samples)
     differences, grid = ecdf_differences(ranks, num_samples)
-    levels = highest_density_levels(flow, x, context, num_samples, seed)
-    has_tarp = size > 1  # With one feature, it tests the same as the ranks.
     with style():
-        figure = figure or new_figure(8.0 if has_tarp else 6.0, 3.1)
-        axes = figure.subplots(1, 3 if has_tarp else 2, sharey=True, squeeze=False)[0]
+        figure = figure or new_figure(6.0 if curve is None else 8.0, 3.1)
+        axes = figure.subplots(1, 2 if curve is None else 3, sharey=True, squeeze=False)[0]
         labels = [f"{name} (p {_short(p)})" for name, p in zip(names, p_values, strict=True)]
         rows = len(ranks)
-        if has_tarp:
-            _draw(axes[0], grid, zip(differences, labels, strict=True), rows, level)
-            axes[0].set(title="ranks", xlabel="rank / number of samples")
-        else:
+        if curve is None:
             _draw(axes[0], grid, [(differences[0], None)], rows, level)
             axes[0].set(title=f"PIT (p {_short(p_values[0])})", xlabel=f"cumulative probability of {names[0]}")
+        else:
+            _draw(axes[0], grid, zip(differences, labels, strict=True), rows, level)
+            axes[0].set(title="ranks", xlabel="rank / number of samples")
         axes[0].set_ylabel("observed minus expected")
         of_levels, level_grid = ecdf_differences(levels, None)
         _draw(axes[1], level_grid, [(of_levels, None)], rows, level)
         axes[1].set(title=f"coverage (p {_short(uniformity_test(levels))})", xlabel="level of the region")
-        if has_tarp:
-            credibility, expected = tarp(flow, x, context, num_samples, seed)
+        if curve is not None:
+            credibility, expected = curve
             _draw(axes[2], credibility[1:-1], [((expected - credibility)[1:-1], None)], rows, level)
             axes[2].set(title="TARP", xlabel="credibility of the ball")
         if title is not None:

@@ -54,7 +54,7 @@ def new_figure(width: float, height: float) -> Figure:
     return plt.figure(figsize=(width, height), layout="constrained")
 
 
-def axes_for(ax: Axes | None, width: float = 5.6, height: float = 4.0) -> Axes:
+def axes_for(ax: Axes | None, width: float, height: float) -> Axes:
     """`ax`, or the axes of a new figure of this size, in inches."""
     return new_figure(width, height).add_subplot() if ax is None else ax
 
