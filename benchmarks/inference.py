@@ -15,6 +15,7 @@ validation, this trains `RealNVP.for_data` with `compile()` and `fit`, and print
 """
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -25,8 +26,8 @@ from sklearn.model_selection import cross_val_score
 from sklearn.neural_network import MLPClassifier
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-from common import keras, nvp
-from simulation_based_inference import SIMULATORS, KnownSimulator
+from common import nvp
+from simulation_based_inference import SIMULATORS, KnownSimulator, train_flow
 
 
 def c2st(draws: np.ndarray, exact: np.ndarray, folds: int) -> float:
@@ -42,23 +43,11 @@ def c2st(draws: np.ndarray, exact: np.ndarray, folds: int) -> float:
 
 def measure(simulator: KnownSimulator, simulations: int, members: int, options: argparse.Namespace) -> dict:
     """Trains a flow, or an ensemble, and returns its line of results."""
-    held_out = simulations // 10
-    train, validation, test = (
-        simulator.pairs(rows, (options.seed, part))
-        for part, rows in enumerate((simulations - held_out, held_out, options.checks))
-    )
-    bounds = list(zip(simulator.lower.tolist(), simulator.upper.tolist(), strict=True))
-    batch_size = int(np.clip(len(train["x"]) // 20, 32, 256))  # as in the example
-    start, flows = time.monotonic(), []
-    for member in range(members):
-        seed = options.seed + member
-        keras.utils.set_random_seed(seed)
-        flow = nvp.RealNVP.for_data(**train, support=bounds, seed=seed, verbose=False)
-        flow.compile()
-        flow.fit(train, validation_data=validation, batch_size=batch_size, epochs=options.epochs, verbose=0)
-        flows.append(flow)
+    train, validation, test = simulator.parts(simulations, options.checks, options.seed)
+    start = time.monotonic()
+    with contextlib.redirect_stdout(sys.stderr):  # The output is for results only.
+        flow = train_flow(simulator, train, validation, options.epochs, options.seed, members)
     seconds = time.monotonic() - start
-    flow = flows[0] if members == 1 else nvp.Ensemble(flows)
     gap = simulator.log_posterior(test["x"], test["context"]) - flow.log_prob(**test).numpy()
     accuracies = []
     for index, x in enumerate(test["context"][: options.observations]):

@@ -30,7 +30,6 @@ OFFSET_MEAN, OFFSET_STDDEV = 23.0, 1.0  # of the brightness, which is the same i
 # Probability, slope of the spectrum, and height of its step at 400 nm, for old, intermediate and young galaxies.
 TYPES = np.array([[0.3, -2.0, 1.8], [0.4, -1.0, 1.0], [0.3, -0.2, 0.6]])
 BATCH_SIZE = 256
-PIT_BINS = 20
 NEEDED_ROWS = 200
 HIDDEN_SHARE = 0.4  # of the columns, in the second row of the picture
 

@@ -53,6 +53,12 @@ class Simulator:
         theta = self.prior(rows, random)
         return {"x": theta, "context": self.simulate(theta, random)}
 
+    def parts(self, simulations: int, checks: int, seed: int) -> list[dict[str, np.ndarray]]:
+        """Pairs for training and, a tenth of the simulations, for validation; and new pairs for checks."""
+        held_out = simulations // 10
+        sizes = simulations - held_out, held_out, checks
+        return [self.pairs(rows, (seed, part)) for part, rows in enumerate(sizes)]
+
 
 class KnownSimulator(Simulator):
     """A simulator whose likelihood and evidence are known, so that its posterior is."""
@@ -204,11 +210,12 @@ SIMULATORS = {"two_moons": TwoMoons, "gaussian_linear_uniform": GaussianLinearUn
 
 
 def train_flow(simulator: Simulator, train: dict, validation: dict, epochs: int, seed: int, members: int) -> nvp.Flow:
-    """Trains a flow, or an ensemble of several."""
+    """Trains a flow, or an ensemble of several flows with seeds of their own."""
     batch_size = int(np.clip(len(train["x"]) // 20, 32, 256))  # Few simulations need more than a few steps an epoch.
     bounds = list(zip(simulator.lower.tolist(), simulator.upper.tolist(), strict=True))
     flows = []
     for member in range(members):
+        keras.utils.set_random_seed(seed + member)
         flow = nvp.RealNVP.for_data(
             **train, support=bounds, context_network=simulator.network(), seed=seed + member, verbose=member == 0
         )
@@ -333,12 +340,9 @@ def seconds_per_posterior(flow: nvp.Flow, x: np.ndarray, draws: int = 1000) -> f
 def run(name: str, options: argparse.Namespace) -> None:
     """Trains, checks and draws the posterior of one simulator."""
     simulator, seed = SIMULATORS[name](), options.seed
-    held_out = options.simulations // 10
-    train, validation, test = (
-        simulator.pairs(rows, (seed, part))
-        for part, rows in enumerate((options.simulations - held_out, held_out, options.checks))
-    )
-    print(f"{name}: {len(train['x'])} simulations for training, {held_out} for validation, {options.checks} for checks")
+    train, validation, test = simulator.parts(options.simulations, options.checks, seed)
+    sizes = [len(part["x"]) for part in (train, validation, test)]
+    print("{}: {} simulations for training, {} for validation, {} for checks".format(name, *sizes))
     start = time.monotonic()
     flow = train_flow(simulator, train, validation, options.epochs, seed, options.members)
     print(f"Trained in {time.monotonic() - start:.0f} s")
@@ -401,7 +405,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of data, weights and draws (default: %(default)s)")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    keras.utils.set_random_seed(options.seed)
     for name in ("two_moons", "epidemic") if options.simulator == "both" else [options.simulator]:
         run(name, options)
 
