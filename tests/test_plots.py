@@ -16,6 +16,7 @@ import tfp_realnvp as nvp
 
 plots = nvp.plots
 NORMAL = tfd.MultivariateNormalDiag(tf.constant([1.0, -2.0]), tf.constant([1.0, 0.5]))
+WIDE = tfd.MultivariateNormalDiag(tf.zeros(3), tf.ones(3))
 ROWS = np.random.default_rng(0).normal(size=(500, 3)) * [1.0, 2.0, 0.1] + [0.0, 5.0, 1.0]
 
 TABLE = pd.DataFrame(ROWS, columns=["a", "b", "c"])
@@ -33,7 +34,7 @@ def visible(figure):
 
 def test_corner_shows_pairs_of_columns():
     table = pd.DataFrame(ROWS, columns=["mass", "age", "size"])
-    figure = plots.corner(table, ROWS[:100], marked=table.iloc[[0, 3]])
+    figure = plots.corner(table, ROWS[:300], marked=table.iloc[[0, 3]])
     assert isinstance(figure, Figure) and len(visible(figure)) == 6
     labels = [(ax.get_xlabel(), ax.get_ylabel()) for ax in visible(figure)]
     assert labels[-3:] == [("mass", "size"), ("age", ""), ("size", "")]
@@ -45,6 +46,21 @@ def test_corner_shows_pairs_of_columns():
     np.testing.assert_allclose(np.concatenate(marks), ROWS[[0, 3]][:, [0, 2]])
     chosen = plots.corner(table, columns=["size", 0], figure=plt.figure())
     assert [ax.get_xlabel() for ax in visible(chosen)[-2:]] == ["size", "mass"] and not chosen.legends
+
+
+def test_corner_shows_few_rows_as_points():
+    figure = plots.corner(ROWS[:50], marked=ROWS[0])
+    ax = visible(figure)[1]
+    np.testing.assert_allclose(ax.lines[0].get_xydata(), ROWS[:50, :2])
+    assert not ax.collections and len(ax.lines) == 4  # rows, two lines and the mark
+
+
+def test_long_names_have_several_lines():
+    names = ["rate of infection $\\beta$ (1/day)", "y", "z"]
+    figure = plots.corner(ROWS, names=names)
+    assert visible(figure)[3].get_xlabel() == "rate of\ninfection $\\beta$\n(1/day)"
+    calibration = plots.calibration(WIDE, ROWS[:, [0, 0, 0]], names=names, num_samples=20)
+    assert [text.get_text().split(" (p")[0] for text in calibration.legends[0].get_texts()] == names
 
 
 def test_weights_move_the_histograms():
@@ -100,6 +116,8 @@ def test_history_marks_the_best_epoch():
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     assert labels == ["training", "validation", "best: 0.700 at epoch 3"]
     assert ax.get_ylabel() == "negative log-likelihood (nats)"
+    first = plots.history({"loss": [50.0, *np.linspace(3.0, 2.0, 20)]}).axes[0]
+    assert first.get_legend().get_texts()[0].get_text() == "training, from 50" and first.get_ylim()[1] < 4
     bits = plots.history({"loss": [100.0], "bits_per_dim": [1.5]}).axes[0]
     assert bits.get_ylabel() == "negative log-likelihood (bits/dim)" and bits.lines[0].get_ydata()[0] == 1.5
 

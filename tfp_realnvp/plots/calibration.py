@@ -1,6 +1,6 @@
 """Is a flow calibrated? Ranks, coverage and tests with random points in one picture."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,14 +27,19 @@ def calibration(
     seed: int | None = 0,
     figure: Figure | SubFigure | None = None,
 ) -> Figure | SubFigure:
-    """Draws three checks of calibration. Each grey band contains the whole curve of a calibrated flow with 95 %.
+    """Draws three checks of calibration. The curves of a calibrated flow stay in the grey bands.
 
-    - Ranks: the distribution function of the ranks of each feature, minus the uniform one; see `sbc_ranks`. A curve
-      that rises above the band and then falls below it belongs to a density that is too narrow. With one feature, these
-      are the values of `pit`.
-    - Coverage: the part of the rows in the regions of highest density of each level, minus the level; see `coverage`.
-      Below the band, the density is too narrow.
-    - TARP: expected coverage of balls around random points, minus their credibility; see `tarp`.
+    If the flow is calibrated, the probability that a curve leaves its band anywhere is 5 %, 1 - `level`.
+
+    - Ranks: the distribution function of the ranks of each feature, minus the uniform one; see `sbc_ranks`. The density
+      is too narrow if the curve is above the band on the left and below it on the right, too wide if the opposite, and
+      shifted if the curve is on one side. With one feature, these are the values of `pit`.
+    - Coverage: how often x is in the region of highest density of each level, minus the level; see `coverage`. The
+      density is too narrow if the curve is below the band, too wide if it is above.
+    - TARP: expected coverage of balls around random points, minus their credibility; see `tarp`. The density is too
+      narrow, or shifted, if the curve is above the band on the left and below it on the right.
+
+    p-values are those of `uniformity_test`.
 
     Args:
         flow, x, context, num_samples, seed: as in `sbc_ranks`. Use some hundred rows, not those of the training.
@@ -47,48 +52,50 @@ def calibration(
         ValueError: as in `sbc_ranks`.
     """
     check_fraction("level", level)
-    ranks, levels, curve = all_checks(flow, x, context, num_samples, seed)
+    ranks, levels, credibilities = all_checks(flow, x, context, num_samples, seed)
     names = as_names(getattr(flow, "feature_names", None) if names is None else names, ranks.shape[1], x)
     p_values = uniformity_test(ranks, num_samples)
     differences, grid = ecdf_differences(ranks, num_samples)
     with style():
-        figure = figure or new_figure(6.0 if curve is None else 8.0, 3.1)
-        axes = figure.subplots(1, 2 if curve is None else 3, sharey=True, squeeze=False)[0]
-        labels = [f"{name} (p {_short(p)})" for name, p in zip(names, p_values, strict=True)]
+        num_panels = 2 if credibilities is None else 3
+        few = len(names) <= len(COLOURS)
+        legend_rows = -(-len(names) // num_panels) if few and len(names) > 1 else 0
+        figure = figure or new_figure(2.6 * num_panels + 0.4, 3.1 + 0.2 * legend_rows)
+        axes = figure.subplots(1, num_panels, sharey=True, squeeze=False)[0]
         rows = len(ranks)
-        if curve is None:
-            _draw(axes[0], grid, [(differences[0], None)], rows, level)
-            axes[0].set(title=f"PIT (p {_short(p_values[0])})", xlabel=f"cumulative probability of {names[0]}")
-        else:
-            _draw(axes[0], grid, zip(differences, labels, strict=True), rows, level)
-            axes[0].set(title="ranks", xlabel="rank / number of samples")
+        _draw(axes[0], grid, list(differences), rows, level)
         axes[0].set_ylabel("observed minus expected")
-        of_levels, level_grid = ecdf_differences(levels, None)
-        _draw(axes[1], level_grid, [(of_levels, None)], rows, level)
-        axes[1].set(title=f"coverage (p {_short(uniformity_test(levels))})", xlabel="level of the region")
-        if curve is not None:
-            credibility, expected = curve
-            _draw(axes[2], credibility[1:-1], [((expected - credibility)[1:-1], None)], rows, level)
-            axes[2].set(title="TARP", xlabel="credibility of the ball")
+        if len(names) == 1:
+            axes[0].set(title=f"PIT (p {_short(p_values[0])})", xlabel=f"cumulative probability\nof {names[0]}")
+        else:
+            axes[0].set(title="ranks", xlabel="rank / number of samples")
+        if legend_rows:
+            labels = [f"{name} (p {_short(p)})" for name, p in zip(names, p_values, strict=True)]
+            figure.legend(axes[0].lines[1:], labels, loc="outside lower left", ncols=num_panels, fontsize=9)
+        for ax, found, name, xlabel in zip(
+            axes[1:],
+            [levels, credibilities],
+            ["coverage", "TARP"],
+            ["level of the region", "credibility of the ball"],
+            strict=False,
+        ):
+            curve, level_grid = ecdf_differences(found, None)
+            _draw(ax, level_grid, [curve], rows, level)
+            ax.set(title=f"{name} (p {_short(uniformity_test(found))})", xlabel=xlabel)
         if title is not None:
             figure.suptitle(title)
     return figure
 
 
-def _draw(
-    ax: Axes, grid: np.ndarray, curves: Iterable[tuple[np.ndarray, str | None]], num_rows: int, level: float
-) -> None:
-    """Draws curves with their labels, and the band of a calibrated flow."""
+def _draw(ax: Axes, grid: np.ndarray, curves: Sequence[np.ndarray], num_rows: int, level: float) -> None:
+    """Draws curves, and the band of a calibrated flow."""
     band = simultaneous_band(num_rows, grid, level)
     ax.fill_between(grid, -band, band, color=DATA, alpha=0.2, linewidth=0)
     ax.axhline(0, color=DATA, linewidth=0.7)
-    curves = list(curves)
     few = len(curves) <= len(COLOURS)
-    for index, (curve, label) in enumerate(curves):
-        ax.plot(grid, curve, color=COLOURS[index] if few else MODEL, linewidth=1.3 if few else 0.8, label=label)
+    for index, curve in enumerate(curves):
+        ax.plot(grid, curve, color=COLOURS[index] if few else MODEL, linewidth=1.3 if few else 0.8)
     ax.set_xlim(0, 1)
-    if few and any(label for _, label in curves):
-        ax.legend(fontsize=8)
 
 
 def _short(p: Any) -> str:

@@ -1,6 +1,6 @@
 """Samples and data in all pairs of features."""
 
-import textwrap
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,11 +10,12 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
-from tfp_realnvp.plots.style import ACCENT, MODEL, as_names, as_table, new_figure, style
+from tfp_realnvp.plots.style import ACCENT, MODEL, as_names, as_table, new_figure, style, wrapped
 
 __all__ = ["contour_thresholds", "corner"]
 
 _BINS = 40
+_MIN_ROWS = 200  # for contours
 _LEVELS = (0.5, 0.9)
 _MARKERS = "os^Dv*PX"
 _MARK: dict[str, Any] = {
@@ -40,14 +41,15 @@ def corner(
 ) -> Figure | SubFigure:
     """Draws samples, and data to compare them with: each feature on the diagonal, and each pair below it.
 
-    Contours contain 50 % and 90 % of the rows, as far as 40 bins of each axis can show it.
+    Contours contain 50 % and 90 % of the rows, as far as 40 bins of each axis can show it. Fewer than 200 rows are
+    drawn as points.
 
     Args:
         samples: `[N, D]`, an array or a DataFrame.
         data: None, or `[M, D]`.
         names: names of the features. None for the columns of a DataFrame, or x1, x2, ...
         columns: names or indices of the features to draw; None for all.
-        weights: None, or weights of the samples, `[N]`: `exp(log_weights - max(log_weights))` of `importance_weights`.
+        weights: None, or weights of the samples, `[N]`, such as `weights` of `importance_weights`.
         labels: names of samples and data in the legend.
         marked: None, or rows to mark, `[D]` or `[K, D]`, such as the truth, or outliers. The index of a DataFrame names
             them in the legend, up to 8 rows. Marks beyond the axes are drawn at their ends.
@@ -59,7 +61,6 @@ def corner(
     model = as_table(samples, "samples")
     size = model.shape[1]
     all_names = as_names(names, size, samples, data)
-    lines = [name if "$" in name else textwrap.fill(name, 14) for name in all_names]  # Long names would overlap.
     chosen = _positions(columns, all_names)
     other = None if data is None else as_table(data, "data", samples)
     if other is not None and other.shape[1] != size:
@@ -68,15 +69,16 @@ def corner(
     if weight is not None and (
         weight.shape != (len(model),) or not np.all(weight >= 0) or not 0 < np.sum(weight) < np.inf
     ):
-        raise ValueError(
-            f"weights must be {len(model)} numbers of at least 0 with a finite sum, not all 0, got {weights!r:.100}"
-        )
+        hint = "; are these log-weights?" if np.any(weight < 0) else ""
+        wanted = f"{len(model)} numbers of at least 0 with a finite sum, not all 0"
+        raise ValueError(f"weights must be {wanted}, got {weights!r:.100}{hint}")
     marks = None if marked is None else as_table(marked if np.ndim(marked) == 2 else [marked], "marked", samples)
     if marks is not None and marks.shape[1] != size:
         raise ValueError(f"marked must have the {size} features of samples, got {marks.shape[1]}")
     parts = [(model, weight, MODEL, labels[0])] + ([] if other is None else [(other, None, ACCENT, labels[1])])
     limits = [_limits([(part[:, column], part_weight) for part, part_weight, _, _ in parts]) for column in chosen]
     number = len(chosen)
+    lines = [wrapped(name, max(8, min(14, 84 // number))) for name in all_names]  # Long names would overlap.
     with style():
         figure = figure or new_figure(*[max(3.2, min(1.5 * number + 1, 8.4))] * 2)
         axes = figure.subplots(number, number, squeeze=False)
@@ -93,7 +95,7 @@ def corner(
                         _draw_contours(ax, rows[:, [second, first]], part_weight, colour, colour == MODEL)
                 if marks is not None:
                     heights = np.zeros(len(marks)) if row == column else np.clip(marks[:, first], *limits[row])
-                    _draw_marks(ax, np.clip(marks[:, second], *limits[column]), heights)
+                    _draw_marks(ax, np.clip(marks[:, second], *limits[column]), heights, row == column)
                 _label(ax, row, column, number, lines[second], lines[first])
                 ax.set_xlim(limits[column])
                 if row != column:
@@ -133,25 +135,35 @@ def _limits(parts: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> tuple[floa
     for rows, weight in parts:
         order = np.argsort(rows)
         mass = np.cumsum(np.ones(len(rows)) if weight is None else weight[order])
-        ends.append(np.interp([0.002, 0.998], mass / mass[-1], rows[order]))
+        ends.append(np.interp([0.005, 0.995], mass / mass[-1], rows[order]))
     lower, upper = np.min(ends), np.max(ends)
     margin = 0.05 * (upper - lower) or 0.5
     return float(lower - margin), float(upper + margin)
 
 
+def _effective_number(rows: np.ndarray, weight: np.ndarray | None) -> float:
+    return len(rows) if weight is None else float(np.sum(weight) ** 2 / np.sum(weight**2))
+
+
 def _draw_histogram(
     ax: Axes, rows: np.ndarray, weight: np.ndarray | None, limits: tuple[float, float], colour: str
 ) -> None:
-    density, edges = np.histogram(rows, _BINS, limits, density=True, weights=weight)
+    bins = min(_BINS, math.ceil(2 * _effective_number(rows, weight) ** (1 / 3)))
+    density, edges = np.histogram(rows, bins, limits, density=True, weights=weight)
     ax.stairs(density, edges, color=colour, linewidth=1.4, fill=False)
     if colour == MODEL:
         ax.stairs(density, edges, color=colour, alpha=0.2, fill=True)
 
 
 def _draw_contours(ax: Axes, pair: np.ndarray, weight: np.ndarray | None, colour: str, is_filled: bool) -> None:
+    if len(pair) < _MIN_ROWS:
+        ax.plot(*pair.T, ".", color=colour, markersize=3, markeredgewidth=0)
+        return
     limits = [_limits([(pair[:, axis], weight)]) for axis in range(2)]  # of these rows: others may be much wider
     counts, x_edges, y_edges = np.histogram2d(pair[:, 0], pair[:, 1], _BINS, limits, weights=weight)
-    smooth = _smoothed(_smoothed(counts).T)
+    # In bins. Fewer rows show fewer details.
+    bandwidth = max(1.0, 3.0 * (_MIN_ROWS / _effective_number(pair, weight)) ** (1 / 6))
+    smooth = _smoothed(_smoothed(counts, bandwidth).T, bandwidth)
     centres = [(edges[1:] + edges[:-1]) / 2 for edges in (x_edges, y_edges)]
     thresholds = contour_thresholds(smooth, centres, pair, weight, _LEVELS)
     if not thresholds:
@@ -162,9 +174,10 @@ def _draw_contours(ax: Axes, pair: np.ndarray, weight: np.ndarray | None, colour
     ax.contour(*centres, smooth, thresholds, colors=colour, linewidths=1.1)
 
 
-def _smoothed(counts: np.ndarray) -> np.ndarray:
-    """Counts smoothed along the first axis, by a Gaussian whose standard deviation is one bin."""
-    kernel = np.exp(-0.5 * np.arange(-3, 4) ** 2)
+def _smoothed(counts: np.ndarray, bandwidth: float) -> np.ndarray:
+    """Counts smoothed along the first axis, by a Gaussian of this standard deviation."""
+    width = math.ceil(3 * bandwidth)
+    kernel = np.exp(-0.5 * (np.arange(-width, width + 1) / bandwidth) ** 2)
     return np.stack([np.convolve(column, kernel / kernel.sum(), mode="same") for column in counts.T], axis=1)
 
 
@@ -191,9 +204,12 @@ def contour_thresholds(
     return sorted(threshold for threshold in found if 0 < threshold < np.max(grid))
 
 
-def _draw_marks(ax: Axes, x: np.ndarray, y: np.ndarray) -> None:
+def _draw_marks(ax: Axes, x: np.ndarray, y: np.ndarray, on_diagonal: bool) -> None:
     if len(x) == 1:
-        ax.axvline(x[0], color="black", linewidth=0.6, linestyle="--")
+        line: dict[str, Any] = {"color": "black", "linewidth": 0.6, "linestyle": "--"}
+        ax.axvline(x[0], **line)
+        if not on_diagonal:
+            ax.axhline(y[0], **line)
     markers = _MARKERS if len(x) <= len(_MARKERS) else "o" * len(x)
     for across, up, marker in zip(x, y, markers, strict=False):
         ax.plot(across, up, marker=marker, zorder=3, **_MARK)

@@ -53,7 +53,8 @@ def density(
         raise ValueError(f"levels must be a sequence of probabilities between 0 and 1, got {levels!r:.100}")
     samples = np.asarray(sample(flow, _SAMPLES, context, seed), np.float64)
     if samples.ndim != 2 or samples.shape[1] > 2:
-        raise ValueError(f"flow must have one or two features and one context, got samples {list(samples.shape)}")
+        hint = "; draw samples of more features with nvp.plots.corner" if samples.ndim == 2 else ""
+        raise ValueError(f"flow must have one or two features and one context, got samples {list(samples.shape)}{hint}")
     size = samples.shape[1]
     if isinstance(flow, Flow):
         data = flow.columns.checked_part("x", data, "data")

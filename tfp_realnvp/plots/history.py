@@ -29,22 +29,23 @@ def history(history: Any, *, ax: Axes | None = None) -> Figure:
     epochs = getattr(history, "epoch", None) or range(len(found[key]))
     with style():
         ax = axes_for(ax, 5.6, 3.6)
-        shown = []
-        for name, colour, label in ((key, DATA, "training"), (f"val_{key}", MODEL, "validation")):
-            if name in found:
-                losses = np.asarray(found[name], np.float64)
-                ax.plot(np.asarray(epochs[: len(losses)]) + 1, losses, color=colour, linewidth=1.4, label=label)
-                shown.append(losses)
+        kinds = [(key, DATA, "training"), (f"val_{key}", MODEL, "validation")]
+        shown = [np.asarray(found[name], np.float64) for name, _, _ in kinds if name in found]
+        # The first epochs may be far above all others. The legend then says where the curve starts.
+        late = np.concatenate([losses[len(losses) // 10 :] for losses in shown])
+        late = late[np.isfinite(late)]
+        margin = 0.08 * np.ptp(late) if late.size else 0.0
+        top = late.max() + 3 * margin if margin > 0 else np.inf
+        for losses, (_, colour, label) in zip(shown, kinds, strict=False):
+            start = f", from {losses[0]:.4g}" if top < losses[0] < np.inf else ""
+            line = np.asarray(epochs[: len(losses)]) + 1, losses
+            ax.plot(*line, color=colour, linewidth=1.4, label=f"{label}{start}")
         if np.any(np.isfinite(shown[-1])):
             best = int(np.nanargmin(shown[-1]))
             label = f"best: {shown[-1][best]:.3f} at epoch {epochs[best] + 1}"
             ax.plot(epochs[best] + 1, shown[-1][best], "o", color=MODEL if len(shown) > 1 else DATA, label=label)
-        # The first epochs are far above all others.
-        late = np.concatenate([losses[len(losses) // 10 :] for losses in shown])
-        late = late[np.isfinite(late)]
-        if late.size and np.ptp(late) > 0:
-            margin = 0.08 * np.ptp(late)
-            ax.set_ylim(late.min() - margin, late.max() + 3 * margin)
+        if margin > 0:
+            ax.set_ylim(late.min() - margin, top)
         ax.set(xlabel="epoch", ylabel=f"negative log-likelihood ({unit})")
         ax.legend()
     return figure_of(ax)

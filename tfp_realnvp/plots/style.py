@@ -1,6 +1,8 @@
 """Colours, text sizes and names of axes that all pictures share."""
 
 import contextlib
+import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,6 +27,7 @@ __all__ = [
     "figure_of",
     "new_figure",
     "style",
+    "wrapped",
 ]
 
 # The colours of Okabe & Ito, which colour-blind readers can tell apart, and a grey.
@@ -91,6 +94,13 @@ def as_table(array: Any, argument: str, like: Any = None) -> np.ndarray:
             f"{argument} has a NaN or infinity in {bad.size} of its {len(found)} rows: {listed(bad)}{where}"
         )
     return found
+
+
+def wrapped(name: str, width: int) -> str:
+    """A name in lines of about `width` characters. A formula between dollar signs counts as one."""
+    formulas = iter(re.findall(r"\$[^$]*\$", name))
+    lines = textwrap.fill(re.sub(r"\$[^$]*\$", "\0", name), width, break_long_words=False, break_on_hyphens=False)
+    return re.sub("\0", lambda _: next(formulas), lines)
 
 
 def as_names(names: Sequence[str] | None, size: int, *arrays: Any) -> list[str]:
