@@ -281,8 +281,28 @@ def test_weights_without_spread_or_without_support():
     equal = diagnostics.importance_weights(base, lambda x: base.log_prob(x) + 3.0, 200, seed=0)
     assert equal.ess == pytest.approx(200) and equal.pareto_k < 0 and equal.log_evidence_error < 1e-6
     assert equal.log_evidence == pytest.approx(3.0)
-    none = diagnostics.importance_weights(base, lambda x: np.full(len(x), -np.inf), 200, seed=0)
+    with pytest.warns(RuntimeWarning, match="target_log_prob is -inf at all samples"):
+        none = diagnostics.importance_weights(base, lambda x: np.full(len(x), -np.inf), 200, seed=0)
     assert (none.ess, none.pareto_k, none.log_evidence) == (0.0, np.inf, -np.inf)
+    assert not none.weights.any()
+
+
+def test_normalised_weights_give_means_of_the_target():
+    base = tfd.MultivariateNormalDiag(tf.zeros(1, tf.float64), tf.fill([1], tf.constant(1.5, tf.float64)))
+    target = tfd.MultivariateNormalDiag(tf.ones(1, tf.float64), tf.ones(1, tf.float64))
+    found = diagnostics.importance_weights(base, target.log_prob, 20_000, seed=0)
+    assert found.weights.sum() == pytest.approx(1.0)
+    assert found.weights @ found.samples == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_batch_of_one_context_is_one_context():
+    flow = nvp.RealNVP(2, context_shape=2, num_couplings=2, hidden_units=(4,), seed=0)
+    one, batch = (
+        diagnostics.importance_weights(flow, lambda x: -0.5 * np.sum(x**2, axis=-1), 50, context, seed=0)
+        for context in (OBSERVATION[0], OBSERVATION[:1])
+    )
+    np.testing.assert_allclose(one.log_weights, batch.log_weights, rtol=1e-5)
+    assert batch.samples.shape == (50, 2)
 
 
 THETA, OBSERVATION = pairs(4, 0)
@@ -298,7 +318,18 @@ THETA, OBSERVATION = pairs(4, 0)
         ),
         (lambda flow: diagnostics.sbc_ranks(flow, THETA, OBSERVATION[:3]), "same number of rows, got 4 and 3"),
         (lambda flow: diagnostics.sbc_ranks(flow, THETA, OBSERVATION, 0), "num_samples must be an integer of at least"),
-        (lambda flow: diagnostics.sbc_ranks(flow, THETA[:, :1], OBSERVATION), r"x \[4, 1\] needs 100 samples of shape"),
+        (
+            lambda flow: diagnostics.sbc_ranks(flow, THETA[:, :1], OBSERVATION),
+            r"x must have shape \[N, 2\], got \[4, 1\]",
+        ),
+        (
+            lambda flow: diagnostics.sbc_ranks(tfd.MultivariateNormalDiag([0.0, 0.0]), THETA[:, :1]),
+            r"x \[4, 1\] needs 100 samples of shape",
+        ),
+        (
+            lambda flow: diagnostics.coverage(flow, tf.data.Dataset.from_tensors(THETA), OBSERVATION),
+            "x must be an array .* take some hundred rows of it",
+        ),
         (lambda flow: diagnostics.sbc_ranks(flow, THETA, OBSERVATION * np.nan), r"not finite for the rows 0, 1, 2, 3"),
         (
             lambda flow: diagnostics.sbc_ranks(flow, THETA, OBSERVATION, quantities=lambda x, context: x[0]),
@@ -310,7 +341,10 @@ THETA, OBSERVATION = pairs(4, 0)
             r"vary in each feature, got a constant in \[0\]",
         ),
         (lambda flow: diagnostics.pit(flow, THETA, OBSERVATION), r"x must have one feature, got shape \[4, 2\]"),
-        (lambda flow: diagnostics.importance_weights(flow, len, 10, OBSERVATION), "context must be one context, got"),
+        (
+            lambda flow: diagnostics.importance_weights(flow, len, 10, OBSERVATION),
+            "context must be one context, got 4 contexts",
+        ),
         (
             lambda flow: diagnostics.importance_weights(flow, len, 1, OBSERVATION[0]),
             "num_samples must be an integer of",

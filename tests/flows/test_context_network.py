@@ -272,12 +272,17 @@ def test_for_data_takes_raw_contexts(capsys):
     options = {"context_network": MeanOverSet(5), "hidden_units": (4,), "num_couplings": 2}
     flow = nvp.RealNVP.for_data(X, context, **options)
     assert flow.context_shape == (6, 2) and flow._contexts.features_shape == (5,)
-    assert "context_network=<MeanOverSet" in capsys.readouterr().out
+    line = capsys.readouterr().out
+    assert "of 2 features, for_data takes " in line and "noise=0.0" in line and "context_network" not in line
     options["context_network"] = MeanOverSet()
     flow = nvp.RealNVP.for_data(X, context, context_shape=(None, 2), verbose=False, **options)
     assert flow.context_shape == (None, 2) and flow.log_prob(X, context[:, :2]).shape == (N,)
     with pytest.raises(ValueError, match=r"context_shape is the number of columns of the data, got 3 too"):
         nvp.RealNVP.for_data(X, context[:, 0], context_shape=3)
+    with pytest.raises(ValueError, match=r"context must .* got shape \[12, 6, 2\]; give a context_network for series"):
+        nvp.RealNVP.for_data(X, context)
+    with pytest.raises(ValueError, match=r"context_shape must .* got \(None, 2\); give a context_network for series"):
+        nvp.RealNVP(2, context_shape=(None, 2))
     with pytest.raises(ValueError, match=r"context must have shape \[N, None, 3\], got \[12, 6, 2\]"):
         nvp.RealNVP.for_data(X, context, context_shape=(None, 3), **options)
 

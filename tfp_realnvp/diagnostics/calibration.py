@@ -172,7 +172,9 @@ def tarp(
     True
     """
     ((ranks, random),) = _ranked(flow, x, context, num_samples, seed, _distances_in(as_rows(flow, x, context)))
-    return _curve(_as_levels(ranks, random, num_samples))
+    credibility = np.linspace(0.0, 1.0, _LEVELS)
+    levels = _as_levels(ranks, random, num_samples)
+    return credibility, np.mean(levels[:, np.newaxis] <= credibility, axis=0)
 
 
 def highest_density_levels(flow: Any, x: Any, context: Any, num_samples: int, seed: int | None) -> np.ndarray:
@@ -183,17 +185,17 @@ def highest_density_levels(flow: Any, x: Any, context: Any, num_samples: int, se
 
 def all_checks(
     flow: Any, x: Any, context: Any, num_samples: int, seed: int | None
-) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray] | None]:
-    """What `sbc_ranks`, `highest_density_levels` and `tarp` return, from the same samples.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Ranks of `sbc_ranks`, levels of `highest_density_levels`, credibilities of x in `tarp`, from the same samples.
 
-    With one feature, there is no TARP, which then tests the same as the ranks.
+    With one feature, there are no credibilities, which then test the same as the ranks.
     """
     rows = as_rows(flow, x, context)
     kinds: list[Values] = [_features, functools.partial(_minus_log_densities, flow)]
     kinds += [_distances_in(rows)] if rows.shape[1] > 1 else []
     (ranks, _), *others = _ranked(flow, x, context, num_samples, seed, *kinds)
     levels, *distances = (_as_levels(*each, num_samples) for each in others)
-    return ranks, levels, _curve(distances[0]) if distances else None
+    return ranks, levels, distances[0] if distances else None
 
 
 def _features(batch: Batch, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -259,9 +261,3 @@ def _ranks(samples: np.ndarray, values: np.ndarray, random: np.random.Generator)
 def _as_levels(ranks: np.ndarray, random: np.random.Generator, num_samples: int) -> np.ndarray:
     """Ranks `[N]` from 0 to num_samples as numbers in (0, 1), uniform if the ranks are."""
     return np.asarray((ranks + random.uniform(size=len(ranks))) / (num_samples + 1))
-
-
-def _curve(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(credibility, expected_coverage) of `tarp`."""
-    credibility = np.linspace(0.0, 1.0, _LEVELS)
-    return credibility, np.mean(levels[:, np.newaxis] <= credibility, axis=0)

@@ -17,7 +17,7 @@ from tfp_realnvp.flows.inputs import check_array, check_same_number_of_rows
 
 __all__ = ["Batch", "as_rows", "draw", "log_prob", "progress", "sample", "split_seed"]
 
-_NUMBERS = 1 << 21  # of the samples in one batch
+_NUMBERS = 1 << 17  # of the samples in one batch; larger batches are not faster
 _SECONDS_OF_SILENCE = 5.0
 
 
@@ -40,11 +40,13 @@ def as_rows(flow: Any, x: Any, context: Any) -> np.ndarray:
     learned, or other rows than the context.
     """
     x = flow.columns.checked_part("x", x) if isinstance(flow, Flow) else with_numpy_dtypes(x)
+    if isinstance(x, tf.data.Dataset):
+        raise ValueError(f"x must be an array [N, D], got {x!r:.100}; take some hundred rows of it")
     if not is_array(x):
         x = np.asarray(x)
     if len(x.shape) != 2 or 0 in x.shape:
         raise ValueError(f"x must have shape [N, D] with at least one row, got {list(x.shape)}")
-    check_array(x, tuple(x.shape[1:]), "x", "float64")
+    check_array(x, flow.event_shape if isinstance(flow, Flow) else tuple(x.shape[1:]), "x", "float64")
     if context is not None:
         check_same_number_of_rows("x", len(x), len(context))
     return np.asarray(x, np.float64)

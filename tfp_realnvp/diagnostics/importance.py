@@ -1,6 +1,7 @@
 """Importance weights of the samples of a flow against an unnormalised density."""
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -34,6 +35,15 @@ class ImportanceWeights(NamedTuple):
     log_evidence: float
     log_evidence_error: float
 
+    @property
+    def weights(self) -> np.ndarray:
+        """Normalised weights `[S]`, whose sum is 1: `weights @ g(samples)` is the mean of g. 0 if all weights are 0."""
+        greatest = np.max(self.log_weights)
+        if greatest == -np.inf:
+            return np.zeros_like(self.log_weights)
+        found = np.exp(self.log_weights - greatest)
+        return np.asarray(found / found.sum())
+
 
 def importance_weights(
     flow: Any,
@@ -47,7 +57,8 @@ def importance_weights(
         w_i = f(x_i) / q(x_i),        x_i ~ q,        evidence = integral of f = E[w],
 
     up to errors that shrink as 1 / sqrt(ess). The expectation of any g(x) under the normalised f is about
-    sum(w_i g(x_i)) / sum(w_i). Regions where f is positive and q never samples stay invisible.
+    sum(w_i g(x_i)) / sum(w_i). If f lacks a constant factor, the evidence lacks it too. Regions where f is positive and
+    q never samples stay invisible.
 
     Source: Vehtari, Simpson, Gelman, Yao & Gabry, "Pareto smoothed importance sampling", 2024, arXiv 1507.02646, for
     pareto_k; its estimator is that of Zhang & Stephens, "A new and efficient estimation method for the generalized
@@ -58,12 +69,14 @@ def importance_weights(
         target_log_prob: function from x `[n, D]`, a NumPy array in the dtype of the flow, to log f(x) `[n]` in nats.
             -inf is allowed. In columns of whole numbers (`integers`), x is rounded, and f is a probability.
         num_samples: number S of samples, at least 2.
-        context: None, or one context.
+        context: None, or one context, such as `[K]` or `[1, K]`.
         seed: integer, for results that can be repeated.
 
     Raises:
         ValueError: if num_samples is below 2, if context is not one context, or if log f has a wrong shape, or is NaN
             or +inf.
+
+    A RuntimeWarning says so if f is 0 at all samples.
 
     >>> from tensorflow_probability import distributions as tfd
     >>> flow = tfd.MultivariateNormalDiag([0.0, 0.0], [1.2, 1.2])
@@ -77,8 +90,10 @@ def importance_weights(
     for start in progress(range(0, num_samples, _BATCH)):
         number, draw_seed = min(_BATCH, num_samples - start), int(random.integers(2**31))
         x, of_flow = _sample_and_log_prob(flow, number, context, draw_seed)
+        if x.ndim == 3 and x.shape[1] == 1:  # a batch of one context
+            x, of_flow = x[:, 0], of_flow[:, 0]
         if x.ndim != 2:
-            raise ValueError(f"context must be one context, got one with samples of shape {list(x.shape)}")
+            raise ValueError(f"context must be one context, got {x.shape[1]} contexts; call this for each of them")
         of_target = np.asarray(target_log_prob(x), np.float64)
         if of_target.shape != (number,):
             raise ValueError(f"target_log_prob must return shape {[number]}, got {list(of_target.shape)}")
@@ -110,6 +125,8 @@ def _sample_and_log_prob(flow: Any, number: int, context: Any, seed: int) -> tup
 def _summary(samples: np.ndarray, log_weights: np.ndarray) -> ImportanceWeights:
     greatest, number = np.max(log_weights), len(log_weights)
     if greatest == -np.inf:
+        text = "target_log_prob is -inf at all samples, so all weights are 0: does it take x in the units of the flow?"
+        warnings.warn(text, RuntimeWarning, stacklevel=3)
         return ImportanceWeights(samples, log_weights, 0.0, math.inf, -math.inf, math.inf)
     weights = np.exp(log_weights - greatest)
     ess = float(np.sum(weights) ** 2 / np.sum(weights**2))

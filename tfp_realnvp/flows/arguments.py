@@ -33,7 +33,8 @@ def as_vector_shape(shape: Any, argument: str) -> tuple[int]:
     """Converts `size` or `(size,)` to `(size,)`."""
     sizes = tuple(shape) if isinstance(shape, tuple | list | tf.TensorShape) or np.ndim(shape) else (shape,)
     if len(sizes) != 1 or not is_size(sizes[0]):
-        raise ValueError(f"{argument} must be one integer of at least 1, or a tuple of one, got {shape!r}")
+        hint = "; give a context_network for series, images or sets" if argument == "context_shape" else ""
+        raise ValueError(f"{argument} must be one integer of at least 1, or a tuple of one, got {shape!r}{hint}")
     return (int(sizes[0]),)
 
 

@@ -117,8 +117,11 @@ class ExecutionsModel(SavingModel):
 
         def execute(iterator: Iterator[Any]) -> dict[str, Any]:
             call = getattr(self._running, "calls", {}).get(mode) or Call()
-            as_programs = self._compiles(max(call.expected, self._steps_done[mode]) >= STEPS_THAT_PAY)
-            logs, done = steps.run(iterator, self.steps_per_execution, as_programs)
+            # XLA compiles a program for each length of contexts.
+            pays = max(call.expected, self._steps_done[mode]) >= STEPS_THAT_PAY and None not in (
+                self._context_shape or ()
+            )
+            logs, done = steps.run(iterator, self.steps_per_execution, self._compiles(pays))
             self._steps_done[mode] += done
             if logs is None:
                 raise StopIteration

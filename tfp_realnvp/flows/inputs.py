@@ -166,6 +166,8 @@ def as_tensor(
         tensor = tf.convert_to_tensor(value)
     except (TypeError, ValueError) as error:
         got = non_numeric_columns(value) or f", got {value!r:.100}"
+        if is_context and len(shape) > 1:
+            got += "; all contexts of one call have the same length"
         raise ValueError(f"{argument} must be an array of numbers{got}") from error
     if not (tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool):
         raise ValueError(f"{argument} must be an array of numbers, got dtype {tensor.dtype.name}")

@@ -30,7 +30,7 @@ from tfp_realnvp.flows.flow import Flow
 from tfp_realnvp.flows.frames import with_numpy_dtypes
 from tfp_realnvp.flows.moments import shrunk_correlation, warn_unless_standardized
 from tfp_realnvp.flows.noise import TrainingNoise
-from tfp_realnvp.flows.recipe import options_for
+from tfp_realnvp.flows.recipe import announced, options_for
 from tfp_realnvp.flows.serialization import to_config
 from tfp_realnvp.flows.stack import NORMALIZATIONS, PERMUTATIONS, coupling_stack
 from tfp_realnvp.flows.support import as_bounds, support_config
@@ -255,8 +255,8 @@ class RealNVP(Flow):
             seed: as in the constructor.
             verbose: whether to print the chosen options, in one line.
             robust: as in `adapt`. None for True if a feature has heavy tails, as a Cauchy distribution has.
-            **options: options of the constructor, in place of those that the rules choose. With a DataFrame, `support`
-                and `integers` can name columns: `support={"mass": (0.0, None)}, integers=["count"]`.
+            **options: options of the constructor, which no rule changes. With a DataFrame, `support` and `integers` can
+                name columns: `support={"mass": (0.0, None)}, integers=["count"]`.
 
         Raises:
             ValueError: as in `adapt` and in the constructor.
@@ -271,8 +271,7 @@ class RealNVP(Flow):
         flow, robust = cls(**shapes, seed=seed, **chosen), heavy_tails if robust is None else robust
         flow.adapt(x if context is None else {"x": x, "context": context}, robust=robust)
         if verbose:
-            told = ", ".join(f"{name}={value!r}" for name, value in {**chosen, "robust": robust}.items())
-            print(f"{flow.name}: for {len(x)} rows of {x.shape[1]} features, for_data takes {told}")
+            print(f"{flow.name}: {announced(x, {**chosen, 'robust': robust}, options)}")
         return flow
 
     def _after_adapt(self, data: Any, robust: bool) -> None:

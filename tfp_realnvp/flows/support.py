@@ -26,7 +26,10 @@ def as_bounds(
     if support is None:
         return None
     if isinstance(support, str | Mapping) or not isinstance(support, Sequence | np.ndarray) or len(support) != size:
-        raise ValueError(f"support must be None or have one entry for each of {size} features, got {support!r:.200}")
+        hint = "; for one feature, [(lower, upper)]" if size == 1 else ""
+        raise ValueError(
+            f"support must be None or have one entry for each of {size} features, got {support!r:.200}{hint}"
+        )
     names = range(size) if names is None else names
     pairs = [_pair(entry, name) for entry, name in zip(support, names, strict=True)]
     for index in integers:
