@@ -113,6 +113,17 @@ def test_kernels_decay_by_one_factor_in_each_fit(monkeypatch, epochs, steps_per_
         flow.fit(X, batch_size=8, epochs=epochs, verbose=0)
 
 
+def test_kernels_of_a_context_network_decay(monkeypatch):
+    monkeypatch.setattr(auto, "RATE", 1e-9)
+    monkeypatch.setattr(auto, "MAX_WEIGHT_DECAY", 1e12)
+    network = keras.layers.Dense(3)
+    flow = nvp.RealNVP(2, context_shape=2, context_network=network, num_couplings=1, hidden_units=(4,))
+    flow.compile()
+    before = network.kernel.numpy()
+    flow.fit({"x": X, "context": X}, epochs=1, verbose=0)
+    np.testing.assert_allclose(network.kernel, math.exp(-1.0) * before, atol=1e-6)
+
+
 def test_kernels_decay_slowly_in_short_fits_and_not_in_those_of_unknown_length(monkeypatch):
     flow = small_flow()
     kernel = next(variable for variable in flow.trainable_variables if variable.name == "kernel")

@@ -20,6 +20,8 @@ RATE = 3e-3
 CLIPNORM = 5.0
 # Held-out nats of plain couplings without decay, with 1 and with 2: breast cancer -9.7, -5.2 and -8.2, iris -3.6, -3.2
 # and -3.2, wine -15.5, -15.1 and -14.9. Of `for_data`: ionosphere 1.7, 1.4 and -2.4, a thin surface 6.8, 6.9 and 7.0.
+# The kernels of a context network decay too. Three parameters of a noisy oscillator (2,000 simulations): 4.7 without
+# this decay, with 77 % of the truths in 90 % regions; 5.4 and 88 % with it.
 DECAY = 1.0
 MAX_WEIGHT_DECAY = 10.0  # for fits of fewer than 67 batches
 INTERVAL = 32  # batches
@@ -88,7 +90,7 @@ class KernelDecay(keras.callbacks.Callback):
         self._next, self._first = 0, 0
 
     def on_train_begin(self, logs: Any = None) -> None:
-        variables = {id(each): each for layer in self.model.conditioners for each in layer.trainable_variables}
+        variables = {id(each): each for layer in self.model.layers for each in layer.trainable_variables}
         kernels = [variable for variable in variables.values() if variable.name == "kernel"]
 
         def multiply(factor: tf.Tensor) -> None:
