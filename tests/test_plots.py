@@ -140,6 +140,8 @@ def test_calibration_tells_narrow_from_right():
             band = ax.collections[0].get_paths()[0].vertices[:, 1].max()
             curves = [line.get_ydata() for line in ax.lines[1:]]
             assert all((np.abs(curve).max() < 1.3 * band) == is_right for curve in curves), ax.get_title()
+    part = plt.figure(layout="constrained").subfigures(2, 1)[1]
+    assert plots.calibration(NORMAL, x, num_samples=20, figure=part) is part.figure and part.legends
     one = plots.calibration(tfd.MultivariateNormalDiag([1.0], [1.0]), x[:, :1], num_samples=100)
     assert [ax.get_title().split(" (")[0] for ax in one.axes] == ["PIT", "coverage"]
 

@@ -1,8 +1,8 @@
 """Pictures of flows, data and calibration, with matplotlib: `pip install 'tfp_realnvp[plot]'`.
 
-Each function returns the figure that it has drawn. `ax` or `figure` is what to draw into; without it, the figure is
-new. Colours are those that colour-blind readers can tell apart. For pictures of your own in the same style:
-`matplotlib.rcParams.update(tfp_realnvp.plots.STYLE)`.
+Each function returns the figure that it has drawn. `ax` or `figure` is what to draw into, which may be a subfigure;
+without it, the figure is new. Colour-blind readers can tell the colours apart. For pictures of your own in the same
+style: `matplotlib.rcParams.update(tfp_realnvp.plots.STYLE)`.
 """
 
 try:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure, SubFigure
 from tfp_realnvp.checks import check_fraction
 from tfp_realnvp.diagnostics.calibration import all_checks
 from tfp_realnvp.diagnostics.uniformity import ecdf_differences, simultaneous_band, uniformity_test
-from tfp_realnvp.plots.style import COLOURS, DATA, MODEL, as_names, new_figure, style
+from tfp_realnvp.plots.style import COLOURS, DATA, MODEL, as_names, figure_of, new_figure, style
 
 __all__ = ["calibration"]
 
@@ -26,7 +26,7 @@ def calibration(
     title: str | None = None,
     seed: int | None = 0,
     figure: Figure | SubFigure | None = None,
-) -> Figure | SubFigure:
+) -> Figure:
     """Draws three checks of calibration. The curves of a calibrated flow stay in the grey bands.
 
     If the flow is calibrated, the probability that a curve leaves its band anywhere is 5 %, 1 - `level`.
@@ -84,7 +84,7 @@ def calibration(
             ax.set(title=f"{name} (p {_short(uniformity_test(found))})", xlabel=xlabel)
         if title is not None:
             figure.suptitle(title)
-    return figure
+    return figure_of(axes[0])
 
 
 def _draw(ax: Axes, grid: np.ndarray, curves: Sequence[np.ndarray], num_rows: int, level: float) -> None:

@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
-from tfp_realnvp.plots.style import ACCENT, MODEL, as_names, as_table, new_figure, style, wrapped
+from tfp_realnvp.plots.style import ACCENT, MODEL, as_names, as_table, figure_of, new_figure, style, wrapped
 
 __all__ = ["contour_thresholds", "corner"]
 
@@ -38,7 +38,7 @@ def corner(
     labels: tuple[str, str] = ("samples", "data"),
     marked: Any = None,
     figure: Figure | SubFigure | None = None,
-) -> Figure | SubFigure:
+) -> Figure:
     """Draws samples, and data to compare them with: each feature on the diagonal, and each pair below it.
 
     Contours contain 50 % and 90 % of the rows, as far as 40 bins of each axis can show it. Fewer than 200 rows are
@@ -110,7 +110,7 @@ def corner(
             ]
         if handles:
             figure.legend(handles=handles, loc="upper right")
-    return figure
+    return figure_of(axes[0, 0])
 
 
 def _positions(columns: Sequence[str | int] | None, names: list[str]) -> list[int]:

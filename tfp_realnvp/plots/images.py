@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure, SubFigure
 
 from tfp_realnvp.checks import check_size
-from tfp_realnvp.plots.style import new_figure, style
+from tfp_realnvp.plots.style import figure_of, new_figure, style
 
 __all__ = ["images"]
 
@@ -20,7 +20,7 @@ def images(
     num_columns: int | None = None,
     titles: Sequence[str] | None = None,
     figure: Figure | SubFigure | None = None,
-) -> Figure | SubFigure:
+) -> Figure:
     """Draws images in a grid, row by row.
 
     Args:
@@ -54,11 +54,12 @@ def images(
         figure = figure or new_figure(
             size * columns, size * rows * height / width + (0 if titles is None else 0.3 * rows)
         )
-        for index, ax in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+        axes = figure.subplots(rows, columns, squeeze=False)
+        for index, ax in enumerate(axes.flat):
             ax.set_axis_off()
             if index < number:
                 image = shades[index, ..., 0] if channels == 1 else shades[index]
                 ax.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
                 if titles is not None:
                     ax.set_title(titles[index])
-    return figure
+    return figure_of(axes[0, 0])
