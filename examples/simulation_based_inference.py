@@ -47,6 +47,10 @@ class Simulator:
         """A network that summarises observations, or None if they are vectors of a few numbers."""
         return None
 
+    def example(self, x: np.ndarray) -> int:
+        """The index of an observation of x `[N, ...]` for pictures."""
+        return 0
+
     def pairs(self, rows: int, seed: tuple[int, int]) -> dict[str, np.ndarray]:
         """Parameters and observations as a dictionary for `fit`: theta is the event "x", and x is the context."""
         random = np.random.default_rng(seed)
@@ -193,6 +197,10 @@ class Epidemic(Simulator):
             series[:, day, 0] = np.log1p(random.binomial(infected, rho))
         return series
 
+    def example(self, x: np.ndarray) -> int:
+        """The first epidemic with more than 1,000 reported cases, if there is one: most end early."""
+        return int(np.argmax(np.expm1(x).sum(axis=(1, 2)) > 1000))
+
     def network(self) -> keras.Model:
         layers = keras.layers
         return keras.Sequential(
@@ -270,6 +278,20 @@ def print_calibration(flow: nvp.Flow, test: dict, likelihood: Callable | None, s
             line += f"{checks.uniformity_test(ranks, 100)[0]:15.2g}"
         credibility, expected = checks.tarp(each, **test, seed=seed)
         print(f"  {name:10}{line}{np.abs(expected - credibility).max():9.3f}")
+    print(f"  {verdict(checks.coverage(flow, **test, levels=LEVELS, seed=seed), len(test['x']))}")
+
+
+def verdict(coverage: np.ndarray, rows: int) -> str:
+    """What coverage of the regions of `LEVELS` says, at two standard errors."""
+    levels = np.array(LEVELS)
+    scores = (coverage - levels) / np.sqrt(levels * (1 - levels) / rows)
+    if scores.max() > 2 and scores.max() > -scores.min():
+        return "The posteriors are too wide: try less noise and dropout in for_data."
+    if scores.min() < -2:
+        return (
+            "The posteriors are too narrow: try more simulations, more dropout in for_data, or more flows (--members)."
+        )
+    return "The posteriors have about the right width."
 
 
 def print_importance(flow: nvp.Flow, simulator: KnownSimulator, test: dict, seed: int) -> None:
@@ -282,7 +304,8 @@ def print_importance(flow: nvp.Flow, simulator: KnownSimulator, test: dict, seed
         )
         exact = simulator.log_evidence(x)
         evidence = f"{found.log_evidence:8.3f} +- {found.log_evidence_error:.3f}"
-        print(f"  {index:11}   {found.ess:15.0f}   {found.pareto_k:8.2f}   {evidence}   {exact:10.3f}")
+        mark = "   not reliable, since k > 0.7" if found.pareto_k > 0.7 else ""
+        print(f"  {index:11}   {found.ess:15.0f}   {found.pareto_k:8.2f}   {evidence}   {exact:10.3f}{mark}")
 
 
 class ExactPosterior:
@@ -307,6 +330,9 @@ def draw_two_moons(flow: nvp.Flow, simulator: KnownSimulator, path: Path) -> Non
     nvp.plots.density(flow, x, ax=axes[1], **options)
     axes[0].set_title("exact posterior of x = (0, 0)")
     axes[1].set_title("learned")
+    maps = [ax.collections[0] for ax in axes]
+    for each in maps:
+        each.set_clim(0, max(other.get_array().max() for other in maps))
     figure.savefig(path)
     plt.close(figure)
 
@@ -356,9 +382,10 @@ def run(name: str, options: argparse.Namespace) -> None:
     if "truth" in scores:  # The mean gap estimates KL(exact posterior || learned posterior), averaged over x.
         print(f"  Real NVP minus truth, row by row: {format_nll(scores['Real NVP'] - scores['truth']).strip()}")
     abc = abc_log_prob(train, some, accepted)
-    print(
-        f"  200 of them: rejection ABC {format_nll(abc).strip()}, Real NVP {format_nll(flow.log_prob(**some)).strip()}"
-    )
+    of_flow = flow.log_prob(**some).numpy()
+    print(f"  {len(abc)} of them: rejection ABC {format_nll(abc).strip()}, Real NVP {format_nll(of_flow).strip()}")
+    if abc.mean() > of_flow.mean():
+        print("  Rejection ABC is better here: give the flow more simulations or more epochs.")
 
     print_calibration(flow, test, getattr(simulator, "log_likelihood", None), seed)
     if isinstance(simulator, KnownSimulator):
@@ -373,14 +400,15 @@ def run(name: str, options: argparse.Namespace) -> None:
     if name == "two_moons":
         draw_two_moons(flow, simulator, pictures["posterior"])
     else:
-        x, theta = test["context"][0], test["x"][0]
+        index = simulator.example(test["context"])
+        x, theta = test["context"][index], test["x"][index]
         draws, close = flow.sample(4000, context=x, seed=seed).numpy(), rejection_abc(train, x, accepted)
         labels = "Real NVP", f"rejection ABC ({accepted} draws)"
         figure = nvp.plots.corner(draws, close, simulator.names, labels=labels, marked=theta)
         figure.savefig(pictures["posterior"])
     if name == "epidemic":
         pictures["prediction"] = options.out / "epidemic_prediction.png"
-        draw_prediction(flow, simulator, test["context"][0], pictures["prediction"], seed)
+        draw_prediction(flow, simulator, x, pictures["prediction"], seed)
     plt.close("all")
     model, export = save(flow, options.out, name)
     print("\n" + "\n".join(f"{kind.capitalize() + ':':13}{path}" for kind, path in pictures.items()))
