@@ -44,9 +44,9 @@ demo: $(STAMP)
 	@echo
 	@$(RUN) examples/two_moons.py --out demo/two_moons
 	@echo
-	@echo "Pictures:     demo/tabular/*.png, demo/two_moons/*.png"
-	@echo "Saved models: demo/tabular/*.keras, demo/two_moons/*.keras"
-	@echo "Exports:      demo/tabular/*_export/, demo/two_moons/*_export/"
+	@echo "Open demo/tabular/picture.png and demo/two_moons/two_moons.png."
+	@echo "Your own table: $(RUN) -m tfp_realnvp fit YOUR.csv --out FOLDER"
+	@echo "Then read README.md, from 'A density of your array'."
 
 distributed-demo: $(STAMP)
 	@$(RUN) examples/distributed.py --compare --epochs 2 --data demo/rows --out demo/distributed

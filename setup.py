@@ -44,12 +44,13 @@ setup(
     extras_require={
         "gpu": ["tensorflow[and-cuda]"],
         "examples": ["matplotlib", "pandas", "scikit-learn"],
+        "cli": ["matplotlib", "pandas", "pyarrow", "scikit-learn"],
         "plot": ["matplotlib"],
         "sklearn": ["scikit-learn>=1.6"],
         "bench": ["distrax", "dm-haiku", "optax", "flowjax", "FrEIA", "nflows", "normflows", "zuko"],
         "test": [
             *("pytest", "pytest-xdist", "hypothesis", "mypy", "ruff"),
-            *("scikit-learn>=1.6", "matplotlib", "pandas", "polars"),
+            *("scikit-learn>=1.6", "matplotlib", "pandas", "polars", "pyarrow"),
         ],
     },
 )

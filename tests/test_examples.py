@@ -8,21 +8,18 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import pandas as pd
 import pytest
 import tensorflow as tf
 from scipy.stats import kstest, multivariate_normal
 
 import tfp_realnvp as nvp
-from helpers.flows import smaller
+from helpers.flows import small_command_line, smaller
 from helpers.processes import run_python
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
 import photometric_redshifts  # noqa: E402
-import tabular  # noqa: E402
-from table import read_table  # noqa: E402
 
 pytestmark = pytest.mark.default_steps
 
@@ -37,8 +34,7 @@ def run_here(monkeypatch, capsys):
         return capsys.readouterr()
 
     monkeypatch.setattr(nvp, "RealNVP", smaller(nvp.RealNVP, num_couplings=2, hidden_units=(8,)))
-    mixture = smaller(tabular.GaussianMixture, init_params="random", tol=1e9)
-    monkeypatch.setattr(tabular, "GaussianMixture", mixture)
+    small_command_line(monkeypatch)
     return run_here
 
 
@@ -62,7 +58,7 @@ EXPECTED_WORDS = {
 }
 EXPECTED_FILES = {
     "two_moons": [".keras", ".png", "export"],
-    "tabular": [".csv", ".keras", ".png", "export"],
+    "tabular": ["export", "model.keras", "picture.png", "scores.csv", "tumours.csv"],
     "conditional": [".keras", ".png", "export"],
     "photometric_redshifts": [".keras", ".png", "export"],
     "simulation_based_inference": [
@@ -120,112 +116,6 @@ def test_examples_show_no_startup_messages_of_tensorflow(tmp_path):
     assert done.stderr == ""
     for example, stdout in zip(OWN_PROCESS, done.stdout.split("\f")[1:], strict=True):
         assert_output_and_files(example, stdout, tmp_path / example)
-
-
-def test_tabular_scores_the_rows_of_a_users_table_and_names_columns(tmp_path, run_here):
-    random = np.random.default_rng(0)
-    labels = [f"sample {row}" for row in range(80)]
-    table = pd.DataFrame({"mass, kg": random.lognormal(size=80), "count": random.poisson(4.0, 80)}, labels)
-    table["length"] = table["mass, kg"] + 0.1 * random.normal(size=80)
-    positions = tabular.split(80, seed=0)["test"]
-    table.iloc[positions[0], 2] = -9.0
-    file, out = tmp_path / "mine.csv", tmp_path / "out"
-    table.to_csv(file)
-    bounds = ["--positive", "mass, kg", "count", "--integers", "count"]
-    stdout, _ = run_here("tabular", file, *bounds, "--epochs", 1, "--out", out)
-    assert f"  row {labels[positions[0]]}, score" in stdout and ": length is -9, " in stdout
-    scores = pd.read_csv(out / "mine_anomalies.csv", index_col="row")
-    assert scores.index.tolist() == labels and scores.columns.tolist() == ["part", "anomaly_score", "is_anomaly"]
-    assert set(scores["part"]) == {"train", "validation", "test"} and np.isfinite(scores["anomaly_score"]).all()
-    assert scores["anomaly_score"].idxmax() == labels[positions[0]] and scores["is_anomaly"].iloc[positions[0]]
-    flow = keras.models.load_model(out / "mine.keras")
-    assert flow.feature_names == list(table) and flow.get_config()["integers"] == [1]
-    assert flow.get_config()["support"] == [[0, None], [0, None], [None, None]]
-
-
-@pytest.mark.parametrize(
-    ("positive", "integers", "message"),
-    [
-        (["z"], [], r"no columns \['z'\]; the columns are \['a', 'b'\]"),
-        (["a"], [], "'a' has the value 0"),
-        ([], ["b"], "'b' has values that are not whole numbers"),
-    ],
-)
-def test_wrong_columns_are_an_error(positive, integers, message):
-    with pytest.raises(ValueError, match=message):
-        tabular.column_options(pd.DataFrame({"a": [0, 1], "b": [0.5, 1.0]}), positive, integers)
-
-
-def test_a_bad_table_gives_a_one_line_error(tmp_path, run_here, capsys):
-    file = tmp_path / "ragged.csv"
-    file.write_text("a,b\n" + "1,2\n" * 60 + "3,4,5\n")
-    with pytest.raises(SystemExit, match=r"^.*ragged.csv: .*Expected 2 fields in line 62, saw 3$") as error:
-        run_here("tabular", file)
-    assert "\n" not in error.value.code and capsys.readouterr() == ("", "")
-
-
-GOOD_ROWS = "".join(f"{row},{row * row}\n" for row in range(60))
-
-
-@pytest.mark.parametrize("header", ["", "first, second\n", ",second\n"])
-def test_read_csv(header, tmp_path):
-    file = tmp_path / "table.csv"
-    file.write_text(header + GOOD_ROWS + "\n61,7\n\n")
-    table = read_table(file)
-    if header.startswith(","):
-        assert table.index[-1] == "61" and table.loc["7"].to_dict() == {"second": 49}
-    else:
-        names = ["first", "second"] if header else ["column 0", "column 1"]
-        assert table.index[-1] == 60 and table.loc[7].to_dict() == dict(zip(names, [7, 49], strict=True))
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (GOOD_ROWS + "\n1,two\n,3\n", r"line 62, column 'column 1': 'two' is not .* 1 in 'column 0', 1 in 'column 1'"),
-        ("a,b\n" + GOOD_ROWS + "1\n", "line 62, column 'b': '' is not a finite number"),
-        (GOOD_ROWS + "nan,1\n", "line 61, column 'column 0': 'nan' is not a finite number"),
-        (GOOD_ROWS + "1,-inf\n", "line 61, column 'column 1': '-inf' is not a finite number"),
-        ("a,b\n1,5,2\n", "line 2 has more cells than the first line"),
-        ("1,2\n3,4\n", "2 rows are too few"),
-        (b"\x93NUMPY", "not text in UTF-8"),
-        ("", "No columns"),
-        (None, "No such file"),
-    ],
-)
-def test_bad_csv_is_an_error(content, message, tmp_path):
-    file = tmp_path / "table.csv"
-    if content is not None:
-        file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises((OSError, ValueError), match=message):
-        read_table(file)
-
-
-def test_read_npy(tmp_path):
-    rows = np.random.default_rng(0).normal(size=(60, 3))
-    np.save(tmp_path / "table.npy", rows)
-    table = read_table(tmp_path / "table.npy")
-    assert table.columns.tolist() == ["column 0", "column 1", "column 2"]
-    np.testing.assert_array_equal(table, rows)
-    rows[5, 1] = np.inf
-    np.save(tmp_path / "bad.npy", rows)
-    with pytest.raises(ValueError, match="row 5, column 'column 1': 'inf' is not a finite number"):
-        read_table(tmp_path / "bad.npy")
-    np.save(tmp_path / "vector.npy", rows[0])
-    with pytest.raises(ValueError, match=r"matrix .* got shape \[3\]"):
-        read_table(tmp_path / "vector.npy")
-
-
-def test_read_parquet(tmp_path, monkeypatch):
-    """Pandas needs another library to read the format, so the test replaces its function."""
-    table = pd.DataFrame({0: pd.array([1, 2] * 30, "Int64"), "b": ["x", "y"] * 30}, [f"id {row}" for row in range(60)])
-    monkeypatch.setattr(pd, "read_parquet", lambda _: table)
-    with pytest.raises(
-        ValueError, match=r"row id 0, column 'b': 'x' is not a finite number \(such cells: 60 in 'b'\); drop"
-    ):
-        read_table(tmp_path / "table.parquet")
-    del table["b"]
-    assert read_table(tmp_path / "table.parquet").columns.tolist() == ["0"]
 
 
 def test_exact_posterior_of_galaxies():

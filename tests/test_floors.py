@@ -7,6 +7,7 @@ import tfp_realnvp
 
 # The lowest floor comes first.
 FLOORS = """
+    startup
     checks keras_internals tfp_internals replicas random_numbers
 
     masks variables
@@ -34,6 +35,10 @@ FLOORS = """
     plots.style plots.corner plots.density plots.history plots.images plots.calibration plots
 
     sklearn
+
+    command_line command_line.progress command_line.scores command_line.tables command_line.baselines
+    command_line.anomalies command_line.fit command_line.use
+    __main__
 """
 
 PACKAGE = Path(tfp_realnvp.__file__).parent

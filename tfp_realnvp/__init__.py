@@ -3,6 +3,9 @@
 import importlib
 from typing import Any
 
+from tfp_realnvp import startup  # noqa: F401    It comes first, since it imports TensorFlow.
+
+# isort: split
 from tfp_realnvp import diagnostics, masks
 from tfp_realnvp.bijectors import (
     ActNorm,

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import keras
 import numpy as np
+from sklearn.mixture import GaussianMixture
 
 import tfp_realnvp as nvp
 
@@ -71,3 +72,12 @@ def smaller(make: Callable, **small) -> Callable:
     if hasattr(make, "for_data"):
         wrapped.for_data = smaller(make.for_data, **small)
     return wrapped
+
+
+def small_command_line(monkeypatch) -> None:
+    """Lets the command line train small flows and fit fast mixtures."""
+    monkeypatch.setattr(
+        "tfp_realnvp.command_line.fit.RealNVP", smaller(nvp.RealNVP, num_couplings=2, hidden_units=(8,))
+    )
+    mixture = smaller(GaussianMixture, init_params="random", tol=1e9)
+    monkeypatch.setattr("tfp_realnvp.command_line.baselines.GaussianMixture", mixture)
