@@ -14,11 +14,12 @@ LOG := $(VENV)/install.log
 OLDEST := tensorflow==2.18.* tf-keras==2.18.* keras==3.6.* numpy==2.0.*
 
 .DELETE_ON_ERROR:
-.PHONY: help demo distributed-demo test tests test-oldest test-next newest mutants lint format clean
+.PHONY: help demo docs distributed-demo test tests test-oldest test-next newest mutants lint format clean
 
 help:
 	@echo "make demo         train two examples; pictures, models and exports go to demo/"
 	@echo "make distributed-demo  train as two workers on this machine, and as one process, and compare"
+	@echo "make docs         build the site in docs/_build/html"
 	@echo "make test         ruff and mypy, then all tests"
 	@echo "make test-oldest  the tests on the oldest supported versions, in .venv-oldest"
 	@echo "make test-next    for maintainers: all tests on the newest pre-releases, even if setup.py excludes them, in .venv-next"
@@ -47,6 +48,15 @@ demo: $(STAMP)
 	@echo "Open demo/tabular/picture.png and demo/two_moons/two_moons.png."
 	@echo "Your own table: $(RUN) -m tfp_realnvp fit YOUR.csv --out FOLDER"
 	@echo "Then read README.md, from 'A density of your array'."
+
+docs: $(VENV)/docs-installed
+	@$(RUN) -m sphinx --fail-on-warning --keep-going -q -b html docs docs/_build/html
+	@echo "Open docs/_build/html/index.html."
+
+$(VENV)/docs-installed: $(STAMP)
+	@echo "Installing Sphinx in $(VENV) (once) ..."
+	@$(RUN) -m pip install -e '.[docs]' > $(LOG) 2>&1 || { cat $(LOG) >&2; exit 1; }
+	@touch $@
 
 distributed-demo: $(STAMP)
 	@$(RUN) examples/distributed.py --compare --epochs 2 --data demo/rows --out demo/distributed
@@ -86,5 +96,5 @@ format: $(STAMP)
 	@$(RUN) -m ruff format
 
 clean:
-	rm -rf .venv .venv-oldest .venv-next demo build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf docs/_build .venv .venv-oldest .venv-next demo build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -47,6 +47,10 @@ setup(
         "cli": ["matplotlib", "pandas", "pyarrow", "scikit-learn"],
         "plot": ["matplotlib"],
         "sklearn": ["scikit-learn>=1.6"],
+        "docs": [
+            *("furo", "myst-nb", "sphinx", "sphinx-copybutton", "sphinx-design", "ipykernel"),
+            *("matplotlib", "pandas", "scikit-learn"),
+        ],
         "bench": ["distrax", "dm-haiku", "optax", "flowjax", "FrEIA", "nflows", "normflows", "zuko"],
         "test": [
             *("pytest", "pytest-xdist", "hypothesis", "mypy", "ruff"),
