@@ -14,12 +14,14 @@ LOG := $(VENV)/install.log
 OLDEST := tensorflow==2.18.* tf-keras==2.18.* keras==3.6.* numpy==2.0.*
 
 .DELETE_ON_ERROR:
-.PHONY: help demo docs distributed-demo test tests test-oldest test-next newest mutants lint format clean
+.PHONY: help demo docs gallery package distributed-demo test tests test-oldest test-next newest mutants lint format clean
 
 help:
 	@echo "make demo         train two examples; pictures, models and exports go to demo/"
 	@echo "make distributed-demo  train as two workers on this machine, and as one process, and compare"
 	@echo "make docs         build the site in docs/_build/html"
+	@echo "make gallery      run all examples, and store their pictures in docs/gallery (half an hour)"
+	@echo "make package      build wheel and sdist in dist/, and run the quick start with the wheel"
 	@echo "make test         ruff and mypy, then all tests"
 	@echo "make test-oldest  the tests on the oldest supported versions, in .venv-oldest"
 	@echo "make test-next    for maintainers: all tests on the newest pre-releases, even if setup.py excludes them, in .venv-next"
@@ -52,6 +54,20 @@ demo: $(STAMP)
 docs: $(VENV)/docs-installed
 	@$(RUN) -m sphinx --fail-on-warning --keep-going -q -b html docs docs/_build/html
 	@echo "Open docs/_build/html/index.html."
+
+gallery: $(STAMP)
+	@$(RUN) docs/_ext/gallery.py
+
+# The wheel and the sdist, and the quick start with the wheel in an empty environment.
+package: $(STAMP)
+	@rm -rf build dist $(VENV)/try
+	@$(RUN) -m pip install -q build twine
+	@$(RUN) -m build > $(LOG) 2>&1 || { cat $(LOG) >&2; exit 1; }
+	@$(RUN) -m twine check --strict dist/*
+	@$(INTERPRETER) -m venv $(VENV)/try
+	@$(VENV)/try/bin/python -m pip install -q dist/*.whl
+	@$(RUN) tests/quick_start.py | $(VENV)/try/bin/python -W ignore -
+	@rm -rf $(VENV)/try
 
 $(VENV)/docs-installed: $(STAMP)
 	@echo "Installing Sphinx in $(VENV) (once) ..."

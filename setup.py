@@ -5,15 +5,34 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-INIT = Path(__file__).with_name("tfp_realnvp") / "__init__.py"
+ROOT = Path(__file__).parent
+INIT = ROOT / "tfp_realnvp" / "__init__.py"
+# Placeholders, until the repository has an address: see CONTRIBUTING.md.
+REPOSITORY = "https://github.com/OWNER/tfp_realnvp"
+SITE = "https://OWNER.github.io/tfp_realnvp"
+
+
+def readme() -> str:
+    """The README, whose relative links lead to the repository, so that pictures show on PyPI too."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = re.sub(r"(!\[[^]]*\])\((?!https?:)", rf"\1({REPOSITORY}/raw/main/", text)
+    return re.sub(r"(?<!\!)(\[[^]]*\])\((?!https?:|#)", rf"\1({REPOSITORY}/blob/main/", text)
+
 
 setup(
     name="tfp-realnvp",
     version=re.search(r'__version__ = "(.*)"', INIT.read_text(encoding="utf-8"))[1],
     description="Real NVP normalizing flows for TensorFlow Probability and Keras 3",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=readme(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    author="The authors of tfp_realnvp",
+    url=REPOSITORY,
+    project_urls={
+        "Documentation": SITE,
+        "Changelog": f"{REPOSITORY}/blob/main/CHANGELOG.md",
+        "Issues": f"{REPOSITORY}/issues",
+    },
     keywords="normalizing-flows real-nvp density-estimation tensorflow-probability keras",
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -49,4 +49,5 @@ autodoc_typehints = "none"  # Signatures in the source have them; docstrings giv
 autodoc_default_options = {"show-inheritance": False}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+highlight_language = "none"
 default_role = "py:obj"  # Docstrings have names of this package and code in single backticks.

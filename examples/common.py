@@ -16,10 +16,9 @@ __all__ = [
     "ACCENT",
     "DATA",
     "MODEL",
-    "ProgressBar",
+    "ProgressLine",
     "at_least_one",
     "format_nll",
-    "hidden_stderr",
     "keras",
     "nvp",
     "print_scores",
@@ -29,6 +28,7 @@ __all__ = [
     "tfb",
     "tfd",
     "tfp",
+    "without_messages",
     "write_json",
 ]
 
@@ -44,9 +44,9 @@ import tensorflow_probability as tfp
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
-from tfp_realnvp.command_line.progress import ProgressBar
-from tfp_realnvp.command_line.scores import format_nll, print_scores
-from tfp_realnvp.startup import hidden_stderr
+from tfp_realnvp.command_line.likelihoods import format_nll, print_scores
+from tfp_realnvp.command_line.progress import ProgressLine
+from tfp_realnvp.startup import without_messages
 
 matplotlib.use("Agg")  # This backend only writes files, so no display is needed.
 logging.getLogger("tensorflow").setLevel(logging.ERROR)

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from scipy.stats import multivariate_normal, norm
 
-from common import DATA, MODEL, ProgressBar, keras, nvp, print_scores, save
+from common import DATA, MODEL, ProgressLine, keras, nvp, print_scores, save
 
 BATCH_SIZE = 256
 LEVELS = 0.5, 0.8, 0.9, 0.95
@@ -64,7 +64,7 @@ def train_flow(train: dict, validation: dict, epochs: int, seed: int) -> nvp.Rea
         batch_size=BATCH_SIZE,
         epochs=epochs,
         verbose=0,
-        callbacks=[best, ProgressBar()],
+        callbacks=[best, ProgressLine()],
     )
     return flow
 

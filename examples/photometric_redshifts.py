@@ -20,7 +20,7 @@ from scipy.stats import beta, gaussian_kde, truncnorm
 from sklearn.ensemble import HistGradientBoostingRegressor
 from threadpoolctl import threadpool_limits
 
-from common import ACCENT, MODEL, ProgressBar, at_least_one, format_nll, keras, nvp, print_scores, save
+from common import ACCENT, MODEL, ProgressLine, at_least_one, format_nll, keras, nvp, print_scores, save
 
 Z_MAX = 3.5
 PRIOR = beta(1.6, 2.6, scale=Z_MAX)  # p(z)
@@ -236,7 +236,7 @@ def main() -> None:
     print(f"{len(train['x'])} training rows, {len(validation['x'])} validation rows, {len(test['x'])} test rows")
     flow.compile()
     batch_size = int(np.clip(len(train["x"]) // 10, 16, BATCH_SIZE))
-    fit = {"batch_size": batch_size, "epochs": options.epochs, "verbose": 0, "callbacks": [ProgressBar()]}
+    fit = {"batch_size": batch_size, "epochs": options.epochs, "verbose": 0, "callbacks": [ProgressLine()]}
     flow.fit(train, validation_data=validation, **fit)
 
     marginal = gaussian_kde(train["x"].iloc[:5000, 0])  # The cost grows with the number of rows.

@@ -19,7 +19,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from scipy.stats import gaussian_kde, norm, truncnorm
 
-from common import ACCENT, MODEL, ProgressBar, at_least_one, format_nll, keras, nvp, print_scores, save
+from common import ACCENT, MODEL, ProgressLine, at_least_one, format_nll, keras, nvp, print_scores, save
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 
@@ -234,7 +234,7 @@ def train_flow(simulator: Simulator, train: dict, validation: dict, epochs: int,
             batch_size=batch_size,
             epochs=epochs,
             verbose=0,
-            callbacks=[ProgressBar()],
+            callbacks=[ProgressLine()],
         )
         flows.append(flow)
     return flows[0] if members == 1 else nvp.Ensemble(flows)

@@ -17,7 +17,7 @@ from scipy.stats import multivariate_normal
 from sklearn.datasets import make_moons
 from sklearn.neighbors import KernelDensity
 
-from common import ACCENT, DATA, MODEL, ProgressBar, keras, nvp, print_scores, save, score_in_new_process
+from common import ACCENT, DATA, MODEL, ProgressLine, keras, nvp, print_scores, save, score_in_new_process
 
 NOISE = 0.1
 BATCH_SIZE = 256
@@ -63,7 +63,7 @@ def train_flow(train: np.ndarray, validation: np.ndarray, epochs: int, seed: int
         batch_size=BATCH_SIZE,
         epochs=epochs,
         verbose=0,
-        callbacks=[ProgressBar()],
+        callbacks=[ProgressLine()],
     )
     return flow, history.history
 

@@ -25,7 +25,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm
 
-from common import ACCENT, DATA, MODEL, hidden_stderr, keras, nvp, tf, tfb, tfd, tfp
+from common import ACCENT, DATA, MODEL, keras, nvp, tf, tfb, tfd, tfp, without_messages
 
 MEASURED = np.array([28, 8, -3, 7, -1, 1, 18, 12], np.float32)  # points
 STANDARD_ERROR = np.array([15, 10, 16, 11, 9, 11, 10, 18], np.float32)
@@ -221,7 +221,7 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(options.seed)
-    with hidden_stderr():  # XLA's first compilation writes to stderr, whatever the logging level.
+    with without_messages():  # XLA's first compilation writes to stderr, whatever the logging level.
         tf.function(lambda: tf.zeros([]), jit_compile=True)()
 
     start = time.monotonic()

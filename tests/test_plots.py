@@ -51,8 +51,20 @@ def test_corner_shows_pairs_of_columns():
 def test_corner_shows_few_rows_as_points():
     figure = plots.corner(ROWS[:50], marked=ROWS[0])
     ax = visible(figure)[1]
-    np.testing.assert_allclose(ax.lines[0].get_xydata(), ROWS[:50, :2])
-    assert not ax.collections and len(ax.lines) == 4  # rows, two lines and the mark
+    (points,) = ax.collections
+    np.testing.assert_allclose(points.get_offsets(), ROWS[:50, :2])
+    assert len(ax.lines) == 3  # two lines and the mark
+    heavy = np.zeros(500)
+    heavy[7] = 1e200
+    (points,) = visible(plots.corner(ROWS, weights=heavy))[1].collections
+    np.testing.assert_allclose(points.get_alpha(), heavy / 1e200)
+
+
+def test_corner_marks_a_row_by_its_names():
+    ax = visible(plots.corner(TABLE, marked=TABLE.iloc[3]))[1]
+    assert ax.lines[-1].get_xydata().tolist() == [TABLE.iloc[3, :2].tolist()]
+    with pytest.raises(ValueError, match=r"marked must have the columns 'a', 'b', 'c', got 'c', 'b', 'a'"):
+        plots.corner(TABLE, marked=TABLE.iloc[3, ::-1])
 
 
 def test_long_names_have_several_lines():

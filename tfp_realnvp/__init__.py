@@ -21,7 +21,7 @@ from tfp_realnvp.bijectors import (
 from tfp_realnvp.conditioners import MLP, ConvResNet, ResNet
 from tfp_realnvp.flows import Ensemble, Flow, ImageRealNVP, RealNVP
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"
 
 __all__ = [
     "MLP",

@@ -17,17 +17,17 @@ def main(arguments: list[str] | None = None) -> None:
         import matplotlib
 
         matplotlib.use("Agg")  # This backend only writes files, so no display is needed.
-        from tfp_realnvp.command_line import fit, use
+        from tfp_realnvp.command_line import errors, fit, saved_model
     except ImportError as error:
         sys.exit(f"{error}: the command line needs pip install 'tfp_realnvp[cli]'")
-    command = {"fit": fit.fit, "score": use.score, "sample": use.sample}[options.command]
     try:
-        command(options)
+        {"fit": fit.fit, "score": saved_model.score, "sample": saved_model.sample}[options.command](options)
     except BrokenPipeError:  # For example from `| head`. Python would complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (EOFError, ImportError, OSError, ValueError) as error:
-        source = getattr(options, "file", options.model if "model" in options else "")
-        sys.exit(f"{source}: {str(error).splitlines()[0]}")
+    except errors.CommandError as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit("stopped")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--support", **bounds, help="bounds of columns, such as mass=0: or angle=-90:90")
     fit.add_argument("--integers", **names, help="columns of whole numbers")
     fit.add_argument("--epochs", type=_positive, default=100, help="number of epochs (default: %(default)s)")
-    fit.add_argument("--seed", type=int, default=0, help="seed of split, weights and samples (default: %(default)s)")
+    fit.add_argument("--seed", type=_seed, default=0, help="seed of split, weights and samples (default: %(default)s)")
 
     score = commands.add_parser("score", help="write the log-density of each row of a table, in nats")
     score.add_argument("model", type=Path, help="the file model.keras of fit")
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("-n", "--number", type=_positive, default=1000, help="number of rows (default: %(default)s)")
     values: dict[str, Any] = {"nargs": "+", "default": {}, "action": _Values, "metavar": "COLUMN=VALUE"}
     sample.add_argument("--context", **values, help="values of the context")
-    sample.add_argument("--seed", type=int, help="seed, for samples that can be repeated")
+    sample.add_argument("--seed", type=_seed, help="seed, for samples that can be repeated")
     sample.add_argument("--out", type=Path, help="CSV file to write (default: standard output)")
     return parser
 
@@ -64,6 +64,12 @@ def _parser() -> argparse.ArgumentParser:
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**31:
+        raise argparse.ArgumentTypeError(f"must be an integer from 0 to {2**31 - 1}, got {text!r}")
     return int(text)
 
 
@@ -75,9 +81,11 @@ class _Values(argparse.Action):
         for entry in values:
             name, equals, text = entry.rpartition("=")
             try:
-                found[name] = self.value(text) if equals else self.value("no value")
+                if not equals or name in found:
+                    raise ValueError
+                found[name] = self.value(text)
             except ValueError:
-                parser.error(f"{option_string}: expected {self.metavar}, got {entry!r}")
+                parser.error(f"{option_string}: expected {self.metavar}, once for a column, got {entry!r}")
         setattr(namespace, self.dest, found)
 
     @staticmethod

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+import tfp_realnvp as nvp
 from helpers.flows import small_command_line
 from helpers.processes import run_python
 from tfp_realnvp.__main__ import main
@@ -88,8 +89,22 @@ def test_columns_given_others(is_missing, tmp_path, run):
     assert len(run("sample", tmp_path / "model.keras", "-n", 4, "--context", "length=1.5").splitlines()) == 5
     scores = run("score", tmp_path / "model.keras", tmp_path / "mine.csv").splitlines()
     assert scores[0] == "row,log_prob" and scores[1].startswith("0,") and len(scores) == 81
-    with pytest.raises(SystemExit, match=r"model.keras: --context: give a value for each of length, got nothing"):
+    with pytest.raises(SystemExit, match=r"model.keras: --context: give a value for each of 'length', got nothing"):
         run("sample", tmp_path / "model.keras")
+
+
+def test_a_context_must_be_a_finite_number(tmp_path, run):
+    flow = nvp.RealNVP(2, context_shape=1, num_couplings=1, hidden_units=(4,))
+    flow.save(tmp_path / "model.keras")
+    for value in ("nan", "inf", ""):
+        with pytest.raises(SystemExit, match=r"--context: 'context 0' must be a finite number"):
+            run("sample", tmp_path / "model.keras", "--context", f"context 0={value}")
+
+
+def test_a_constant_context_has_baselines():
+    table = pd.DataFrame({"x": np.random.default_rng(0).normal(size=200), "c": 1.0})
+    models = gaussian_baselines(table[:150], table[150:175], table[175:], ["c"], seed=0)
+    assert all(np.isfinite(found).all() for found in models.values())
 
 
 def test_gaussian_baselines_of_columns_given_others():
@@ -105,12 +120,13 @@ def test_gaussian_baselines_of_columns_given_others():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--drop", "z"], r"there is no column 'z'; the columns are mass, kg, count, length, name"),
+        (["--drop", "z"], r"there is no column 'z'; the columns are 'mass, kg', 'count', 'length', 'name'"),
         ([], r"line 2, column 'name': 'a' is not a finite number .*; leave columns out with --drop"),
         (["--drop", "name", "--support", "count=0:"], r"--support: the column 'count' has values from 0 to"),
         (["--drop", "name", "--integers", "length"], r"'length' has values that are not whole numbers"),
         (["--drop", "name", "--context", "mass, kg", "count", "length"], r"nothing to learn"),
-        (["--drop", "name", "--context", "count", "--integers", "count"], r"not in --context, got count"),
+        (["--drop", "name", "--context", "count", "--integers", "count"], r"not in --context, got 'count'"),
+        (["--drop", "name", "--integers", "name"], r"--drop names columns that other options name too: 'name'"),
     ],
 )
 def test_wrong_options_give_a_one_line_error(options, message, tmp_path, run, capsys):
@@ -126,17 +142,24 @@ def test_bad_files_give_a_one_line_error(tmp_path, run):
     with pytest.raises(SystemExit, match=r"^.*ragged.csv: .*Expected 2 fields in line 62, saw 3$"):
         run("fit", file, "--out", tmp_path)
     file.write_text("1,2\n3,4\n")
+    (tmp_path / "file").write_text("")
+    measurements().to_csv(tmp_path / "good.csv")
+    with pytest.raises(SystemExit, match=r"file: .*File exists"):
+        run("fit", tmp_path / "good.csv", "--out", tmp_path / "file")
     with pytest.raises(SystemExit, match=r"ragged.csv: 2 rows are too few; at least 50 are needed"):
         run("fit", file, "--out", tmp_path)
-    with pytest.raises(SystemExit, match=r"nothing.keras: .*there is no such file"):
+    with pytest.raises(SystemExit, match=r"^.*nothing.keras: there is no such model; fit writes the file model.keras"):
         run("score", tmp_path / "nothing.keras", file)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fit", "a.csv", "--out", "b", "--support", "a=1"], "--support: expected COLUMN=LOW:HIGH, got 'a=1'"),
-        (["sample", "a.keras", "--context", "a=b"], "--context: expected COLUMN=VALUE, got 'a=b'"),
+        (
+            ["fit", "a.csv", "--out", "b", "--support", "a=1"],
+            "expected COLUMN=LOW:HIGH, once for a column, got 'a=1'",
+        ),
+        (["sample", "a.keras", "--context", "a=b"], "--context: expected COLUMN=VALUE, once for a column, got 'a=b'"),
         (["sample", "a.keras", "-n", "0"], "must be an integer of at least 1, got '0'"),
         ([], "the following arguments are required: COMMAND"),
     ],
@@ -149,4 +172,7 @@ def test_wrong_arguments(arguments, message, capsys):
 
 def test_a_terminal_shows_no_startup_messages():
     done = run_python("-m", "tfp_realnvp", "score", "nothing.keras", "nothing.csv")
-    assert done.stdout == "" and done.stderr == "nothing.csv: nothing.keras: there is no such file\n"
+    assert (done.stdout, done.stderr) == (
+        "",
+        "nothing.keras: there is no such model; fit writes the file model.keras\n",
+    )

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tfp_realnvp.command_line.tables import numbers, read_table
+from tfp_realnvp.command_line.tables import as_numbers, read_table
 
 GOOD_ROWS = "".join(f"{row},{row * row}\n" for row in range(60))
 
@@ -13,7 +13,7 @@ GOOD_ROWS = "".join(f"{row},{row * row}\n" for row in range(60))
 def test_read_csv(header, tmp_path):
     file = tmp_path / "table.csv"
     file.write_text(header + GOOD_ROWS + "\n61,7\n\n")
-    table = numbers(read_table(file))
+    table = as_numbers(read_table(file))
     if header.startswith(","):
         assert table.index[-1] == "61" and table.loc["7"].to_dict() == {"second": 49}
     else:
@@ -28,9 +28,14 @@ def test_read_csv(header, tmp_path):
         ("a,b\n" + GOOD_ROWS + "1\n", "line 62, column 'b': '' is not a finite number"),
         (GOOD_ROWS + "nan,1\n", "line 61, column 'column 0': 'nan' is not a finite number"),
         (GOOD_ROWS + "1,-inf\n", "line 61, column 'column 1': '-inf' is not a finite number"),
-        ("a,b\n1,5,2\n", "line 2 has more cells than the first line"),
+        ("a,b\n1,5,2\n", "line 2 has 3 cells, but line 1 has 2"),
+        ("id,mass\n1,5.5,2020\n2,6.5,2021\n3,7,2022\n", "line 2 has 3 cells, but line 1 has 2"),
+        ("a,b\n1,2\n,\n3,4\n", r"line 3, column 'a': '' is not a finite number \(such cells: 1 in 'a', 1 in 'b'\)"),
+        ("a;b\n1,5;2\n", "line 2, column 'a': '1,5' is not a finite number"),
+        ("a,b,a\n1,2,3\n", "line 1 has the column 'a' more than once"),
+        (" \n", "the file is empty"),
         (b"\x93NUMPY", "not text in UTF-8"),
-        ("", "No columns"),
+        ("", "the file is empty"),
         (None, "No such file"),
     ],
 )
@@ -39,7 +44,23 @@ def test_bad_csv_is_an_error(content, message, tmp_path):
     if content is not None:
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises((OSError, ValueError), match=message):
-        numbers(read_table(file))
+        as_numbers(read_table(file))
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["0,1\n5,6\n", ",0,1\n0,5,6\n", "0;1\n5;6\n", "\n0\t1\n\n5\t6\n", "\ufeff0,1\n5,6\n", " 0 ,1\r\n5,6\r\n"],
+)
+def test_headers_separators_and_blank_lines(content, tmp_path):
+    (tmp_path / "table.csv").write_text(content, encoding="utf-8", newline="")
+    table = as_numbers(read_table(tmp_path / "table.csv"))
+    assert table.to_dict("list") == {"0": [5.0], "1": [6.0]} and table.index.tolist() == [0]
+
+
+def test_truth_values_are_numbers(tmp_path):
+    (tmp_path / "table.csv").write_text("a,flag\n1,True\n2,\n3,False\n")
+    table = as_numbers(read_table(tmp_path / "table.csv"), may_be_missing=["flag"])
+    np.testing.assert_array_equal(table["flag"], [1.0, np.nan, 0.0])
 
 
 def test_read_npy(tmp_path):
@@ -51,7 +72,7 @@ def test_read_npy(tmp_path):
     rows[5, 1] = np.inf
     np.save(tmp_path / "bad.npy", rows)
     with pytest.raises(ValueError, match="row 5, column 'column 1': 'inf' is not a finite number"):
-        numbers(read_table(tmp_path / "bad.npy"))
+        as_numbers(read_table(tmp_path / "bad.npy"))
     np.save(tmp_path / "vector.npy", rows[0])
     with pytest.raises(ValueError, match=r"matrix .* got shape \[3\]"):
         read_table(tmp_path / "vector.npy")
@@ -64,14 +85,14 @@ def test_read_parquet(tmp_path):
     table.to_parquet(tmp_path / "table.parquet")
     found = read_table(tmp_path / "table.parquet")
     with pytest.raises(ValueError, match=r"row id 0, column 'b': 'x' is not a finite number \(such cells: 60 in 'b'\)"):
-        numbers(found)
-    pd.testing.assert_frame_equal(numbers(found[["a"]]), table[["a"]].astype("float64"))
+        as_numbers(found)
+    pd.testing.assert_frame_equal(as_numbers(found[["a"]]), table[["a"]].astype("float64"))
 
 
 def test_missing_values_of_some_columns(tmp_path):
     (tmp_path / "gaps.csv").write_text("a,b\n1,\n2,NA\n3, nan\n4,null\n5,6\n")
-    found = numbers(read_table(tmp_path / "gaps.csv"), may_be_missing=["b"])
+    found = as_numbers(read_table(tmp_path / "gaps.csv"), may_be_missing=["b"])
     np.testing.assert_array_equal(found["b"], [np.nan] * 4 + [6.0])
     (tmp_path / "gaps.csv").write_text("a,b\n1,\n2,?\n")
     with pytest.raises(ValueError, match=r"line 3, column 'b': '\?' is not a finite number \(such cells: 1 in 'b'\)"):
-        numbers(read_table(tmp_path / "gaps.csv"), may_be_missing=["b"])
+        as_numbers(read_table(tmp_path / "gaps.csv"), may_be_missing=["b"])

@@ -19,7 +19,7 @@ def gaussian_baselines(
 
     With a context, these are p(x | context) = p(x, context) / p(context) of models of all columns.
     """
-    mean, stddev = train.mean(), train.std()
+    mean, stddev = train.mean(), train.std().replace(0.0, 1.0)  # A context may be constant.
     train, validation, test = ((part - mean) / stddev for part in (train, validation, test))
     given = [train.columns.get_loc(name) for name in context]
 

@@ -2,7 +2,7 @@
 
 import argparse
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,9 +12,10 @@ import pandas as pd
 
 from tfp_realnvp.command_line.anomalies import ANOMALOUS, NUM_ALTERNATIVES, alternatives, score_rows
 from tfp_realnvp.command_line.baselines import gaussian_baselines
-from tfp_realnvp.command_line.progress import ProgressBar
-from tfp_realnvp.command_line.scores import print_scores
-from tfp_realnvp.command_line.tables import numbers, read_table
+from tfp_realnvp.command_line.errors import errors_of
+from tfp_realnvp.command_line.likelihoods import print_scores
+from tfp_realnvp.command_line.progress import ProgressLine
+from tfp_realnvp.command_line.tables import as_numbers, read_table
 from tfp_realnvp.flows import RealNVP
 from tfp_realnvp.flows.frames import listed
 from tfp_realnvp.plots import corner
@@ -41,22 +42,30 @@ class Columns(NamedTuple):
         return {"x": table[self.features]} | context
 
     def __str__(self) -> str:
-        return _listed(self.features) + (f" given {_listed(self.context)}" if self.context else "")
+        return _some(self.features) + (f" given {_some(self.context)}" if self.context else "")
 
 
-def _listed(names: Sequence[str]) -> str:
+def _some(names: Sequence[str]) -> str:
     return f"{len(names)} column{'s' * (len(names) > 1)} ({', '.join(names[:3])}{', ...' * (len(names) > 3)})"
 
 
+def _quoted(names: Iterable[str]) -> str:
+    return listed(map(repr, names))
+
+
 def fit(options: argparse.Namespace) -> None:
-    """Runs the command. Raises a ValueError or an OSError if the file or the options are wrong."""
+    """Runs the command. Raises a `CommandError` if the file or the options are wrong."""
     keras.utils.set_random_seed(options.seed)
-    table, given = _checked(read_table(options.file), options)
-    columns = Columns([name for name in table if name not in options.context], options.context)
-    parts = _split(len(table), options.seed)
-    train, validation, test = (table.iloc[positions] for positions in parts.values())
-    # The flow uses float64, because columns may be far from zero, such as dates, or nearly linearly dependent.
-    flow = RealNVP.for_data(**columns.of(train), seed=options.seed, dtype="float64", verbose=False, **given)
+    paths = {name: options.out / file for name, file in FILES.items()}
+    with errors_of(options.file):
+        table, given = _checked(read_table(options.file), options)
+        columns = Columns([name for name in table if name not in options.context], options.context)
+        parts = _split(len(table), options.seed)
+        train, validation, test = (table.iloc[positions] for positions in parts.values())
+        # The flow uses float64, because columns may be far from zero, such as dates, or nearly linearly dependent.
+        flow = RealNVP.for_data(**columns.of(train), seed=options.seed, dtype="float64", verbose=False, **given)
+    with errors_of(options.out):
+        options.out.mkdir(parents=True, exist_ok=True)
     print(f"{options.file}: {len(table)} rows of {columns}")
     print(f"{len(train)} training rows, {len(validation)} validation rows, {len(test)} test rows")
     if flow.missing_context:
@@ -70,50 +79,58 @@ def fit(options: argparse.Namespace) -> None:
         batch_size=int(np.clip(len(train) // 10, 16, 512)),
         epochs=options.epochs,
         verbose=0,
-        callbacks=[ProgressBar()],
+        callbacks=[ProgressLine()],
     )
+    with errors_of(options.out):
+        _save(flow, paths)
     log_prob = flow.log_prob(**columns.of(table)).numpy()
     models = {"Real NVP": log_prob[parts["test"]]}
     if not flow.missing_context:
         models = gaussian_baselines(train, validation, test, columns.context, options.seed) | models
     print_scores("Test negative log-likelihood, nats per row in the units of the data (lower is better)", models)
 
-    options.out.mkdir(parents=True, exist_ok=True)
-    paths = {name: options.out / file for name, file in FILES.items()}
     scores, threshold = score_rows(log_prob, table.index, parts)
-    scores.to_csv(paths["Anomaly scores"], index_label="row", float_format="%.6g")
+    with errors_of(options.out):
+        scores.to_csv(paths["Anomaly scores"], index_label="row", float_format="%.6g")
     order = parts["test"][np.argsort(log_prob[parts["test"]])[:NUM_UNUSUAL]]
     unusual = table.iloc[order]
-    reasons = [
-        alternatives(flow, train[columns.features], **columns.of(unusual.iloc[[row]])) for row in range(len(unusual))
-    ]
+    rows = [unusual.iloc[[row]] for row in range(len(unusual))]
+    reasons = [alternatives(flow, train[columns.features], **columns.of(row)) for row in rows]
     _print_anomalies(scores.iloc[parts["test"]], threshold, scores["anomaly_score"].iloc[order], reasons)
     inputs = columns.of(table)
     x = inputs.pop("x")
     samples = flow.sample(() if inputs else len(table), **inputs, seed=options.seed)
-    _draw(x, pd.DataFrame(np.asarray(samples), columns=columns.features), unusual, reasons, paths["Picture"])
-    flow.save(paths["Model"])
-    with contextlib.redirect_stdout(None):  # Keras prints a long description of the export.
-        flow.export(paths["Export"])
+    with errors_of(options.out):
+        _draw(x, pd.DataFrame(np.asarray(samples), columns=columns.features), unusual, reasons, paths["Picture"])
     print("\n" + "\n".join(f"{name + ':':16}{path}" for name, path in paths.items()))
     print(f"\nOpen {paths['Picture']}. Score other rows: python -m tfp_realnvp score {paths['Model']} OTHER.csv")
 
 
+def _save(flow: RealNVP, paths: Mapping[str, Path]) -> None:
+    flow.save(paths["Model"])
+    with contextlib.redirect_stdout(None):  # Keras prints a long description of the export.
+        flow.export(paths["Export"])
+
+
 def _checked(table: pd.DataFrame, options: argparse.Namespace) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The columns to learn from, as numbers, and the options of `for_data`."""
+    if not _has_names(table):
+        print(f"The file has no header, so its columns are {table.columns[0]!r}, ..., {table.columns[-1]!r}.")
     asked = [*options.drop, *options.context, *options.integers, *options.support]
     if unknown := [name for name in asked if name not in table]:
-        raise ValueError(f"there is no column {listed(map(repr, unknown))}; the columns are {listed(table)}")
+        raise ValueError(f"there is no column {_quoted(unknown)}; the columns are {_quoted(table)}")
+    if wrong := [name for name in (*options.context, *options.integers, *options.support) if name in options.drop]:
+        raise ValueError(f"--drop names columns that other options name too: {_quoted(wrong)}")
     if wrong := [name for name in (*options.integers, *options.support) if name in options.context]:
-        raise ValueError(f"--integers and --support are for columns that are not in --context, got {listed(wrong)}")
+        raise ValueError(f"--integers and --support are for columns that are not in --context, got {_quoted(wrong)}")
+    if not set(table) - {*options.drop, *options.context}:
+        raise ValueError("--drop and --context name all columns, so there is nothing to learn")
     try:
-        table = numbers(table.drop(columns=options.drop), may_be_missing=options.context)
+        table = as_numbers(table.drop(columns=options.drop), may_be_missing=options.context)
     except ValueError as error:
         raise ValueError(f"{error}; leave columns out with --drop, or drop these rows") from error
     if len(table) < MIN_ROWS:
         raise ValueError(f"{len(table)} rows are too few; at least {MIN_ROWS} are needed")
-    if len(table.columns) == len(options.context):
-        raise ValueError("--context names all columns, so there is nothing to learn")
     for name in options.integers:
         if (table[name] % 1 != 0).any():
             raise ValueError(f"--integers: the column {name!r} has values that are not whole numbers")
@@ -128,6 +145,10 @@ def _checked(table: pd.DataFrame, options: argparse.Namespace) -> tuple[pd.DataF
     if table[options.context].isna().to_numpy().any():
         given["missing_context"] = True
     return table, {name: value for name, value in given.items() if value is not None}
+
+
+def _has_names(table: pd.DataFrame) -> bool:
+    return list(table) != [f"column {index}" for index in range(table.shape[1])]
 
 
 def _split(number: int, seed: int) -> dict[str, np.ndarray]:
@@ -160,4 +181,5 @@ def _draw(
     shown = list(dict.fromkeys([*first, *table]))[:MAX_PLOTTED]
     marked = unusual[shown].rename(index="unusual test row {}".format)
     labels = "samples of the flow", "data (all rows)"
-    corner(samples[shown], table[shown], marked=marked, labels=labels).savefig(path)
+    names = [name.replace("$", r"\$") for name in shown]  # no formulas
+    corner(samples[shown], table[shown], names, marked=marked, labels=labels).savefig(path)

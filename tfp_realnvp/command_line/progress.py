@@ -6,10 +6,10 @@ from typing import Any
 
 import keras
 
-__all__ = ["ProgressBar"]
+__all__ = ["ProgressLine"]
 
 
-class ProgressBar(keras.callbacks.Callback):
+class ProgressLine(keras.callbacks.Callback):
     """Draws one line and updates it after epochs. If stdout is not a terminal, prints only the final state."""
 
     width = 24

@@ -1,5 +1,6 @@
 """Reads numeric tables into pandas DataFrames. Errors name the row and the column."""
 
+import csv
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,10 @@ from pandas.api.types import is_numeric_dtype
 
 from tfp_realnvp.flows.frames import listed
 
-__all__ = ["numbers", "read_table"]
+__all__ = ["as_numbers", "read_table"]
 
-_LABELS = "Unnamed: 0"  # what pandas calls a first column without a name
 _MISSING = ("", "nan", "na", "null", "none")  # in lower case
+_SEPARATORS = ",;\t"
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -29,7 +30,8 @@ def read_table(path: Path) -> pd.DataFrame:
     if path.suffix == ".npy":
         return _read_npy(path)
     if path.suffix == ".parquet":
-        return pd.read_parquet(path).rename(columns=str)
+        frame = pd.read_parquet(path).rename(columns=str)
+        return frame.reset_index() if frame.index.nlevels > 1 else frame
     return _read_csv(path)
 
 
@@ -41,37 +43,50 @@ def _read_npy(path: Path) -> pd.DataFrame:
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
-    # Without pandas's filter of missing values, errors can cite a cell as it is in the file.
-    options: dict[str, Any] = {"na_filter": False, "skipinitialspace": True, "low_memory": False}
     try:
-        first = pd.read_csv(path, header=None, nrows=1, dtype=str, **options).iloc[0]
-        # The first line is a header if no cell is a number. If some are, it is a row, and its other cells are mistakes.
-        has_header = bool(pd.to_numeric(first, errors="coerce").isna().all())
-        options |= {"header": 0 if has_header else None, "skip_blank_lines": False, "dtype": {_LABELS: str}}
-        frame = pd.read_csv(path, **options)
+        text = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError("the file is not text in UTF-8; names of other files end in .npy or .parquet") from error
-    if not isinstance(frame.index, pd.RangeIndex):  # Pandas would take the first cells of each row as its label.
-        raise ValueError("line 2 has more cells than the first line; numbers must have decimal points")
-    frame = frame if has_header else frame.add_prefix("column ")
-    frame.index = pd.RangeIndex(1 + has_header, 1 + has_header + len(frame))
-    frame = frame[(frame != "").any(axis=1)]  # without blank lines
-    labels = frame.pop(_LABELS) if _LABELS in frame else pd.RangeIndex(len(frame))
-    return frame.set_axis(pd.MultiIndex.from_arrays([frame.index, labels], names=["line", "row"]), axis="index")
+    lines = np.flatnonzero([bool(line.strip()) for line in text])  # without blank lines
+    if not lines.size:
+        raise ValueError("the file is empty")
+    separator = max(_SEPARATORS, key=text[lines[0]].count)
+    names, *first = csv.reader([text[line] for line in lines[:2]], delimiter=separator, skipinitialspace=True)
+    names = [name.strip() for name in names]
+    if first and len(first[0]) != len(names):
+        raise ValueError(f"line {lines[1] + 1} has {len(first[0])} cells, but line {lines[0] + 1} has {len(names)}")
+    has_header = _is_header(names)
+    if has_header and len(set(names)) < len(names):
+        raise ValueError(f"line {lines[0] + 1} has the column {max(names, key=names.count)!r} more than once")
+    options: dict[str, Any] = {"sep": separator, "skipinitialspace": True, "encoding": "utf-8-sig"}
+    options |= {"header": None, "skiprows": lines[0] + has_header, "names": range(len(names)), "low_memory": False}
+    # Without pandas's filter of missing values, errors can cite a cell as it is in the file.
+    frame = pd.read_csv(path, na_filter=False, **options)
+    labels = frame.pop(0).astype(str) if has_header and not names[0] else pd.RangeIndex(len(frame))
+    frame.columns = [names[column] if has_header else f"column {column}" for column in frame]
+    # A cell in quotes may contain line breaks. Then the file has more lines than rows.
+    rows = lines[has_header:] + 1 if len(lines) - has_header == len(frame) else np.arange(len(frame))
+    return frame.set_axis(pd.MultiIndex.from_arrays([rows, labels], names=["line", "row"]), axis="index")
 
 
-def numbers(frame: pd.DataFrame, may_be_missing: Collection[str] = ()) -> pd.DataFrame:
+def _is_header(cells: list[str]) -> bool:
+    """Whether the first line has the names of the columns: no cell is a number, or they are 0, 1, ... as in pandas.
+
+    If some cells are numbers, the line is a row, and its other cells are mistakes.
+    """
+    counted = [str(index) for index in range(len(cells))]
+    is_number = pd.to_numeric(pd.Series(cells), errors="coerce").notna()
+    return not is_number.any() or (len(cells) > 1 and cells in (counted, ["", *counted[:-1]]))
+
+
+def as_numbers(frame: pd.DataFrame, may_be_missing: Collection[str] = ()) -> pd.DataFrame:
     """The table as numbers, with NaN for missing values, and without the lines in its index.
 
     Raises a ValueError, with the row and the column, if a cell is infinite or no number, or if a value is missing in a
     column other than `may_be_missing`.
     """
-
-    def to_numbers(column: pd.Series) -> pd.Series:
-        return column if is_numeric_dtype(column) else pd.to_numeric(column.astype(str), errors="coerce")
-
-    has_lines = frame.index.nlevels == 2
-    found = frame.apply(to_numbers).astype("float64")
+    has_lines = "line" in frame.index.names and frame.index.nlevels == 2
+    found = frame.apply(_to_numbers).astype("float64")
     wrong = ~np.isfinite(found.to_numpy())
     for index, name in enumerate(frame):
         if name in may_be_missing:
@@ -83,6 +98,13 @@ def numbers(frame: pd.DataFrame, may_be_missing: Collection[str] = ()) -> pd.Dat
         counts = [f"{number} in {name!r}" for name, number in zip(frame, wrong.sum(axis=0), strict=True) if number]
         raise ValueError(
             f"{where}, column {frame.columns[column]!r}: "
-            f"'{frame.iat[row, column]}' is not a finite number (such cells: {listed(counts)})"
+            f"{str(frame.iat[row, column])!r} is not a finite number (such cells: {listed(counts)})"
         )
     return found.droplevel("line") if has_lines else found
+
+
+def _to_numbers(column: pd.Series) -> pd.Series:
+    if is_numeric_dtype(column):
+        return column
+    texts = column.astype(str).replace({"True": "1", "False": "0"})
+    return pd.to_numeric(texts, errors="coerce")

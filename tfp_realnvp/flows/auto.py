@@ -73,9 +73,10 @@ class KernelDecay(keras.callbacks.Callback):
 
     AdamW multiplies weights by 1 - weight_decay * rate in each step, and so by exp(-weight_decay * R) in all steps,
     where R is the sum of the rates. Here, weight_decay = min(`DECAY` / R, `MAX_WEIGHT_DECAY`). Overfitting of few rows
-    becomes slower, and long trainings hardly change. Biases, scales and other variables do not decay, since their
-    values may have to be large. The kernels are multiplied once in `INTERVAL` batches. Kernels do not decay if the
-    number of batches of an epoch is not known, nor in a later `fit`, where they would forget what they have learned.
+    becomes slower, and long trainings hardly change. Recurrent kernels are kernels too. Biases, scales and other
+    variables do not decay, since their values may have to be large. A pre-trained context network decays unless it is
+    frozen. The kernels are multiplied once in `INTERVAL` batches. Kernels do not decay if the number of batches of an
+    epoch is not known, nor in a later `fit`, where they would forget what they have learned.
 
     Source: Loshchilov & Hutter, "Decoupled weight decay regularization", 2019, arXiv 1711.05101.
 
@@ -91,7 +92,9 @@ class KernelDecay(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         variables = {id(each): each for layer in self.model.layers for each in layer.trainable_variables}
-        kernels = [variable for variable in variables.values() if variable.name == "kernel"]
+        kernels = [
+            variable for variable in variables.values() if variable.name.endswith("kernel")
+        ]  # "recurrent_kernel" too
 
         def multiply(factor: tf.Tensor) -> None:
             for kernel in kernels:

@@ -67,7 +67,7 @@ class RealNVP(Flow):
             It sees contexts standardised by channel, the last axis, unless it has `Embedding` or `Masking` layers.
         missing_context: whether NaN in a context means that the value was not observed. The flow then learns p(x | the
             observed values) from rows with such contexts. Otherwise, NaN is an error in `fit`. A context network sees 0
-            in place of NaN, and as many channels again, which are 1 where values are missing.
+            in place of NaN, and a second set of channels, which are 1 where values are missing.
         conditioner: "mlp" for `MLP` networks, or "resnet" for `ResNet` networks.
         dropout: fraction of the units that the networks drop in training, at least 0 and below 1. Densities, samples,
             `evaluate` and exports use all units.

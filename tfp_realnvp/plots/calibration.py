@@ -10,7 +10,7 @@ from matplotlib.figure import Figure, SubFigure
 from tfp_realnvp.checks import check_fraction
 from tfp_realnvp.diagnostics.calibration import all_checks
 from tfp_realnvp.diagnostics.uniformity import ecdf_differences, simultaneous_band, uniformity_test
-from tfp_realnvp.plots.style import COLOURS, DATA, MODEL, as_names, figure_of, new_figure, style
+from tfp_realnvp.plots.style import COLOURS, DATA, MODEL, as_names, figure_of, new_figure, style, wrapped
 
 __all__ = ["calibration"]
 
@@ -46,7 +46,7 @@ def calibration(
         names: names of the features; None for `feature_names` of the flow, or the columns of x, or x1, x2, ...
         level: probability of the bands, for each curve by itself.
         title: None, or a title above all.
-        figure: where to draw; None for a new figure.
+        figure: where to draw, with `layout="constrained"`; None for a new figure.
 
     Raises:
         ValueError: as in `sbc_ranks`.
@@ -59,7 +59,9 @@ def calibration(
     with style():
         num_panels = 2 if credibilities is None else 3
         few = len(names) <= len(COLOURS)
-        legend_rows = -(-len(names) // num_panels) if few and len(names) > 1 else 0
+        lines = [wrapped(name, 60) for name in names]
+        num_columns = max(1, min(num_panels, 100 // (max(map(len, names)) + 16)))
+        legend_rows = -(-len(names) // num_columns) if few and len(names) > 1 else 0
         figure = figure or new_figure(2.6 * num_panels + 0.4, 3.1 + 0.2 * legend_rows)
         axes = figure.subplots(1, num_panels, sharey=True, squeeze=False)[0]
         rows = len(ranks)
@@ -70,8 +72,8 @@ def calibration(
         else:
             axes[0].set(title="ranks", xlabel="rank / number of samples")
         if legend_rows:
-            labels = [f"{name} (p {_short(p)})" for name, p in zip(names, p_values, strict=True)]
-            figure.legend(axes[0].lines[1:], labels, loc="outside lower left", ncols=num_panels, fontsize=9)
+            labels = [f"{name} (p {_short(p)})" for name, p in zip(lines, p_values, strict=True)]
+            figure.legend(axes[0].lines[1:], labels, loc="outside lower left", ncols=num_columns, fontsize=9)
         for ax, found, name, xlabel in zip(
             axes[1:],
             [levels, credibilities],

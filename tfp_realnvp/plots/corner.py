@@ -41,8 +41,8 @@ def corner(
 ) -> Figure:
     """Draws samples, and data to compare them with: each feature on the diagonal, and each pair below it.
 
-    Contours contain 50 % and 90 % of the rows, as far as 40 bins of each axis can show it. Fewer than 200 rows are
-    drawn as points.
+    Contours contain 50 % and 90 % of the rows, as far as 40 bins of each axis can show it. Fewer than 200 rows, or
+    weights of fewer effective rows, are drawn as points, whose opacity is proportional to the weights.
 
     Args:
         samples: `[N, D]`, an array or a DataFrame.
@@ -72,6 +72,7 @@ def corner(
         hint = "; are these log-weights?" if np.any(weight < 0) else ""
         wanted = f"{len(model)} numbers of at least 0 with a finite sum, not all 0"
         raise ValueError(f"weights must be {wanted}, got {weights!r:.100}{hint}")
+    marked = marked.to_frame().T if hasattr(marked, "to_frame") and np.ndim(marked) == 1 else marked
     marks = None if marked is None else as_table(marked if np.ndim(marked) == 2 else [marked], "marked", samples)
     if marks is not None and marks.shape[1] != size:
         raise ValueError(f"marked must have the {size} features of samples, got {marks.shape[1]}")
@@ -142,7 +143,10 @@ def _limits(parts: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> tuple[floa
 
 
 def _effective_number(rows: np.ndarray, weight: np.ndarray | None) -> float:
-    return len(rows) if weight is None else float(np.sum(weight) ** 2 / np.sum(weight**2))
+    if weight is None:
+        return len(rows)
+    relative = weight / np.max(weight)
+    return float(np.sum(relative) ** 2 / np.sum(relative**2))
 
 
 def _draw_histogram(
@@ -156,8 +160,9 @@ def _draw_histogram(
 
 
 def _draw_contours(ax: Axes, pair: np.ndarray, weight: np.ndarray | None, colour: str, is_filled: bool) -> None:
-    if len(pair) < _MIN_ROWS:
-        ax.plot(*pair.T, ".", color=colour, markersize=3, markeredgewidth=0)
+    if _effective_number(pair, weight) < _MIN_ROWS:
+        opacity = 1.0 if weight is None else weight / np.max(weight)
+        ax.scatter(pair[:, 0], pair[:, 1], s=5, color=colour, alpha=opacity, linewidths=0)
         return
     limits = [_limits([(pair[:, axis], weight)]) for axis in range(2)]  # of these rows: others may be much wider
     counts, x_edges, y_edges = np.histogram2d(pair[:, 0], pair[:, 1], _BINS, limits, weights=weight)
@@ -178,7 +183,7 @@ def _smoothed(counts: np.ndarray, bandwidth: float) -> np.ndarray:
     """Counts smoothed along the first axis, by a Gaussian of this standard deviation."""
     width = math.ceil(3 * bandwidth)
     kernel = np.exp(-0.5 * (np.arange(-width, width + 1) / bandwidth) ** 2)
-    return np.stack([np.convolve(column, kernel / kernel.sum(), mode="same") for column in counts.T], axis=1)
+    return np.stack([np.convolve(column, kernel / kernel.sum())[width:-width] for column in counts.T], axis=1)
 
 
 def contour_thresholds(

@@ -99,7 +99,7 @@ def as_table(array: Any, argument: str, like: Any = None) -> np.ndarray:
 def wrapped(name: str, width: int) -> str:
     """A name in lines of about `width` characters. A formula between dollar signs counts as one."""
     formulas = iter(re.findall(r"\$[^$]*\$", name))
-    lines = textwrap.fill(re.sub(r"\$[^$]*\$", "\0", name), width, break_long_words=False, break_on_hyphens=False)
+    lines = textwrap.fill(re.sub(r"\$[^$]*\$", "\0", name), width, break_on_hyphens=False)
     return re.sub("\0", lambda _: next(formulas), lines)
 
 

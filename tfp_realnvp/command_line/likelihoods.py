@@ -10,6 +10,8 @@ __all__ = ["format_nll", "print_scores"]
 def format_nll(log_prob: np.ndarray) -> str:
     """Formats the mean negative log-density in nats and its standard error."""
     log_prob = np.asarray(log_prob, np.float64)
+    if not np.all(np.isfinite(log_prob)):
+        return f"{'inf':>8}, since {np.sum(~np.isfinite(log_prob))} rows have the density 0"
     return f"{-log_prob.mean():8.3f} +- {log_prob.std() / np.sqrt(len(log_prob)):.3f}"
 
 
@@ -28,6 +30,8 @@ def print_scores(title: str, scores: Mapping[str, np.ndarray]) -> None:
     if not others:
         return
     baseline = max(others, key=lambda name: float(scores[name].mean()))
+    if not (np.all(np.isfinite(flow)) and np.all(np.isfinite(scores[baseline]))):
+        return
     difference = scores[baseline] - flow
     print(
         f"  Real NVP minus {baseline}, row by row: {format_nll(-difference).strip()}, "
