@@ -54,7 +54,7 @@ def test_bad_csv_is_an_error(content, message, tmp_path):
 def test_headers_separators_and_blank_lines(content, tmp_path):
     (tmp_path / "table.csv").write_text(content, encoding="utf-8", newline="")
     table = as_numbers(read_table(tmp_path / "table.csv"))
-    assert table.to_dict("list") == {"0": [5.0], "1": [6.0]} and table.index.tolist() == [0]
+    assert table.to_dict("list") == {"0": [5.0], "1": [6.0]} and table.index.astype(int).tolist() == [0]
 
 
 def test_truth_values_are_numbers(tmp_path):
