@@ -29,11 +29,11 @@ PICTURES = {
 
 
 def store(picture: Path, name: str) -> None:
-    """Stores a picture with few colours and at most `WIDTH` pixels wide."""
+    """Stores a picture with at most 256 colours and `WIDTH` pixels of width."""
     image = Image.open(picture).convert("RGB")
     if image.width > WIDTH:
         image = image.resize((WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS)
-    image.quantize(128, dither=Image.Dither.NONE).save(GALLERY / f"{name}.png", optimize=True)
+    image.quantize(256, dither=Image.Dither.NONE).save(GALLERY / f"{name}.png", optimize=True)
 
 
 def run(example: str) -> None:
