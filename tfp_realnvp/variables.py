@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -54,8 +54,21 @@ def all_variables(module: object) -> tuple[tf.Variable, ...]:
     """Every `tf.Variable` of the `tf.Module`s and Keras 3 layers in `module`, each listed once."""
     variables = [raw_variable(variable) for layer in keras_layers(module) for variable in layer.variables]
     if isinstance(module, tf.Module):
-        variables.extend(module.variables)
+        try:
+            variables.extend(module.variables)
+        except ValueError:  # TFP fails at lists in which only some bijectors are composite tensors.
+            for each in (module, *module.submodules):
+                variables.extend(leaf for leaf in _leaves(vars(each)) if isinstance(leaf, tf.Variable))
     return tuple({id(variable): variable for variable in variables}.values())
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """What is in nested dictionaries, lists and tuples."""
+    if isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _leaves(part)
+    else:
+        yield value
 
 
 @contextlib.contextmanager
