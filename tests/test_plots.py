@@ -165,6 +165,13 @@ def test_global_settings_do_not_change():
     assert dict(plt.rcParams) == before
 
 
+def test_a_backend_may_change_settings_while_a_picture_is_drawn(monkeypatch):
+    monkeypatch.setattr("tfp_realnvp.plots.style.plt.figure", lambda **options: [plt.ion(), Figure(**options)][1])
+    plots.history({"loss": [1.0]})
+    assert plt.isinteractive()
+    plt.ioff()
+
+
 def test_the_package_imports_without_matplotlib():
     code = (
         "import sys; sys.modules['matplotlib'] = None\n"

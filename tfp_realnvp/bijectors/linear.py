@@ -78,7 +78,7 @@ class LULinear(OnePassBijector):
 
     def values(self) -> list[np.ndarray]:
         """The values of L and U, d and b."""
-        return [np.array(variable) for variable in (self._lower_upper, self._log_diagonal, self._shift)]
+        return [variable.numpy() for variable in (self._lower_upper, self._log_diagonal, self._shift)]
 
     def whiten(self, covariance: np.ndarray) -> None:
         """Sets L, U and b so that events of this covariance `[D, D]` and mean 0 become uncorrelated in `inverse`.

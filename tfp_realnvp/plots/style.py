@@ -49,8 +49,12 @@ STYLE: dict[Any, Any] = {
 @contextlib.contextmanager
 def style() -> Iterator[None]:
     """Context manager: new figures of matplotlib have the style of this package."""
-    with matplotlib.rc_context(STYLE):
+    before = {name: matplotlib.rcParams[name] for name in STYLE}
+    matplotlib.rcParams.update(STYLE)
+    try:
         yield
+    finally:  # `rc_context` would undo other settings too: in a notebook, the first figure makes pyplot interactive.
+        matplotlib.rcParams.update(before)
 
 
 def new_figure(width: float, height: float) -> Figure:
