@@ -4,7 +4,12 @@ from pathlib import Path
 from typing import Any
 
 SUMMARY = "Real NVP normalizing flows for TensorFlow Probability and Keras 3."
-FOLDERS = {"tutorials": "Tutorials", "how-to": "How-to guides", "explanations": "Explanations", "migration": "Migration"}
+FOLDERS = {
+    "tutorials": "Tutorials",
+    "how-to": "How-to guides",
+    "explanations": "Explanations",
+    "migration": "Migration",
+}
 
 
 def _write(app: Any, exception: Exception | None) -> None:

@@ -99,8 +99,12 @@ def test_density_equals_the_density_of_the_distribution():
         lambda: tfd.TransformedDistribution(tfd.Sample(tfd.Normal(0.0, 1.0), 2), tfb.Shift(tf.Variable([1.0, 2.0]))),
         lambda: tfd.MultivariateNormalTriL(tf.Variable([0.0, 0.0]), tf.eye(2)),
         lambda: tfb.Sigmoid()(tfd.MultivariateNormalDiag(tf.Variable([0.0, 0.0]))),
+        # TFP does not make composite tensors of such bijectors. The network is built when it is called first.
+        lambda: tfb.MaskedAutoregressiveFlow(tfb.AutoregressiveNetwork(params=2, hidden_units=[8]))(
+            tfd.MultivariateNormalDiag(tf.zeros(2))
+        ),
     ],
-    ids=["mixture", "no chain", "no bijector", "bounded"],
+    ids=["mixture", "no chain", "no bijector", "bounded", "autoregressive"],
 )
 def test_flow_accepts_any_distribution_of_vectors(distribution):
     distribution = distribution()

@@ -113,6 +113,8 @@ class Flow(DensityModel):
         self._distribution = OnePassTransformedDistribution(base, chain)
         self._training_distribution = with_inference(self._distribution, False)
         self._tf_keras_layers = tf_keras_layers(distribution)
+        if not all(layer.built for layer in self._tf_keras_layers):  # such as `tfb.AutoregressiveNetwork`
+            distribution.log_prob(tf.zeros([1, *self._event_shape], self.variable_dtype))
         self._track_variables()
         self._compiled = CompiledDensity(
             self.distribution,
