@@ -72,6 +72,7 @@ def fit(options: argparse.Namespace) -> None:
         print("Some values of the context are missing: the flow learns p(x | the values that are there).")
     config = flow.get_config()
     print("Options:", ", ".join(f"{name}={config[name]!r}" for name in SHOWN))
+    print("TensorFlow prepares the training, which takes some seconds ...", flush=True)
     flow.compile()
     flow.fit(
         columns.of(train),
