@@ -49,7 +49,7 @@ demo: $(STAMP)
 	@echo
 	@echo "Open demo/tabular/picture.png and demo/two_moons/two_moons.png."
 	@echo "Your own table: $(RUN) -m tfp_realnvp fit YOUR.csv --out FOLDER"
-	@echo "Then read README.md, from 'A density of your array'."
+	@echo "Next: docs/tutorials/table.md, or 'make docs' for the whole site."
 
 docs: $(VENV)/docs-installed
 	@$(RUN) -m sphinx --fail-on-warning --keep-going -q -b html docs docs/_build/html
