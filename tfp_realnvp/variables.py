@@ -57,8 +57,12 @@ def all_variables(module: object) -> tuple[tf.Variable, ...]:
         try:
             variables.extend(module.variables)
         except ValueError:  # TFP fails at lists in which only some bijectors are composite tensors.
+            layers = tf_keras_layers(module)
+            inner = {id(part) for layer in layers for part in (layer, *layer.submodules)}
             for each in (module, *module.submodules):
-                variables.extend(leaf for leaf in _leaves(vars(each)) if isinstance(leaf, tf.Variable))
+                if id(each) not in inner:  # Layers have counters too, which are not among their variables.
+                    variables.extend(leaf for leaf in _leaves(vars(each)) if isinstance(leaf, tf.Variable))
+            variables.extend(variable for layer in layers for variable in layer.variables)
     return tuple({id(variable): variable for variable in variables}.values())
 
 

@@ -116,6 +116,7 @@ def test_flow_accepts_any_distribution_of_vectors(distribution):
     flow.compile(keras.optimizers.Adam(0.1))
     losses = flow.fit(x, epochs=3, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
+    assert all(tf.as_dtype(variable.dtype).is_floating for variable in flow.trainable_variables)  # no counters
 
 
 def test_flow_accepts_scalar_and_matrix_events():

@@ -98,7 +98,10 @@ class OnePassBijector(OnePass, tfb.AutoCompositeTensorBijector):
 def check_one_feature(size: int, name: str) -> None:
     """Raises a NotImplementedError for events of several features, which have no `cdf`. For use in `_is_increasing`."""
     if size > 1:
-        raise NotImplementedError(f"cdf, quantile and similar methods need events of one feature; {name} has several")
+        raise NotImplementedError(
+            f"cdf, quantile and similar methods need events of one feature; {name} has several: for each of them, take "
+            "quantiles of samples, such as np.quantile(flow.sample(1000), 0.05, axis=0)"
+        )
 
 
 def log_det_dtype(dtype: tf.DType) -> tf.DType:

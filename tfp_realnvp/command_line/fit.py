@@ -129,7 +129,9 @@ def _checked(table: pd.DataFrame, options: argparse.Namespace) -> tuple[pd.DataF
     try:
         table = as_numbers(table.drop(columns=options.drop), may_be_missing=options.context)
     except ValueError as error:
-        raise ValueError(f"{error}; leave columns out with --drop, or drop these rows") from error
+        raise ValueError(
+            f"{error}; leave columns out with --drop, or drop these rows; columns in --context may have empty cells"
+        ) from error
     if len(table) < MIN_ROWS:
         raise ValueError(f"{len(table)} rows are too few; at least {MIN_ROWS} are needed")
     for name in options.integers:
@@ -163,7 +165,7 @@ def _print_anomalies(test: pd.DataFrame, threshold: float, unusual: pd.Series, r
     number = test["is_anomaly"].sum()
     print(f"\n{number} of {len(test)} test rows are anomalies: their score, -log p, is above {threshold:.4g},")
     print(f"the {ANOMALOUS:.0%} quantile of the scores of validation rows.")
-    print("The most unusual test rows, and the two columns in which another value would raise log p most")
+    print("The most unusual test rows, and up to two columns in which another value would raise log p most")
     print(f"(the best of {NUM_ALTERNATIVES} quantiles of the training rows; the rise is in nats):")
     for (label, score), columns in zip(unusual.items(), reasons, strict=True):
         text = "; ".join(

@@ -118,8 +118,9 @@ def features_shape(shape: Shape | None, missing: bool, network: Any, dtype: str 
     try:
         output = network(inputs)
     except Exception as error:  # Networks raise errors of any kind.
+        hint = "" if sizes else "; series [N, T] need an axis of channels, [N, T, 1], for most networks"
         raise ValueError(
-            f"context_network cannot take inputs {[None, *sizes, channels]}, the shape of contexts: {error}"
+            f"context_network cannot take inputs {[None, *sizes, channels]}, the shape of contexts{hint}: {error}"
         ) from error
     got = getattr(output, "shape", None)
     if got is None or len(got) != 2 or not is_size(got[-1]):

@@ -57,6 +57,8 @@ def _check_table(array: Any, argument: str) -> None:
         got = f"shape {list(array.shape)}" if is_array(array) else repr(array)[:100]
         if argument == "context" and is_array(array) and len(array.shape) > 2:
             got += "; give a context_network for series, images or sets"
+        if is_array(array) and len(array.shape) == 1:
+            got += "; a single column is x[:, None], or table[['name']] of a DataFrame"
         if isinstance(array, tf.data.Dataset):
             got += "; the rules need arrays, so take some rows, or use RealNVP(...) and adapt(dataset)"
         raise ValueError(f"{argument} must be an array or a DataFrame of shape [N, features], got {got}")
