@@ -111,9 +111,9 @@ def choose_options(x: np.ndarray, num_rows: int, context_size: int = 0, has_netw
     # With a context network, dropout 0, 0.1, 0.2: noisy oscillator (3 features, 8 outputs of the network; 9,000 rows)
     # 5.99, 6.00 and 5.95, and 82, 88 and 90 % of the rows are in 90 % regions; with 1,800 rows 5.29, 5.30 and 5.43, and
     # 82, 84 and 88 %. Epidemic of the example of simulation-based inference (3 features, 8 outputs; 9,000 rows) 6.53,
-    # 6.44 and 6.35, and 89, 94 and 95 %; with 1,350 rows 4.97, 5.10 and 5.08, and 86, 92 and 93 %. Another oscillator (2
-    # features, 8 outputs; 4,000 rows): 4.11 with 0.1, 4.19 with 0.2. Networks of 64 units: 4.26 there, but 6.05 in place
-    # of 6.44 on the epidemic.
+    # 6.44 and 6.35, and 89, 94 and 95 %; with 1,350 rows 4.97, 5.10 and 5.08, and 86, 92 and 93 %. Another oscillator,
+    # 2 features and 8 outputs, 4,000 rows: 4.11 with 0.1, 4.19 with 0.2. Networks of 64 units: 4.26 there, but 6.05 in
+    # place of 6.44 on the epidemic.
     dropout = 0.0 if rows_per_feature >= 1000 else 0.2 if num_rows >= 200 else 0.5
     if has_network and 600 <= rows_per_feature < 1000:
         dropout = 0.1
