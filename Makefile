@@ -61,12 +61,10 @@ gallery: $(STAMP)
 # The wheel and the sdist, and the quick start with the wheel in an empty environment.
 package: $(STAMP)
 	@rm -rf build dist $(VENV)/try
-	@$(RUN) -m pip install -q build twine
-	@$(RUN) -m build > $(LOG) 2>&1 || { cat $(LOG) >&2; exit 1; }
+	@{ $(RUN) -m pip install build twine && $(RUN) -m build && $(INTERPRETER) -m venv $(VENV)/try && \
+	$(VENV)/try/bin/python -m pip install dist/*.whl; } > $(LOG) 2>&1 || { cat $(LOG) >&2; exit 1; }
 	@$(RUN) -m twine check --strict dist/*
-	@$(INTERPRETER) -m venv $(VENV)/try
-	@$(VENV)/try/bin/python -m pip install -q dist/*.whl
-	@$(RUN) tests/quick_start.py | $(VENV)/try/bin/python -W ignore -
+	@$(RUN) tests/quick_start.py | TF_CPP_MIN_LOG_LEVEL=3 $(VENV)/try/bin/python -
 	@rm -rf $(VENV)/try
 
 $(VENV)/docs-installed: $(STAMP)

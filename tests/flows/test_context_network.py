@@ -340,7 +340,7 @@ def test_double_precision_flows_take_networks_of_single_precision():
         ),
         (
             {"context_shape": (6,), "context_network": layers.GRU(3)},
-            r"context_network cannot take inputs \[None, 6\], the shape of contexts: .*ndim=3",
+            r"context_network cannot take inputs \[None, 6\], the shape of contexts; series .*ndim=3",
         ),
     ],
 )
