@@ -1,7 +1,5 @@
 """Code that the examples share: imports without start-up messages, a progress bar, scores and files."""
 
-import argparse
-import contextlib
 import json
 import logging
 import os
@@ -44,6 +42,8 @@ import tensorflow_probability as tfp
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
+from tfp_realnvp.command_line import saved_model
+from tfp_realnvp.command_line.arguments import at_least_one
 from tfp_realnvp.command_line.likelihoods import format_nll, print_scores
 from tfp_realnvp.command_line.progress import ProgressLine
 from tfp_realnvp.startup import without_messages
@@ -56,19 +56,10 @@ ACCENT, DATA, MODEL = nvp.plots.ACCENT, nvp.plots.DATA, nvp.plots.MODEL
 matplotlib.rcParams.update(nvp.plots.STYLE)
 
 
-def at_least_one(text: str) -> int:
-    """Argument type for argparse: an integer of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
-    return int(text)
-
-
 def save(flow: nvp.Flow, folder: Path, name: str) -> tuple[Path, Path]:
     """Saves the flow as a Keras file (`NAME.keras`) and exports a SavedModel (the folder `NAME_export`)."""
     model, export = folder / f"{name}.keras", folder / f"{name}_export"
-    flow.save(model)
-    with contextlib.redirect_stdout(None):  # Keras prints a long description of the export.
-        flow.export(export)
+    saved_model.save(flow, model, export)
     return model, export
 
 

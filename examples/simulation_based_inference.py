@@ -269,7 +269,8 @@ def print_calibration(flow: nvp.Flow, test: dict, likelihood: Callable | None, s
     print("of the ranks of theta (the smallest) and of log p(x | theta), and the largest error of coverage in TARP")
     print("            " + "".join(f"{level:8.0%}" for level in LEVELS) + "   ranks p   likelihood p     TARP")
     for name, each in kinds.items():
-        line = "".join(f"{part:8.1%}" for part in checks.coverage(each, **test, levels=LEVELS, seed=seed))
+        coverage = checks.coverage(each, **test, levels=LEVELS, seed=seed)
+        line = "".join(f"{part:8.1%}" for part in coverage)
         line += f"{checks.uniformity_test(checks.sbc_ranks(each, **test, seed=seed), 100).min():10.2g}"
         if likelihood is None:
             line += f"{'-':>15}"
@@ -278,7 +279,7 @@ def print_calibration(flow: nvp.Flow, test: dict, likelihood: Callable | None, s
             line += f"{checks.uniformity_test(ranks, 100)[0]:15.2g}"
         credibility, expected = checks.tarp(each, **test, seed=seed)
         print(f"  {name:10}{line}{np.abs(expected - credibility).max():9.3f}")
-    print(f"  {verdict(checks.coverage(flow, **test, levels=LEVELS, seed=seed), len(test['x']))}")
+    print(f"  {verdict(coverage, len(test['x']))}")  # of the last one: of the flow, or of all
 
 
 def verdict(coverage: np.ndarray, rows: int) -> str:

@@ -36,8 +36,8 @@ FLOORS = """
 
     sklearn
 
-    command_line command_line.errors command_line.progress command_line.likelihoods command_line.tables
-    command_line.baselines command_line.anomalies command_line.fit command_line.saved_model
+    command_line command_line.arguments command_line.errors command_line.progress command_line.likelihoods
+    command_line.tables command_line.baselines command_line.anomalies command_line.saved_model command_line.fit
     __main__
 """
 

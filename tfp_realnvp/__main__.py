@@ -7,6 +7,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from tfp_realnvp.command_line.arguments import Bounds, Values, at_least_one, seed
+
 DESCRIPTION = "Learns the density of a table: a CSV, Parquet or NPY file, one event per row and one feature per column."
 
 
@@ -40,11 +42,11 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--out", type=Path, required=True, help="folder to write to")
     fit.add_argument("--context", **names, help="columns c of p(x | c); cells may be empty")
     fit.add_argument("--drop", **names, help="columns to leave out")
-    bounds: dict[str, Any] = {"nargs": "+", "default": {}, "action": _Bounds, "metavar": "COLUMN=LOW:HIGH"}
+    bounds: dict[str, Any] = {"nargs": "+", "default": {}, "action": Bounds, "metavar": "COLUMN=LOW:HIGH"}
     fit.add_argument("--support", **bounds, help="bounds of columns, such as mass=0: or angle=-90:90")
     fit.add_argument("--integers", **names, help="columns of whole numbers")
-    fit.add_argument("--epochs", type=_positive, default=100, help="number of epochs (default: %(default)s)")
-    fit.add_argument("--seed", type=_seed, default=0, help="seed of split, weights and samples (default: %(default)s)")
+    fit.add_argument("--epochs", type=at_least_one, default=100, help="number of epochs (default: %(default)s)")
+    fit.add_argument("--seed", type=seed, default=0, help="seed of split, weights and samples (default: %(default)s)")
 
     score = commands.add_parser("score", help="write the log-density of each row of a table, in nats")
     score.add_argument("model", type=Path, help="the file model.keras of fit")
@@ -53,55 +55,12 @@ def _parser() -> argparse.ArgumentParser:
 
     sample = commands.add_parser("sample", help="write samples")
     sample.add_argument("model", type=Path, help="the file model.keras of fit")
-    sample.add_argument("-n", "--number", type=_positive, default=1000, help="number of rows (default: %(default)s)")
-    values: dict[str, Any] = {"nargs": "+", "default": {}, "action": _Values, "metavar": "COLUMN=VALUE"}
+    sample.add_argument("-n", "--number", type=at_least_one, default=1000, help="number of rows (default: %(default)s)")
+    values: dict[str, Any] = {"nargs": "+", "default": {}, "action": Values, "metavar": "COLUMN=VALUE"}
     sample.add_argument("--context", **values, help="values of the context")
-    sample.add_argument("--seed", type=_seed, help="seed, for samples that can be repeated")
+    sample.add_argument("--seed", type=seed, help="seed, for samples that can be repeated")
     sample.add_argument("--out", type=Path, help="CSV file to write (default: standard output)")
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2**31:
-        raise argparse.ArgumentTypeError(f"must be an integer from 0 to {2**31 - 1}, got {text!r}")
-    return int(text)
-
-
-class _Values(argparse.Action):
-    """Collects `COLUMN=VALUE` in a dictionary."""
-
-    def __call__(self, parser, namespace, values, option_string=None):  # type: ignore[no-untyped-def]
-        found = dict(getattr(namespace, self.dest))
-        for entry in values:
-            name, equals, text = entry.rpartition("=")
-            try:
-                if not equals or name in found:
-                    raise ValueError
-                found[name] = self.value(text)
-            except ValueError:
-                parser.error(f"{option_string}: expected {self.metavar}, once for a column, got {entry!r}")
-        setattr(namespace, self.dest, found)
-
-    @staticmethod
-    def value(text: str) -> object:
-        return float(text) if text else float("nan")
-
-
-class _Bounds(_Values):
-    """Collects `COLUMN=LOW:HIGH` in a dictionary of pairs, with None for no bound."""
-
-    @staticmethod
-    def value(text: str) -> object:
-        lower, colon, upper = text.partition(":")
-        if not colon:
-            raise ValueError
-        return tuple(float(bound) if bound else None for bound in (lower, upper))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[2]
 GALLERY = ROOT / "docs" / "gallery"
 WIDTH = 900  # pixels
-# The pictures of each example that the gallery shows.
+# The pictures of each example that the gallery shows, without the suffix.
 PICTURES = {
     "two_moons": ["two_moons"],
     "tabular": ["picture"],
@@ -41,7 +41,7 @@ def run(example: str) -> None:
     out = ROOT / "demo" / "gallery" / example
     subprocess.run([sys.executable, ROOT / "examples" / f"{example}.py", "--out", out], check=True)
     for name in PICTURES[example]:
-        store(out / f"{name}.png", name if example != "tabular" else "tabular")
+        store(out / f"{name}.png", example if name == "picture" else name)
 
 
 def draw_quick_start() -> None:

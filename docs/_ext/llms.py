@@ -9,6 +9,8 @@ FOLDERS = {
     "how-to": "How-to guides",
     "explanations": "Explanations",
     "migration": "Migration",
+    "api": "API",
+    ".": "More",
 }
 
 
@@ -17,10 +19,10 @@ def _write(app: Any, exception: Exception | None) -> None:
         return
     lines = [f"# {app.config.project}", "", f"> {SUMMARY}"]
     pages = sorted(app.env.found_docs)
-    for folder, title in (FOLDERS | {"api": "API", "": "More"}).items():
+    for folder, title in FOLDERS.items():
         lines += ["", f"## {title}", ""]
         for page in pages:
-            if str(Path(page).parent) == (folder or ".") and page not in ("index", f"{folder}/index"):
+            if str(Path(page).parent) == folder and page not in ("index", f"{folder}/index"):
                 lines.append(f"- [{app.env.titles[page].astext()}]({page}.html)")
     Path(app.outdir, "llms.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -1,8 +1,7 @@
 """`python -m tfp_realnvp fit`: trains a flow on a table, compares it, scores the rows, and saves everything."""
 
 import argparse
-import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,9 +14,10 @@ from tfp_realnvp.command_line.baselines import gaussian_baselines
 from tfp_realnvp.command_line.errors import errors_of
 from tfp_realnvp.command_line.likelihoods import print_scores
 from tfp_realnvp.command_line.progress import ProgressLine
-from tfp_realnvp.command_line.tables import as_numbers, read_table
+from tfp_realnvp.command_line.saved_model import save
+from tfp_realnvp.command_line.tables import as_numbers, check_columns, read_table
 from tfp_realnvp.flows import RealNVP
-from tfp_realnvp.flows.frames import listed
+from tfp_realnvp.flows.frames import quoted
 from tfp_realnvp.plots import corner
 
 __all__ = ["fit"]
@@ -47,10 +47,6 @@ class Columns(NamedTuple):
 
 def _some(names: Sequence[str]) -> str:
     return f"{len(names)} column{'s' * (len(names) > 1)} ({', '.join(names[:3])}{', ...' * (len(names) > 3)})"
-
-
-def _quoted(names: Iterable[str]) -> str:
-    return listed(map(repr, names))
 
 
 def fit(options: argparse.Namespace) -> None:
@@ -83,7 +79,7 @@ def fit(options: argparse.Namespace) -> None:
         callbacks=[ProgressLine()],
     )
     with errors_of(options.out):
-        _save(flow, paths)
+        save(flow, paths["Model"], paths["Export"])
     log_prob = flow.log_prob(**columns.of(table)).numpy()
     models = {"Real NVP": log_prob[parts["test"]]}
     if not flow.missing_context:
@@ -107,23 +103,15 @@ def fit(options: argparse.Namespace) -> None:
     print(f"\nOpen {paths['Picture']}. Score other rows: python -m tfp_realnvp score {paths['Model']} OTHER.csv")
 
 
-def _save(flow: RealNVP, paths: Mapping[str, Path]) -> None:
-    flow.save(paths["Model"])
-    with contextlib.redirect_stdout(None):  # Keras prints a long description of the export.
-        flow.export(paths["Export"])
-
-
 def _checked(table: pd.DataFrame, options: argparse.Namespace) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The columns to learn from, as numbers, and the options of `for_data`."""
     if not _has_names(table):
         print(f"The file has no header, so its columns are {table.columns[0]!r}, ..., {table.columns[-1]!r}.")
-    asked = [*options.drop, *options.context, *options.integers, *options.support]
-    if unknown := [name for name in asked if name not in table]:
-        raise ValueError(f"there is no column {_quoted(unknown)}; the columns are {_quoted(table)}")
+    check_columns(table, [*options.drop, *options.context, *options.integers, *options.support])
     if wrong := [name for name in (*options.context, *options.integers, *options.support) if name in options.drop]:
-        raise ValueError(f"--drop names columns that other options name too: {_quoted(wrong)}")
+        raise ValueError(f"--drop names columns that other options name too: {quoted(wrong)}")
     if wrong := [name for name in (*options.integers, *options.support) if name in options.context]:
-        raise ValueError(f"--integers and --support are for columns that are not in --context, got {_quoted(wrong)}")
+        raise ValueError(f"--integers and --support are for columns that are not in --context, got {quoted(wrong)}")
     if not set(table) - {*options.drop, *options.context}:
         raise ValueError("--drop and --context name all columns, so there is nothing to learn")
     try:

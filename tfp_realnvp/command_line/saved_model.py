@@ -1,8 +1,8 @@
-"""`python -m tfp_realnvp score` and `sample`: uses a saved flow."""
+"""Writes a flow to files, and uses it: `python -m tfp_realnvp score` and `sample`."""
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 import keras
@@ -10,11 +10,18 @@ import numpy as np
 import pandas as pd
 
 from tfp_realnvp.command_line.errors import errors_of
-from tfp_realnvp.command_line.tables import as_numbers, read_table
+from tfp_realnvp.command_line.tables import as_numbers, check_columns, read_table
 from tfp_realnvp.flows import Flow
-from tfp_realnvp.flows.frames import listed
+from tfp_realnvp.flows.frames import quoted
 
-__all__ = ["sample", "score"]
+__all__ = ["sample", "save", "score"]
+
+
+def save(flow: Flow, model: Path, export: Path) -> None:
+    """Saves the flow as a Keras file, and exports it as a SavedModel."""
+    flow.save(model)
+    with contextlib.redirect_stdout(None):  # Keras prints a long description of the export.
+        flow.export(export)
 
 
 def score(options: argparse.Namespace) -> None:
@@ -24,8 +31,7 @@ def score(options: argparse.Namespace) -> None:
     features, context = _names(flow)
     with errors_of(options.file):
         table = read_table(options.file)
-        if lacking := [name for name in features + context if name not in table]:
-            raise ValueError(f"there is no column {_quoted(lacking)}; the columns are {_quoted(table)}")
+        check_columns(table, features + context)
         table = as_numbers(table[features + context], may_be_missing=context if flow.missing_context else ())
         log_prob = flow.log_prob(table[features], table[context]) if context else flow.log_prob(table[features])
     found = pd.DataFrame({"log_prob": log_prob.numpy()}, table.index)
@@ -38,8 +44,8 @@ def sample(options: argparse.Namespace) -> None:
         flow = _load(options.model)
         features, context = _names(flow)
         if sorted(options.context) != sorted(context):
-            wanted = f"give a value for each of {_quoted(context)}" if context else "the model has no context"
-            raise ValueError(f"--context: {wanted}, got {_quoted(options.context) or 'nothing'}")
+            wanted = f"give a value for each of {quoted(context)}" if context else "the model has no context"
+            raise ValueError(f"--context: {wanted}, got {quoted(options.context) or 'nothing'}")
         values = np.array([options.context[name] for name in context])
         right = ~np.isinf(values) if flow.missing_context else np.isfinite(values)
         if not right.all():
@@ -66,10 +72,6 @@ def _names(flow: Flow) -> tuple[list[str], list[str]]:
         for known, size, kind in zip(names, sizes, ("column", "context"), strict=True)
     ]
     return found[0], found[1]
-
-
-def _quoted(names: Iterable[str]) -> str:
-    return listed(map(repr, names))
 
 
 def _write(frame: pd.DataFrame, path: Path | None, **options: object) -> None:

@@ -1,7 +1,7 @@
 """Reads numeric tables into pandas DataFrames. Errors name the row and the column."""
 
 import csv
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from tfp_realnvp.flows.frames import listed
+from tfp_realnvp.flows.frames import listed, quoted
 
-__all__ = ["as_numbers", "read_table"]
+__all__ = ["as_numbers", "check_columns", "read_table"]
 
 _MISSING = ("", "nan", "na", "null", "none")  # in lower case
 _SEPARATORS = ",;\t"
@@ -77,6 +77,12 @@ def _is_header(cells: list[str]) -> bool:
     counted = [str(index) for index in range(len(cells))]
     is_number = pd.to_numeric(pd.Series(cells), errors="coerce").notna()
     return not is_number.any() or (len(cells) > 1 and cells in (counted, ["", *counted[:-1]]))
+
+
+def check_columns(table: pd.DataFrame, names: Iterable[str]) -> None:
+    """Raises a ValueError unless the table has columns of these names."""
+    if unknown := [name for name in names if name not in table]:
+        raise ValueError(f"there is no column {quoted(unknown)}; the columns are {quoted(table)}")
 
 
 def as_numbers(frame: pd.DataFrame, may_be_missing: Collection[str] = ()) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from tfp_realnvp.checks import check_size
 from tfp_realnvp.diagnostics.draws import log_prob, progress, sample
 from tfp_realnvp.flows import Flow
 
-__all__ = ["ImportanceWeights", "importance_weights"]
+__all__ = ["ImportanceWeights", "effective_sample_size", "importance_weights"]
 
 _BATCH = 1 << 15  # samples
 
@@ -38,11 +38,8 @@ class ImportanceWeights(NamedTuple):
     @property
     def weights(self) -> np.ndarray:
         """Normalised weights `[S]`, whose sum is 1: `weights @ g(samples)` is the mean of g. 0 if all weights are 0."""
-        greatest = np.max(self.log_weights)
-        if greatest == -np.inf:
-            return np.zeros_like(self.log_weights)
-        found = np.exp(self.log_weights - greatest)
-        return np.asarray(found / found.sum())
+        relative = _relative_weights(self.log_weights)
+        return np.asarray(relative / max(relative.sum(), 1.0))  # The largest one is 1, unless all are 0.
 
 
 def importance_weights(
@@ -122,14 +119,26 @@ def _sample_and_log_prob(flow: Any, number: int, context: Any, seed: int) -> tup
     return x, log_prob(flow, x, context)
 
 
+def _relative_weights(log_weights: np.ndarray) -> np.ndarray:
+    """Weights `[S]` in units of the largest one, or 0 if all weights are 0."""
+    greatest = np.max(log_weights)
+    return np.zeros_like(log_weights) if greatest == -np.inf else np.asarray(np.exp(log_weights - greatest))
+
+
+def effective_sample_size(weights: np.ndarray) -> float:
+    """(sum of weights)^2 / (sum of squared weights), of weights `[S]` that are not all 0."""
+    relative = weights / np.max(weights)  # Squares of huge or tiny weights are no float64.
+    return float(np.sum(relative) ** 2 / np.sum(relative**2))
+
+
 def _summary(samples: np.ndarray, log_weights: np.ndarray) -> ImportanceWeights:
     greatest, number = np.max(log_weights), len(log_weights)
     if greatest == -np.inf:
         text = "target_log_prob is -inf at all samples, so all weights are 0: does it take x in the units of the flow?"
         warnings.warn(text, RuntimeWarning, stacklevel=3)
         return ImportanceWeights(samples, log_weights, 0.0, math.inf, -math.inf, math.inf)
-    weights = np.exp(log_weights - greatest)
-    ess = float(np.sum(weights) ** 2 / np.sum(weights**2))
+    weights = _relative_weights(log_weights)
+    ess = effective_sample_size(weights)
     # Relative standard error of the mean weight, which is the standard error of its logarithm.
     error = math.sqrt(max(0.0, number / ess - 1) / (number - 1))
     evidence = float(greatest + math.log(np.mean(weights)))

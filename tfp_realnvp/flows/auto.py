@@ -92,9 +92,7 @@ class KernelDecay(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         variables = {id(each): each for layer in self.model.layers for each in layer.trainable_variables}
-        kernels = [
-            variable for variable in variables.values() if variable.name.endswith("kernel")
-        ]  # "recurrent_kernel" too
+        kernels = [variable for variable in variables.values() if variable.name.endswith("kernel")]
 
         def multiply(factor: tf.Tensor) -> None:
             for kernel in kernels:

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfp_realnvp.flows.frames import column_names, listed, with_numpy_dtypes
+from tfp_realnvp.flows.frames import column_names, listed, quoted, with_numpy_dtypes
 from tfp_realnvp.keras_internals import BuiltModel
 
 __all__ = ["Columns", "LearnColumns", "NamedColumnsModel", "by_position"]
@@ -126,7 +126,7 @@ def by_position(options: Mapping[str, Any], x: Any) -> dict[str, Any]:
         if isinstance(name, Integral) and (argument == "integers" or 0 <= int(name) < len(names)):
             return name
         if name not in names:
-            raise ValueError(f"{argument} names {name!r}, but x has the columns {listed(map(repr, names)) or None}")
+            raise ValueError(f"{argument} names {name!r}, but x has the columns {quoted(names) or None}")
         return names.index(name)
 
     support, integers = options.get("support"), options.get("integers")
@@ -164,4 +164,4 @@ def _difference(known: list[str], found: list[str]) -> str:
         return f"column {index} must be {known[index]!r}, got {found[index]!r}"
     parts = {"missing": missing, "unknown": unknown}
     told = "; ".join(f"{word}: {listed(names)}" for word, names in parts.items() if names)
-    return told or f"got {listed(map(repr, found))}"
+    return told or f"got {quoted(found)}"

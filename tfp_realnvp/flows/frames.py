@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["column_names", "in_features", "listed", "non_numeric_columns", "with_numpy_dtypes"]
+__all__ = ["column_names", "in_features", "listed", "non_numeric_columns", "quoted", "with_numpy_dtypes"]
 
 
 def column_names(array: Any) -> list[Any] | None:
@@ -24,6 +24,11 @@ def listed(items: Iterable[Any]) -> str:
     return ", ".join(map(str, items[:10])) + (", ..." if len(items) > 10 else "")
 
 
+def quoted(names: Iterable[Any]) -> str:
+    """The first ten names in quotation marks, separated by commas."""
+    return listed(map(repr, names))
+
+
 def in_features(array: Any, which: np.ndarray) -> str:
     """Names the features where `which` is true, as " in the columns 'b'" (DataFrames) or " in the features [1]".
 
@@ -33,7 +38,7 @@ def in_features(array: Any, which: np.ndarray) -> str:
         return ""
     names = column_names(array)
     if names is not None:
-        return f" in the columns {listed(repr(names[index]) for index in np.flatnonzero(which))}"
+        return f" in the columns {quoted(names[index] for index in np.flatnonzero(which))}"
     indices = [index[0] if which.ndim == 1 else tuple(index) for index in np.argwhere(which).tolist()]
     return f" in the features [{listed(indices)}]"
 

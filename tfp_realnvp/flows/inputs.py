@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfp_realnvp.checks import check_shape
 from tfp_realnvp.flows.arrays import is_array, wrong_rows
-from tfp_realnvp.flows.frames import column_names, in_features, listed, non_numeric_columns
+from tfp_realnvp.flows.frames import column_names, in_features, listed, non_numeric_columns, quoted
 
 __all__ = [
     "as_tensor",
@@ -190,7 +190,7 @@ def check_input_shape(
     except ValueError as error:
         names, hint = column_names(array), ""
         if names is not None:
-            hint = f" with the columns {listed(map(repr, names))}"
+            hint = f" with the columns {quoted(names)}"
         if leading == "N" and tuple(array.shape) == tuple(shape):
             hint = f"; N is the number of rows, so pass a single row with shape {[1, *shape]}"
             if isinstance(array, tf.TensorSpec):

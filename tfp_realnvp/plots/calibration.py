@@ -74,13 +74,8 @@ def calibration(
         if legend_rows:
             labels = [f"{name} (p {_short(p)})" for name, p in zip(lines, p_values, strict=True)]
             figure.legend(axes[0].lines[1:], labels, loc="outside lower left", ncols=num_columns, fontsize=9)
-        for ax, found, name, xlabel in zip(
-            axes[1:],
-            [levels, credibilities],
-            ["coverage", "TARP"],
-            ["level of the region", "credibility of the ball"],
-            strict=False,
-        ):
+        panels = [("coverage", "level of the region", levels), ("TARP", "credibility of the ball", credibilities)]
+        for ax, (name, xlabel, found) in zip(axes[1:], panels, strict=False):
             curve, level_grid = ecdf_differences(found, None)
             _draw(ax, level_grid, [curve], rows, level)
             ax.set(title=f"{name} (p {_short(uniformity_test(found))})", xlabel=xlabel)

@@ -10,6 +10,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
+from tfp_realnvp.diagnostics.importance import effective_sample_size
 from tfp_realnvp.plots.style import ACCENT, MODEL, as_names, as_table, figure_of, new_figure, style, wrapped
 
 __all__ = ["contour_thresholds", "corner"]
@@ -143,10 +144,7 @@ def _limits(parts: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> tuple[floa
 
 
 def _effective_number(rows: np.ndarray, weight: np.ndarray | None) -> float:
-    if weight is None:
-        return len(rows)
-    relative = weight / np.max(weight)
-    return float(np.sum(relative) ** 2 / np.sum(relative**2))
+    return len(rows) if weight is None else effective_sample_size(weight)
 
 
 def _draw_histogram(
@@ -160,14 +158,15 @@ def _draw_histogram(
 
 
 def _draw_contours(ax: Axes, pair: np.ndarray, weight: np.ndarray | None, colour: str, is_filled: bool) -> None:
-    if _effective_number(pair, weight) < _MIN_ROWS:
+    number = _effective_number(pair, weight)
+    if number < _MIN_ROWS:
         opacity = 1.0 if weight is None else weight / np.max(weight)
         ax.scatter(pair[:, 0], pair[:, 1], s=5, color=colour, alpha=opacity, linewidths=0)
         return
     limits = [_limits([(pair[:, axis], weight)]) for axis in range(2)]  # of these rows: others may be much wider
     counts, x_edges, y_edges = np.histogram2d(pair[:, 0], pair[:, 1], _BINS, limits, weights=weight)
     # In bins. Fewer rows show fewer details.
-    bandwidth = max(1.0, 3.0 * (_MIN_ROWS / _effective_number(pair, weight)) ** (1 / 6))
+    bandwidth = max(1.0, 3.0 * (_MIN_ROWS / number) ** (1 / 6))
     smooth = _smoothed(_smoothed(counts, bandwidth).T, bandwidth)
     centres = [(edges[1:] + edges[:-1]) / 2 for edges in (x_edges, y_edges)]
     thresholds = contour_thresholds(smooth, centres, pair, weight, _LEVELS)

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tfp_realnvp.flows.arrays import is_array
-from tfp_realnvp.flows.frames import column_names, in_features, listed, non_numeric_columns, with_numpy_dtypes
+from tfp_realnvp.flows.frames import column_names, in_features, listed, non_numeric_columns, quoted, with_numpy_dtypes
 
 __all__ = [
     "ACCENT",
@@ -82,7 +82,7 @@ def as_table(array: Any, argument: str, like: Any = None) -> np.ndarray:
     array = with_numpy_dtypes(array)
     names, known = column_names(array), column_names(like)
     if names is not None and known is not None and names != known:
-        raise ValueError(f"{argument} must have the columns {listed(map(repr, known))}, got {listed(map(repr, names))}")
+        raise ValueError(f"{argument} must have the columns {quoted(known)}, got {quoted(names)}")
     try:
         found = np.asarray(array if is_array(array) else np.asarray(array), np.float64)
     except (TypeError, ValueError) as error:
